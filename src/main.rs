@@ -1,0 +1,2 @@
+//! The `outgate` program.
+fn main() {}
