@@ -1,1 +1,10 @@
-//! message
+//! The fixed types of the path: what a request, a response, a body and a failure are while they are inside outgate.
+//!
+//! Every layer speaks [`request::EgressRequest`] -> `http::Response<`[`body::Body`]`>` or [`failure::Failure`]; nothing on
+//! the path is generic over a body or an error. Hosts are parsed and normalised in [`target`] and nowhere else.
+
+pub mod body;
+pub mod failure;
+pub mod headers;
+pub mod request;
+pub mod target;

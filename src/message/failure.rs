@@ -1,0 +1,178 @@
+//! What went wrong below admission, in one type that every layer of the path speaks.
+//!
+//! The place that fails knows whose fault it is, how far the request had got, and what kind of failure it was; retry
+//! decisions and the client's answer are made from these three, and never from a text. The text is for the log.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+/// How far a request had got on its way to the provider when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    /// No byte of the request reached the provider, or the provider said that it did not process it.
+    NotSent,
+    /// Bytes may have reached the provider; it may have acted.
+    Sent,
+    /// The head of an answer was received.
+    HeadReceived,
+}
+
+/// What went wrong. Every variant has its own answer to the client (`pipeline::error`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The address of the provider is not allowed.
+    AddressDenied,
+    /// The request would reach outgate itself.
+    OwnListener,
+    /// The name could not be resolved.
+    Dns,
+    /// The name could not be resolved within `timeouts.connect`.
+    DnsTimeout,
+    /// The provider refused the connection.
+    ConnectRefused,
+    /// There is no route to the provider.
+    ConnectUnroutable,
+    /// The connection could not be made for another reason.
+    Connect,
+    /// The connection was not made within `timeouts.connect`.
+    ConnectTimeout,
+    /// The corporate proxy refused or broke.
+    UpstreamProxy,
+    /// The provider's certificate is not valid for its host.
+    TlsCertificate,
+    /// The provider sent a TLS alert.
+    TlsAlert,
+    /// The provider does not speak TLS as it should.
+    TlsProtocol,
+    /// The TLS handshake was not done within `timeouts.tls`.
+    TlsTimeout,
+    /// No connection to the provider became free in time (`upstream.pool.max_connections`).
+    ConnectionLimit,
+    /// The provider closed or reset the connection before its answer.
+    Reset,
+    /// The provider's answer is not HTTP, or breaks its rules.
+    Protocol,
+    /// The head of the provider's answer is too large.
+    HeadTooLarge,
+    /// The provider switched protocols without having been asked, or did not when it had to.
+    Upgrade,
+    /// `timeouts.response` passed.
+    ResponseTimeout,
+    /// `timeouts.idle` passed while the request body was being taken.
+    IdleTimeout,
+    /// `timeouts.deadline`, or what the app set, passed.
+    Deadline,
+    /// The credential is not there: store down, never read, not usable.
+    Credential,
+    /// A credential must not be sent over plain HTTP.
+    PlaintextCredential,
+    /// The app went away.
+    DownstreamGone,
+    /// The app's body is malformed.
+    DownstreamMalformed,
+    /// The app's body stalled.
+    DownstreamStalled,
+    /// The app's body is larger than `max_body`.
+    BodyTooLarge,
+    /// A bug.
+    Internal,
+}
+
+/// A request that got no answer.
+pub struct Failure {
+    /// What went wrong.
+    pub fault: Fault,
+    /// How far the request had got.
+    pub progress: Progress,
+    /// When it makes sense to try again, where that is known.
+    pub retry_after: Option<Duration>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Failure {
+    /// A failure before anything was sent.
+    pub fn not_sent(fault: Fault) -> Self {
+        Self { fault, progress: Progress::NotSent, retry_after: None, source: None }
+    }
+
+    /// A failure after bytes may have reached the provider.
+    pub fn sent(fault: Fault) -> Self {
+        Self { fault, progress: Progress::Sent, retry_after: None, source: None }
+    }
+
+    /// Adds the cause, for the log.
+    pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Says when trying again makes sense.
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// The whole chain of causes on one line, for the log. Causes are made of types that hold no secret.
+    pub fn detail(&self) -> Option<String> {
+        let first = self.source.as_deref()?;
+        let mut text = first.to_string();
+        let mut next = first.source();
+        while let Some(cause) = next {
+            let more = cause.to_string();
+            // Several libraries repeat their source in their own text.
+            if !text.ends_with(&more) {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+            next = cause.source();
+        }
+        Some(text)
+    }
+
+    /// The cause, where there is one.
+    pub fn cause(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        self.source.as_deref()
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Failure({:?}, {:?}", self.fault, self.progress)?;
+        match self.detail() {
+            Some(detail) => write!(f, ", {detail})"),
+            None => f.write_str(")"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.detail() {
+            Some(detail) => write!(f, "{:?}: {detail}", self.fault),
+            None => write!(f, "{:?}", self.fault),
+        }
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_detail_is_the_chain() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] std::io::Error);
+        let failure = Failure::not_sent(Fault::Connect).because(Outer(std::io::Error::other("inner")));
+        assert_eq!(failure.detail().unwrap(), "outer: inner");
+        assert_eq!(failure.to_string(), "Connect: outer: inner");
+        assert_eq!(Failure::sent(Fault::Reset).progress, Progress::Sent);
+    }
+}

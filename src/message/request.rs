@@ -1,0 +1,172 @@
+//! A request on its way out, after admission.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+use tokio::time::Instant;
+
+use super::body::Body;
+use super::target::Target;
+
+/// A request as the layers of a route see it: judged, cleaned, without credential.
+pub struct EgressRequest {
+    /// The method.
+    pub method: Method,
+    /// The origin; the decision, DNS, SNI, `Host` and the pool key all come from it.
+    pub target: Target,
+    /// Path and query, sent byte for byte as they were judged. Starts with `/`.
+    pub path_and_query: http::uri::PathAndQuery,
+    /// End-to-end fields only.
+    pub headers: HeaderMap,
+    /// The body; streams.
+    pub body: Body,
+    /// Whether this asks to become a WebSocket; then the upstream must speak HTTP/1.1.
+    pub upgrade: bool,
+    /// Which member of a list of credentials this attempt takes; 0 is the first in order of preference.
+    pub credential_choice: usize,
+    /// What the layers tell the record, and one another, about this exchange.
+    pub exchange: Arc<Exchange>,
+}
+
+/// What happens to one exchange, written by the layers and read when its record is emitted.
+#[derive(Default)]
+pub struct Exchange {
+    /// When an answer's head must be there; none = no deadline.
+    pub deadline: Option<Instant>,
+    facts: Mutex<Facts>,
+    upload: Upload,
+}
+
+/// The record's view of the way upstream.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Attempts made, the first included.
+    pub attempts: u32,
+    /// Time spent waiting for permits and pauses inside outgate.
+    pub queue: Option<Duration>,
+    /// Time the name took to resolve, where it had to be.
+    pub dns: Option<Duration>,
+    /// Time the TCP connection took, where one was made for this request.
+    pub connect: Option<Duration>,
+    /// Time the TLS handshake took, where one was made.
+    pub tls: Option<Duration>,
+    /// From the last request byte sent to the head of the answer.
+    pub first_byte: Option<Duration>,
+    /// The address that was dialled.
+    pub peer: Option<SocketAddr>,
+    /// Whether the connection had carried a request before.
+    pub reused: Option<bool>,
+    /// `1.1` or `2`.
+    pub upstream_protocol: Option<&'static str>,
+    /// Reference of the credential that was sent (never its value).
+    pub credential: Option<Arc<str>>,
+    /// How often the answer repeated the credential and was masked.
+    pub scrubbed: u64,
+    /// Why the last attempt was made again.
+    pub retry_reason: Option<&'static str>,
+}
+
+impl Exchange {
+    /// A new exchange with the given deadline for the answer's head.
+    pub fn new(deadline: Option<Instant>) -> Self {
+        Self { deadline, ..Self::default() }
+    }
+
+    /// The facts, for reading and writing. Never held across an await.
+    pub fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the upload of the current attempt goes.
+    pub fn upload(&self) -> &Upload {
+        &self.upload
+    }
+}
+
+/// How the upload goes: written by the request body as it is taken, read by the timeouts.
+///
+/// Times are milliseconds since the exchange began, kept in atomics because the body is polled by the connection's task
+/// and the timeouts by the request's.
+pub struct Upload {
+    started: Instant,
+    last_taken: AtomicU64,
+    complete: AtomicBool,
+    awaiting_downstream: AtomicBool,
+}
+
+impl Default for Upload {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            last_taken: AtomicU64::new(0),
+            complete: AtomicBool::new(false),
+            awaiting_downstream: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Upload {
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A piece of the body was taken by the connection to the provider.
+    pub fn taken(&self) {
+        self.last_taken.store(self.elapsed(), Ordering::Relaxed);
+        self.awaiting_downstream.store(false, Ordering::Relaxed);
+    }
+
+    /// The connection wants more, and the app has not sent it yet: the provider is not to blame for the wait.
+    pub fn starved(&self) {
+        self.awaiting_downstream.store(true, Ordering::Relaxed);
+    }
+
+    /// The whole body was taken.
+    pub fn finished(&self) {
+        self.taken();
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// A new attempt begins.
+    pub fn restart(&self) {
+        self.complete.store(false, Ordering::Release);
+        self.taken();
+    }
+
+    /// Whether the whole body was taken.
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether the next piece is the app's turn.
+    pub fn is_starved(&self) -> bool {
+        self.awaiting_downstream.load(Ordering::Relaxed)
+    }
+
+    /// When a piece was last taken.
+    pub fn last_taken(&self) -> Instant {
+        self.started + Duration::from_millis(self.last_taken.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_knows_when_it_last_moved() {
+        let exchange = Exchange::new(None);
+        let upload = exchange.upload();
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        upload.starved();
+        assert!(upload.is_starved() && !upload.is_complete());
+        upload.finished();
+        assert!(upload.is_complete() && !upload.is_starved());
+        assert_eq!(upload.last_taken().elapsed(), Duration::ZERO);
+        upload.restart();
+        assert!(!upload.is_complete());
+    }
+}
