@@ -63,6 +63,8 @@ pub enum Fault {
     IdleTimeout,
     /// `timeouts.deadline`, or what the app set, passed.
     Deadline,
+    /// `timeouts.total` passed before the head of the answer.
+    Total,
     /// The credential is not there: store down, never read, not usable.
     Credential,
     /// A credential must not be sent over plain HTTP.

@@ -38,6 +38,7 @@ pub struct Exchange {
     pub deadline: Option<Instant>,
     facts: Mutex<Facts>,
     upload: Upload,
+    acted: AtomicBool,
 }
 
 /// The record's view of the way upstream.
@@ -80,6 +81,21 @@ impl Exchange {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The request was handed to a connection: from now on bytes of it may have reached the provider.
+    pub fn handed_over(&self) {
+        self.acted.store(true, Ordering::Release);
+    }
+
+    /// The connection gave the request back unwritten, or the provider said that it did not process it.
+    pub fn taken_back(&self) {
+        self.acted.store(false, Ordering::Release);
+    }
+
+    /// Whether the provider may have acted on this exchange.
+    pub fn may_have_acted(&self) -> bool {
+        self.acted.load(Ordering::Acquire)
+    }
+
     /// How the upload of the current attempt goes.
     pub fn upload(&self) -> &Upload {
         &self.upload
@@ -111,6 +127,11 @@ impl Default for Upload {
 impl Upload {
     fn elapsed(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When the exchange began.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// A piece of the body was taken by the connection to the provider.
