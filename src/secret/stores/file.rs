@@ -85,9 +85,7 @@ fn read_regular(path: &Path, reference: &SecretRef) -> Result<SecretBytes, Secre
     if !looked_at.is_file() {
         return Err(SecretError::NotAFile { reference: reference.clone() });
     }
-    // Without NONBLOCK the open of a FIFO waits for its writer, perhaps for ever.
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(fail)?;
+    let file = open(path).map_err(fail)?;
     let opened = file.metadata().map_err(fail)?;
     if !opened.is_file() {
         return Err(SecretError::NotAFile { reference: reference.clone() });
@@ -96,6 +94,12 @@ fn read_regular(path: &Path, reference: &SecretRef) -> Result<SecretBytes, Secre
     read_bounded(file, size)
         .map_err(fail)?
         .ok_or_else(|| SecretError::TooLarge { reference: reference.clone(), limit: MAX_FILE })
+}
+
+/// Without NONBLOCK the open of a FIFO waits for its writer, perhaps for ever.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Reads to the end; `None` above the limit. Not `read_to_end`: when that grows its buffer, a copy stays unwiped.
@@ -211,8 +215,7 @@ mod tests {
         let path = directory.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
             .unwrap();
-        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).unwrap();
+        let file = open(&path).unwrap();
         assert!(!file.metadata().unwrap().is_file());
     }
 
