@@ -64,6 +64,8 @@ pub struct Facts {
     pub upstream_protocol: Option<&'static str>,
     /// Reference of the credential that was sent (never its value).
     pub credential: Option<Arc<str>>,
+    /// Which preparation of the credential the last attempt carried.
+    pub credential_stamp: u64,
     /// How often the answer repeated the credential and was masked.
     pub scrubbed: u64,
     /// Why the last attempt was made again.

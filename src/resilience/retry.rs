@@ -22,7 +22,8 @@ pub trait Heal: Send + Sync {
     fn preferred(&self) -> usize;
 
     /// After `tried` was refused: which member to take now, or nothing if there is no other and re-reading changed nothing.
-    fn heal(&self, tried: usize) -> BoxFuture<'_, Option<usize>>;
+    /// `stamp` is the preparation that the refused attempt carried (`Facts::credential_stamp`).
+    fn heal(&self, tried: usize, stamp: u64) -> BoxFuture<'_, Option<usize>>;
 
     /// The member was accepted after another had been refused.
     fn worked(&self, choice: usize);
@@ -69,7 +70,8 @@ impl<S: Inner> Service<EgressRequest> for Retry<S> {
             if answer.status() != StatusCode::UNAUTHORIZED || !replay.can_repeat() {
                 return Ok(answer);
             }
-            let Some(next) = heal.heal(choice).await else { return Ok(answer) };
+            let stamp = again.exchange.facts().credential_stamp;
+            let Some(next) = heal.heal(choice, stamp).await else { return Ok(answer) };
             // An upload that is still under way holds the body; without it there is nothing to send again.
             let Some(body) = replay.attempt() else { return Ok(answer) };
             again.exchange.facts().retry_reason = Some(REASON_UNAUTHORIZED);
@@ -121,7 +123,7 @@ mod tests {
         fn preferred(&self) -> usize {
             0
         }
-        fn heal(&self, _: usize) -> BoxFuture<'_, Option<usize>> {
+        fn heal(&self, _: usize, _: u64) -> BoxFuture<'_, Option<usize>> {
             self.asked.fetch_add(1, Ordering::Relaxed);
             Box::pin(std::future::ready(self.next))
         }
