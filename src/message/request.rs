@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::target::Target;
+use crate::telemetry::HttpVersion;
 
 /// A request as the layers of a route see it: judged, cleaned, without credential.
 pub struct EgressRequest {
@@ -39,6 +40,8 @@ pub struct Exchange {
     facts: Mutex<Facts>,
     upload: Upload,
     acted: AtomicBool,
+    /// Bytes of the request body as received from the app.
+    pub uploaded: AtomicU64,
 }
 
 /// The record's view of the way upstream.
@@ -60,8 +63,8 @@ pub struct Facts {
     pub peer: Option<SocketAddr>,
     /// Whether the connection had carried a request before.
     pub reused: Option<bool>,
-    /// `1.1` or `2`.
-    pub upstream_protocol: Option<&'static str>,
+    /// The version of HTTP spoken with the provider.
+    pub upstream_version: Option<HttpVersion>,
     /// Reference of the credential that was sent (never its value).
     pub credential: Option<Arc<str>>,
     /// Which preparation of the credential the last attempt carried.
