@@ -15,6 +15,7 @@ mod traces;
 mod tests;
 
 use std::io;
+use std::sync::Arc;
 
 pub use access_log::{AccessLog, LogOutput};
 pub use event::{Client, Door, HttpVersion, RequestEvent, Sent, Timings};
@@ -32,8 +33,8 @@ pub use traces::{HexText, RequestId, TraceId, TraceParent, new_request_id};
 pub struct Telemetry {
     /// The access log.
     pub access_log: AccessLog,
-    /// The metrics.
-    pub metrics: Metrics,
+    /// The metrics; shared, because every layer counts something.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Telemetry {
@@ -43,7 +44,7 @@ impl Telemetry {
     ///
     /// Those of [`AccessLog::start`].
     pub fn start(format: LogFormat, output: LogOutput) -> io::Result<Self> {
-        let metrics = Metrics::new();
+        let metrics = Arc::new(Metrics::new());
         let access_log = AccessLog::start(format, output, metrics.access_log_dropped())?;
         Ok(Self { access_log, metrics })
     }

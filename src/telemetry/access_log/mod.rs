@@ -156,11 +156,11 @@ impl Queue {
     }
 
     fn flush(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let start = Instant::now();
         let mut state = self.locked();
         let goal = state.queued;
         while state.done < goal {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return false;
             }
@@ -204,8 +204,8 @@ impl Queue {
     fn finish(&self, chunk: &[u8]) {
         let lines = count_lines(chunk);
         let mut state = self.locked();
-        state.lines -= lines;
-        state.bytes -= chunk.len();
+        state.lines = state.lines.saturating_sub(lines);
+        state.bytes = state.bytes.saturating_sub(chunk.len());
         state.done += lines as u64;
         drop(state);
         self.written.notify_all();

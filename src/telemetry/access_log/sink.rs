@@ -54,7 +54,7 @@ impl Sink {
             return count_lines(lines) as u64;
         }
         let written = write_all(to, lines);
-        self.torn = lines[..written].last().map_or(false, |&byte| byte != b'\n');
+        self.torn = lines[..written].last().is_some_and(|&byte| byte != b'\n');
         count_lines(&lines[written..]) as u64
     }
 }

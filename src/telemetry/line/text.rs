@@ -1,7 +1,8 @@
 //! The line for people: time, status, flag, method, where to, by which provider and route, how long, how much, and why not.
 //!
 //! ```text
-//! 2026-01-02T03:04:05.678Z 200 -   POST    api.stripe.com/v1/charges           stripe/charges          182.4ms    312B>1024B
+//! 2026-01-02T03:04:05.678Z 200 -   POST    api.stripe.com/v1/charges      stripe/charges  182.401ms  312B>1024B
+//! 2026-01-02T03:04:05.678Z 403 NR  POST    evil.example:8080/collect      -               0.087ms    0B>0B error=denied
 //! ```
 
 use std::io::Write;

@@ -26,7 +26,6 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge, info::Info};
 use prometheus_client::registry::Registry;
 
 use collector::Tracked;
-use labels::Counts;
 pub use labels::{DialResult, HealResult, ReloadResult};
 pub use listener::{DownstreamConnection, ListenerMetrics};
 pub use provider::{InFlight, ProviderMetrics, RouteMetrics};

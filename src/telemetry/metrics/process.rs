@@ -28,9 +28,13 @@ impl Collector for Process {
             })?;
         }
         let gauges = [
-            ("process_threads", "Threads", stat.as_ref().map(|stat| stat.threads)),
-            ("process_start_time_seconds", "Unix time of the start", stat.as_ref().and_then(start_time)),
-            ("process_resident_memory_bytes", "Resident memory", resident_bytes()),
+            ("process_threads", "Threads of the process", stat.as_ref().map(|stat| stat.threads)),
+            (
+                "process_start_time_seconds",
+                "Unix time when the process began",
+                stat.as_ref().and_then(start_time),
+            ),
+            ("process_resident_memory_bytes", "Resident memory in bytes", resident_bytes()),
             ("process_open_fds", "Open file descriptors", open_descriptors()),
             ("process_max_fds", "File descriptors that may be open", max_descriptors()),
         ];
