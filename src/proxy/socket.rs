@@ -36,6 +36,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 #[derive(Default)]
 pub struct Activity {
     running: AtomicU32,
+    served: AtomicU32,
     head_begun: AtomicBool,
     /// HTTP/2 sends frames between requests, so a byte there is not the begin of a head.
     framed: AtomicBool,
@@ -47,6 +48,7 @@ impl Activity {
     /// A request is being served from now until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> ActivityGuard {
         self.running.fetch_add(1, Ordering::Relaxed);
+        self.served.fetch_add(1, Ordering::Relaxed);
         self.head_begun.store(false, Ordering::Relaxed);
         ActivityGuard(self.clone())
     }
@@ -59,6 +61,11 @@ impl Activity {
     /// How many requests are being served.
     pub fn running(&self) -> u32 {
         self.running.load(Ordering::Relaxed)
+    }
+
+    /// How many requests have come so far.
+    pub fn served(&self) -> u32 {
+        self.served.load(Ordering::Relaxed)
     }
 
     /// Whether a byte was ever received.
