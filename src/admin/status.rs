@@ -1,0 +1,57 @@
+//! `/status`: what the process is doing, as JSON. References and ages of secrets, never values.
+
+use serde_json::{Value, json};
+
+use super::Admin;
+
+/// The whole status.
+pub fn status(admin: &Admin) -> Value {
+    let generation = admin.reloader.current().load_full();
+    let policy = generation.policy();
+    let providers: Vec<Value> = policy
+        .providers
+        .iter()
+        .map(|provider| {
+            json!({
+                "name": *provider.name,
+                "hosts": provider.host_names,
+                "scheme": provider.upstream.scheme.as_str(),
+                "intercept": provider.intercept.intercept,
+                "intercept_because": provider.intercept.because,
+                "local": provider.local_path,
+                "routes": provider.routes.iter().map(|route| &*route.name).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    let pools: Vec<Value> = admin
+        .shared
+        .upstreams()
+        .iter()
+        .map(|upstream| {
+            let stats = upstream.stats();
+            json!({
+                "provider": *upstream.settings().provider,
+                "open": stats.open,
+                "idle": stats.idle,
+                "waiting": stats.waiting,
+                "dials": stats.dials_ok + stats.dials_failed,
+                "dials_failed": stats.dials_failed,
+            })
+        })
+        .collect();
+    let leaves = admin.leaves.stats();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "generation": generation.number,
+        "policy": { "hash": policy.hash, "warnings": policy.warnings },
+        "ready": admin.ready.load(std::sync::atomic::Ordering::Acquire) && admin.shared.secrets.ready(),
+        "providers": providers,
+        "secrets": admin.shared.secrets.status(),
+        "pools": pools,
+        "interception": {
+            "ca_sha256": admin.leaves.authority().fingerprint_sha256(),
+            "leaves": leaves.entries,
+            "minted": leaves.minted,
+        },
+    })
+}

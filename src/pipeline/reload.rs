@@ -1,0 +1,175 @@
+//! Reload: a policy is taken whole or not at all. A bad file never takes effect and never takes traffic down.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+
+use super::generation::Generation;
+use super::shared::Shared;
+use crate::policy::compile::compile;
+use crate::policy::compiled::CompiledPolicy;
+use crate::policy::diagnostic::Rejection;
+use crate::policy::load::load;
+use crate::policy::widening::widenings;
+use crate::secret::reference::SecretRef;
+use crate::telemetry::ReloadResult;
+use crate::upstream::UpstreamError;
+
+/// How long the first reads of new secrets may hold a reload.
+pub const FIRST_READ: Duration = Duration::from_secs(5);
+
+/// Why a policy was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It has mistakes.
+    #[error("{}", .0.render(false))]
+    Rejected(Rejection),
+    /// It changes what needs a restart.
+    #[error("{} cannot be changed by a reload; restart outgate for that", .0.join(", "))]
+    NeedsRestart(Vec<&'static str>),
+    /// Its stacks could not be built, such as for a CA file that holds no certificate.
+    #[error("{0}")]
+    Build(#[from] UpstreamError),
+}
+
+/// What a reload did.
+#[derive(Debug)]
+pub enum ReloadOutcome {
+    /// A new generation runs.
+    Applied(u64),
+    /// The text is the same.
+    Unchanged,
+    /// The old generation goes on.
+    Refused(ReloadError),
+}
+
+/// Reads and compiles the policy at `path`.
+pub fn read(path: &std::path::Path) -> Result<CompiledPolicy, Rejection> {
+    let directory = match path.parent() {
+        _ if path.is_dir() => path.to_path_buf(),
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        Some(_) | None => PathBuf::from("."),
+    };
+    compile(load(path)?, &directory)
+}
+
+/// Makes new generations of the policy at one path.
+pub struct Reloader {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    current: Arc<ArcSwap<Generation>>,
+    next: AtomicU64,
+    /// One reload at a time; holds the text that was last refused, so that it is logged once.
+    last_refused: Mutex<Option<String>>,
+}
+
+impl Reloader {
+    /// Builds the first generation.
+    pub async fn start(
+        path: PathBuf,
+        policy: CompiledPolicy,
+        shared: Arc<Shared>,
+    ) -> Result<Self, UpstreamError> {
+        let generation = Generation::build(1, policy, &shared)?;
+        prepare(&generation, &shared);
+        shared.telemetry.metrics.policy_applied(1, SystemTime::now());
+        let current = Arc::new(ArcSwap::from_pointee(generation));
+        Ok(Self { path, shared, current, next: AtomicU64::new(2), last_refused: Mutex::new(None) })
+    }
+
+    /// Where the newest generation stands.
+    pub fn current(&self) -> Arc<ArcSwap<Generation>> {
+        self.current.clone()
+    }
+
+    /// The policy's path.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// Reads the policy again, and runs it if it is good and new.
+    pub async fn reload(&self) -> ReloadOutcome {
+        let mut last_refused = self.last_refused.lock().await;
+        let outcome = self.try_reload().await;
+        let metrics = &self.shared.telemetry.metrics;
+        match &outcome {
+            Ok(ReloadOutcome::Unchanged) => metrics.policy_not_applied(ReloadResult::Unchanged),
+            Ok(ReloadOutcome::Applied(_) | ReloadOutcome::Refused(_)) => *last_refused = None,
+            Err(error) => {
+                metrics.policy_not_applied(ReloadResult::Refused);
+                let text = error.to_string();
+                if last_refused.as_ref() != Some(&text) {
+                    let generation = self.current.load().number;
+                    tracing::error!(generation, "the policy was not reloaded, the old one goes on:\n{text}");
+                }
+                *last_refused = Some(text);
+            }
+        }
+        outcome.unwrap_or_else(ReloadOutcome::Refused)
+    }
+
+    async fn try_reload(&self) -> Result<ReloadOutcome, ReloadError> {
+        let path = self.path.clone();
+        let policy = tokio::task::spawn_blocking(move || read(&path)).await;
+        // The only way to lose the task is the end of the process.
+        let Ok(policy) = policy else { return Ok(ReloadOutcome::Unchanged) };
+        let policy = policy.map_err(ReloadError::Rejected)?;
+        let old = self.current.load_full();
+        if policy.hash == old.policy().hash {
+            return Ok(ReloadOutcome::Unchanged);
+        }
+        let differences = policy.fixed.differences(&old.policy().fixed);
+        if !differences.is_empty() {
+            return Err(ReloadError::NeedsRestart(differences));
+        }
+        let wider = widenings(old.policy(), &policy);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let generation = Generation::build(number, policy, &self.shared)?;
+        prepare_secrets(&generation, &self.shared);
+        // New secrets are read before the first request can want them.
+        self.shared.secrets.read_new(FIRST_READ).await;
+        let generation = Arc::new(generation);
+        self.current.store(generation.clone());
+        prepare(&generation, &self.shared);
+        self.shared.telemetry.metrics.policy_applied(number, SystemTime::now());
+        tracing::info!(generation = number, hash = %generation.policy().hash, "the policy was reloaded");
+        for warning in &generation.policy().warnings {
+            tracing::warn!("{warning}");
+        }
+        for change in wider {
+            tracing::warn!(generation = number, "this reload widens access: {change}");
+        }
+        Ok(ReloadOutcome::Applied(number))
+    }
+}
+
+/// Makes the shared state hold what the generation needs, and drop what it does not.
+fn prepare(generation: &Generation, shared: &Shared) {
+    prepare_secrets(generation, shared);
+    let policy = generation.policy();
+    let known: HashSet<SecretRef> = policy.secrets.iter().map(|(reference, _)| reference.clone()).collect();
+    shared.secrets.retain(&known);
+    generation.retain(shared);
+    shared.telemetry.metrics.retain(|provider, route| {
+        provider == "unmatched"
+            || policy.providers.iter().any(|known| {
+                &*known.name == provider
+                    && route.is_none_or(|route| route == "tunnel" || known.routes.iter().any(|r| &*r.name == route))
+            })
+    });
+    shared.telemetry.metrics.retain_secrets(|reference| known.iter().any(|known| known.to_string() == reference));
+}
+
+fn prepare_secrets(generation: &Generation, shared: &Shared) {
+    let secrets = &generation.policy().secrets;
+    for (reference, _) in secrets {
+        shared.secrets.entry(reference);
+    }
+    let required = secrets.iter().filter(|(_, required)| *required).map(|(reference, _)| reference.clone()).collect();
+    shared.secrets.require(&required);
+}
