@@ -4,6 +4,7 @@
 //! decoded into the types of the layers below ([`decode`]), all mistakes at once ([`diagnostic`]). [`pattern`] holds the
 //! host and path patterns that routing works on.
 
+pub mod decode;
 pub mod diagnostic;
 pub mod load;
 pub mod merge;
