@@ -291,7 +291,7 @@ mod tests {
         let base = directory(&[("proxy.yaml", b"\xef\xbb\xbfversion: 1\nproviders: {}\n")]);
         let path = base.path().join("proxy.yaml");
         let loaded = load(&path).unwrap();
-        assert_eq!(loaded.files, [path.clone()]);
+        assert_eq!(loaded.files, std::slice::from_ref(&path));
         assert_eq!(loaded.sources.name(loaded.tree.place.source), path.display().to_string());
         assert_eq!(loaded.tree.entry("version").unwrap().key_place.column, 1);
         assert_eq!(loaded.hash.len(), 16);

@@ -8,5 +8,6 @@ pub mod decode;
 pub mod diagnostic;
 pub mod load;
 pub mod merge;
+pub mod pattern;
 pub mod tree;
 pub mod yaml;

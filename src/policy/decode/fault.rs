@@ -38,8 +38,10 @@ enum What {
     UnknownKey(&'static [&'static str]),
     UnknownVariant(&'static [&'static str]),
     Missing(&'static str),
-    /// Words of our own or of a type, with a hint.
-    Custom(String, Option<String>),
+    /// Our own words and a hint; they repeat no value.
+    Ours(&'static str, String),
+    /// A type's words, which may repeat what the type was given.
+    Custom(String),
 }
 
 /// Where a mistake is, and what is to be left out because of it.
@@ -62,8 +64,8 @@ impl Fault {
     }
 
     /// In our own words; they must hold no value.
-    pub(super) fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::new(What::Custom(message.into(), Some(hint.into())))
+    pub(super) fn with_hint(message: &'static str, hint: impl Into<String>) -> Self {
+        Self::new(What::Ours(message, hint.into()))
     }
 
     /// An enum's map that holds no key.
@@ -125,7 +127,8 @@ impl Fault {
                 (format!("unknown value: {}", found(&path, node)), meant(node.as_str(), expected))
             }
             What::Missing(name) => (format!("missing key `{name}`"), None),
-            What::Custom(message, hint) => (without_secrets(message, &path, node), hint.clone()),
+            What::Ours(message, hint) => ((*message).to_owned(), Some(hint.clone())),
+            What::Custom(message) => (without_secrets(message, &path, node), None),
         };
         Diagnostic { place: Some(place), path, message, hint }
     }
@@ -219,6 +222,9 @@ fn is_secret_word(key: &str) -> bool {
     SECRET_WORDS.iter().any(|word| key.contains(word))
 }
 
+/// Shorter values are not looked for in messages: they would blot out parts of words, and guard nothing.
+const SHORTEST_BLOTTED: usize = 3;
+
 /// The message of a type, which may repeat what it was given, without the values that may be secret.
 fn without_secrets(message: &str, path: &PolicyPath, node: &Node) -> String {
     let mut message = message.to_owned();
@@ -231,7 +237,7 @@ fn blot(message: &mut String, node: &Node, secret: bool) {
         Value::Number(text) | Value::String(text) if secret || hides(text) => {
             // `escape_debug`, because a type may print its input with `{:?}`.
             for form in [text.clone(), text.escape_debug().to_string()] {
-                if !form.is_empty() && message.contains(&form) {
+                if form.len() >= SHORTEST_BLOTTED && message.contains(&form) {
                     *message = message.replace(&form, "…");
                 }
             }
@@ -248,7 +254,7 @@ fn blot(message: &mut String, node: &Node, secret: bool) {
 
 impl de::Error for Fault {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(What::Custom(message.to_string(), None))
+        Self::new(What::Custom(message.to_string()))
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {

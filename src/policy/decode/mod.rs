@@ -13,8 +13,9 @@
 //! timeouts: { connect: 2 } # expected a duration such as `10s`, found the number 2
 //! ```
 //!
-//! No message repeats a value that may be a secret: see [`fault`].
+//! No message repeats a value that may be a secret: see `fault.rs`.
 
+mod access;
 mod fault;
 mod walk;
 

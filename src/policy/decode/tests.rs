@@ -80,7 +80,7 @@ struct Even(String);
 impl TryFrom<String> for Even {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
-        if text.len() % 2 == 0 { Ok(Self(text)) } else { Err(format!("{text:?} has an odd length")) }
+        if text.len().is_multiple_of(2) { Ok(Self(text)) } else { Err(format!("{text:?} has an odd length")) }
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 
-use serde::de::value::BorrowedStrDeserializer;
-use serde::de::{DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
-use serde::forward_to_deserialize_any;
+use serde::de::{Deserializer, Visitor};
 
+use super::access::{List, Map, Tagged, Word};
 use super::fault::Fault;
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Step, Value};
 
@@ -33,7 +32,7 @@ pub(super) struct Cursor<'de, 't> {
 
 /// The last step of the way.
 #[derive(Clone, Copy)]
-enum At<'de> {
+pub(super) enum At<'de> {
     Root,
     Key(&'de Entry),
     Index(usize),
@@ -44,7 +43,7 @@ impl<'de, 't> Cursor<'de, 't> {
         Self { node, at: At::Root, parent: None, shared }
     }
 
-    fn below<'s>(&'s self, node: &'de Node, at: At<'de>) -> Cursor<'de, 's> {
+    pub(super) fn below<'s>(&'s self, node: &'de Node, at: At<'de>) -> Cursor<'de, 's> {
         Cursor { node, at, parent: Some(self), shared: self.shared }
     }
 
@@ -75,7 +74,7 @@ impl<'de, 't> Cursor<'de, 't> {
         PolicyPath::from_steps(base.chain(steps.into_iter().rev()).collect())
     }
 
-    fn is_kept(&self, node: &Node) -> bool {
+    pub(super) fn is_kept(&self, node: &Node) -> bool {
         self.shared.pruned.is_empty() || !self.shared.pruned.contains(&identity(node))
     }
 
@@ -91,17 +90,17 @@ impl<'de, 't> Cursor<'de, 't> {
     }
 
     fn visit_map<V: Visitor<'de>>(self, entries: &'de [Entry], visitor: V) -> Result<V::Value, Fault> {
-        let mut map = Map { cursor: self, rest: entries, current: None };
+        let mut map = Map::new(self, entries);
         let value = visitor.visit_map(&mut map)?;
         // A visitor that takes one key and goes (an enum behind a word-or-map type) must not hide the others.
-        match map.next_entry_kept() {
+        match map.next_kept() {
             None => Ok(value),
             Some(extra) => Err(one_too_many().at_key(&self, extra)),
         }
     }
 
     fn visit_seq<V: Visitor<'de>>(self, items: &'de [Node], visitor: V) -> Result<V::Value, Fault> {
-        let mut list = List { cursor: self, items, next: 0 };
+        let mut list = List::new(self, items);
         let value = visitor.visit_seq(&mut list)?;
         match list.next_kept() {
             None => Ok(value),
@@ -142,14 +141,14 @@ impl<'de, 't> Cursor<'de, 't> {
         }
     }
 
-    fn list<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    pub(super) fn list<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.value {
             Value::Sequence(items) => self.visit_seq(items, visitor),
             _ => Err(Fault::expected(&visitor)),
         }
     }
 
-    fn map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+    pub(super) fn map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.value {
             Value::Mapping(entries) => self.visit_map(entries, visitor),
             _ => Err(Fault::expected(&visitor)),
@@ -293,209 +292,5 @@ impl<'de> Deserializer<'de> for Cursor<'de, '_> {
             }
             _ => Err(Fault::expected(&visitor)),
         }
-    }
-}
-
-/// The entries of a map that are not left out.
-struct Map<'de, 't> {
-    cursor: Cursor<'de, 't>,
-    rest: &'de [Entry],
-    current: Option<&'de Entry>,
-}
-
-impl<'de> Map<'de, '_> {
-    fn next_entry_kept(&mut self) -> Option<&'de Entry> {
-        while let Some((entry, rest)) = self.rest.split_first() {
-            self.rest = rest;
-            if self.cursor.is_kept(&entry.value) {
-                return Some(entry);
-            }
-        }
-        None
-    }
-}
-
-impl<'de> MapAccess<'de> for Map<'de, '_> {
-    type Error = Fault;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
-        self.current = self.next_entry_kept();
-        let Some(entry) = self.current else { return Ok(None) };
-        seed.deserialize(Key(&entry.key)).map(Some).map_err(|fault| fault.at_key(&self.cursor, entry))
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
-        let entry = self.current.ok_or_else(|| Fault::with_hint("a value without key", "report this"))?;
-        let child = self.cursor.below(&entry.value, At::Key(entry));
-        seed.deserialize(child).map_err(|fault| fault.at_value(&child))
-    }
-}
-
-/// The elements of a list that are not left out, under their own numbers.
-struct List<'de, 't> {
-    cursor: Cursor<'de, 't>,
-    items: &'de [Node],
-    next: usize,
-}
-
-impl<'de> List<'de, '_> {
-    fn next_kept(&mut self) -> Option<(usize, &'de Node)> {
-        while let Some(item) = self.items.get(self.next) {
-            let index = self.next;
-            self.next += 1;
-            if self.cursor.is_kept(item) {
-                return Some((index, item));
-            }
-        }
-        None
-    }
-}
-
-impl<'de> SeqAccess<'de> for List<'de, '_> {
-    type Error = Fault;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Fault> {
-        let Some((index, item)) = self.next_kept() else { return Ok(None) };
-        let child = self.cursor.below(item, At::Index(index));
-        seed.deserialize(child).map(Some).map_err(|fault| fault.at_value(&child))
-    }
-}
-
-/// A key of a map: a word, whatever type it is wanted as.
-struct Key<'de>(&'de str);
-
-impl<'de> Deserializer<'de> for Key<'de> {
-    type Error = Fault;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_borrowed_str(self.0)
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
-        visitor.visit_enum(BorrowedStrDeserializer::new(self.0))
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
-    }
-}
-
-/// An enum written as a bare word.
-struct Word<'de, 't> {
-    cursor: Cursor<'de, 't>,
-    word: &'de str,
-}
-
-impl<'de> EnumAccess<'de> for Word<'de, '_> {
-    type Error = Fault;
-    type Variant = Self;
-
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Fault> {
-        let variant = seed.deserialize(Key(self.word)).map_err(|fault| fault.at_value(&self.cursor))?;
-        Ok((variant, self))
-    }
-}
-
-impl Word<'_, '_> {
-    /// The word is the name of a variant when this is asked, so it may be shown.
-    fn needs_settings<T>(self) -> Result<T, Fault> {
-        let word = self.word;
-        Err(Fault::with_hint("settings are missing", format!("write `{word}: ...`")).at_value(&self.cursor))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Word<'de, '_> {
-    type Error = Fault;
-
-    fn unit_variant(self) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, _: S) -> Result<S::Value, Fault> {
-        self.needs_settings()
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Fault> {
-        self.needs_settings()
-    }
-
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Fault> {
-        self.needs_settings()
-    }
-}
-
-/// An enum written as a map with one key.
-struct Tagged<'de, 't> {
-    cursor: Cursor<'de, 't>,
-    entry: &'de Entry,
-}
-
-impl<'de> Tagged<'de, '_> {
-    fn content(&self) -> Cursor<'de, '_> {
-        self.cursor.below(&self.entry.value, At::Key(self.entry))
-    }
-}
-
-impl<'de> EnumAccess<'de> for Tagged<'de, '_> {
-    type Error = Fault;
-    type Variant = Self;
-
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Fault> {
-        let tag = seed.deserialize(Key(&self.entry.key));
-        let variant = tag.map_err(|fault| fault.at_key(&self.cursor, self.entry))?;
-        Ok((variant, self))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Tagged<'de, '_> {
-    type Error = Fault;
-
-    fn unit_variant(self) -> Result<(), Fault> {
-        let content = self.content();
-        match &content.node().value {
-            Value::Null => Ok(()),
-            Value::Mapping(entries) if entries.is_empty() => Ok(()),
-            _ => {
-                let hint = format!("write `{}` alone", self.entry.key);
-                Err(Fault::with_hint("no settings may stand here", hint).at_value(&content))
-            }
-        }
-    }
-
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
-        let content = self.content();
-        seed.deserialize(content).map_err(|fault| fault.at_value(&content))
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Fault> {
-        let content = self.content();
-        content.list(visitor).map_err(|fault| fault.at_value(&content))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
-        let content = self.content();
-        content.map(visitor).map_err(|fault| fault.at_value(&content))
     }
 }
