@@ -14,6 +14,9 @@ use crate::policy::tree::{Entry, Node, Place, PolicyPath, Step, Value};
 
 /// The longest value that a message shows, in characters.
 const LONGEST_SHOWN: usize = 40;
+/// An unknown key under a credential may be the secret itself (`bearer: {sk_live_...}`, a template gone wrong); no key of
+/// ours there has so many characters.
+const SHORTEST_PASTED: usize = 28;
 /// How many names a hint lists.
 const MOST_LISTED: usize = 16;
 /// A key that contains one of these words may stand above a secret.
@@ -96,7 +99,9 @@ impl Fault {
     /// Blames a key of the map at `cursor`.
     pub(super) fn at_key(mut self, cursor: &Cursor<'_, '_>, entry: &Entry) -> Self {
         if self.0.site.is_none() {
-            let path = cursor.path().key(entry.key.clone());
+            let parent = cursor.path();
+            let pasted = speaks_of_secrets(&parent) && entry.key.chars().count() >= SHORTEST_PASTED;
+            let path = parent.key(if pasted { "…" } else { &entry.key });
             let diagnostic = Some(self.diagnostic(path, entry.key_place, &entry.value, true));
             self.0.site = Some(Site { diagnostic, prune: identity(&entry.value) });
         }

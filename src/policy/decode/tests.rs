@@ -322,6 +322,7 @@ fn no_secret_is_repeated() {
     for provider in [
         "hosts: [a], credential: sk_canary",
         "hosts: [a], credential: {bearer: {sk: canary}}",
+        "hosts: [a], credential: {sk_live_canary4711canary4711can: }",
         "hosts: [a], credential: {basic: sk_canary}",
         "hosts: {token: canary}",
         "hosts: {list: [canary]}, even: {password: canary}",
