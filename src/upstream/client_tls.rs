@@ -101,15 +101,20 @@ impl ClientConfigs {
         })
     }
 
-    fn config(&self, identity: Option<&ClientIdentity>, alpn: &[&[u8]]) -> Result<ClientConfig, TlsSetupError> {
+    fn config(
+        &self,
+        identity: Option<&ClientIdentity>,
+        alpn: &[&[u8]],
+    ) -> Result<ClientConfig, TlsSetupError> {
         let versions: &[&rustls::SupportedProtocolVersion] = match self.min_version {
             MinTls::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             MinTls::Tls13 => &[&rustls::version::TLS13],
         };
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_protocol_versions(versions)
-            .map_err(TlsSetupError::Config)?
-            .with_root_certificates(self.roots.clone());
+        let builder =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_protocol_versions(versions)
+                .map_err(TlsSetupError::Config)?
+                .with_root_certificates(self.roots.clone());
         let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {

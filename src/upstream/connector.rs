@@ -195,13 +195,17 @@ impl Connector {
         let auth = self.proxy_auth.as_ref().map(|source| source.user_password()).transpose();
         let auth = auth.map_err(|error| Failure::not_sent(Fault::UpstreamProxy).because(error))?;
         let hop = self.proxy_addresses(proxy, deadline).await?;
-        let mut dialled =
-            dial(hop, deadline).await.map_err(|failure| Failure::not_sent(Fault::UpstreamProxy).because(failure))?;
+        let mut dialled = dial(hop, deadline)
+            .await
+            .map_err(|failure| Failure::not_sent(Fault::UpstreamProxy).because(failure))?;
         let began = Instant::now();
-        let ask = proxy_tunnel::open(&mut dialled.stream, &authority, auth.as_ref().map(|text| text.as_str()));
+        let ask =
+            proxy_tunnel::open(&mut dialled.stream, &authority, auth.as_ref().map(|text| text.as_str()));
         timeout_at(deadline, ask)
             .await
-            .map_err(|_| Failure::not_sent(Fault::ConnectTimeout).because("the corporate proxy did not answer"))?
+            .map_err(|_| {
+                Failure::not_sent(Fault::ConnectTimeout).because("the corporate proxy did not answer")
+            })?
             .map_err(|error| Failure::not_sent(Fault::UpstreamProxy).because(error))?;
         dialled.connect += began.elapsed();
         dialled.dns = dns.or(dialled.dns);
@@ -344,9 +348,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 async fn dial(resolved: Resolved, deadline: Instant) -> Result<Dialled, Failure> {
     let began = Instant::now();
     match timeout_at(deadline, race(&resolved.addresses)).await {
-        Ok(Ok((stream, peer))) => {
-            Ok(Dialled { stream, peer, dns: resolved.took, connect: began.elapsed() })
-        }
+        Ok(Ok((stream, peer))) => Ok(Dialled { stream, peer, dns: resolved.took, connect: began.elapsed() }),
         Ok(Err(error)) => Err(dial_fault(error)),
         Err(_) => Err(Failure::not_sent(Fault::ConnectTimeout)),
     }

@@ -49,7 +49,9 @@ fn tls_cause(error: &io::Error) -> Option<&rustls::Error> {
 }
 
 fn is_cut(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, UnexpectedEof};
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, UnexpectedEof,
+    };
     matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
 }
 
@@ -166,10 +168,7 @@ mod tests {
                 tls(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired)),
                 Fault::TlsCertificate,
             ),
-            (
-                tls(rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure)),
-                Fault::TlsAlert,
-            ),
+            (tls(rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure)), Fault::TlsAlert),
             (tls(rustls::Error::DecryptError), Fault::TlsProtocol),
             (io::ErrorKind::UnexpectedEof.into(), Fault::Reset),
             (io::ErrorKind::InvalidData.into(), Fault::TlsProtocol),

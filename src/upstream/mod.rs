@@ -10,14 +10,22 @@
 //! There is one [`service::Upstream`] per provider, so connections are never shared between providers, nor between
 //! versions of a client certificate.
 
-pub mod guard;
-pub mod local_address;
-pub mod ranges;
-pub mod resolver;
+mod answer;
 pub mod client_tls;
 pub mod connector;
 pub mod error;
+mod exchange;
+pub mod guard;
+mod handshake;
 pub mod identity;
-pub mod proxy_tunnel;
+pub mod local_address;
+mod pool;
+mod proxy_tunnel;
+pub mod ranges;
+pub mod resolver;
+pub mod service;
 pub mod settings;
-pub mod socket;
+mod socket;
+mod upload;
+
+pub use pool::PoolStats;
