@@ -29,3 +29,6 @@ mod socket;
 mod upload;
 
 pub use pool::PoolStats;
+
+#[cfg(test)]
+mod tests;
