@@ -88,6 +88,8 @@ async fn begin_http2(pool: &Arc<Pool>, place: Place, connected: Connected) -> Re
         .await;
     let (sender, connection) =
         handshake.map_err(|error| Failure::not_sent(Fault::Protocol).because(error))?;
+    // hyper tells the provider's limit of streams only on the connection, which moves into its task; that runs with every
+    // request, so the figure is one request old at most. h2 itself keeps the limit exactly.
     let limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
     let told = limit.clone();
     let mut connection = Box::pin(connection);
