@@ -1,1 +1,27 @@
-//! credential
+//! Credentials: what is put into a request for a provider, where, and what is done when the provider refuses it.
+//!
+//! A kind is one file under `kinds/`: its wire `Config`, and how it turns the secrets it names into [`Part`]s: header
+//! fields or query parameters. Everything else (stripping, injection, lists, healing, scrubbing) is the same for all
+//! kinds and stands here once.
+//!
+//! To add a kind: one file under `kinds/`, one variant of [`Kind`] and its line in the table of [`config`].
+//!
+//! ```yaml
+//! credential: { bearer: env:STRIPE_KEY }
+//! credential: { bearer: [file:/run/secrets/new, file:/run/secrets/old], required: true }
+//! credential: { header: { name: X-Api-Key, value: env:GEO_KEY, format: "Key {secret}" } }
+//! ```
+
+pub mod bound;
+pub mod config;
+pub mod error;
+pub mod kinds;
+pub mod layer;
+pub mod location;
+pub mod member;
+pub mod scrub;
+
+pub use bound::Credential;
+pub use config::{CredentialConfig, Kind};
+pub use error::CredentialError;
+pub use location::{Location, Locations};

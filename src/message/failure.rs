@@ -63,10 +63,12 @@ pub enum Fault {
     IdleTimeout,
     /// `timeouts.deadline`, or what the app set, passed.
     Deadline,
+    /// `timeouts.total` passed before the head of the answer.
+    Total,
     /// The credential is not there: store down, never read, not usable.
     Credential,
-    /// A credential must not be sent over plain HTTP.
-    PlaintextCredential,
+    /// The target would be too long with the credential in its query.
+    TargetTooLong,
     /// The app went away.
     DownstreamGone,
     /// The app's body is malformed.

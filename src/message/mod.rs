@@ -6,5 +6,6 @@
 pub mod body;
 pub mod failure;
 pub mod headers;
+pub mod record;
 pub mod request;
 pub mod target;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::target::Target;
+use crate::telemetry::HttpVersion;
 
 /// A request as the layers of a route see it: judged, cleaned, without credential.
 pub struct EgressRequest {
@@ -38,6 +39,9 @@ pub struct Exchange {
     pub deadline: Option<Instant>,
     facts: Mutex<Facts>,
     upload: Upload,
+    acted: AtomicBool,
+    /// Bytes of the request body as received from the app.
+    pub uploaded: AtomicU64,
 }
 
 /// The record's view of the way upstream.
@@ -59,10 +63,12 @@ pub struct Facts {
     pub peer: Option<SocketAddr>,
     /// Whether the connection had carried a request before.
     pub reused: Option<bool>,
-    /// `1.1` or `2`.
-    pub upstream_protocol: Option<&'static str>,
+    /// The version of HTTP spoken with the provider.
+    pub upstream_version: Option<HttpVersion>,
     /// Reference of the credential that was sent (never its value).
     pub credential: Option<Arc<str>>,
+    /// Which preparation of the credential the last attempt carried.
+    pub credential_stamp: u64,
     /// How often the answer repeated the credential and was masked.
     pub scrubbed: u64,
     /// Why the last attempt was made again.
@@ -78,6 +84,21 @@ impl Exchange {
     /// The facts, for reading and writing. Never held across an await.
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The request was handed to a connection: from now on bytes of it may have reached the provider.
+    pub fn handed_over(&self) {
+        self.acted.store(true, Ordering::Release);
+    }
+
+    /// The connection gave the request back unwritten, or the provider said that it did not process it.
+    pub fn taken_back(&self) {
+        self.acted.store(false, Ordering::Release);
+    }
+
+    /// Whether the provider may have acted on this exchange.
+    pub fn may_have_acted(&self) -> bool {
+        self.acted.load(Ordering::Acquire)
     }
 
     /// How the upload of the current attempt goes.
@@ -111,6 +132,11 @@ impl Default for Upload {
 impl Upload {
     fn elapsed(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When the exchange began.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// A piece of the body was taken by the connection to the provider.

@@ -1,1 +1,11 @@
-//! pipeline
+//! From a policy to a running thing: generations, their stacks, the live state they share, and what the app is told.
+//!
+//! Only admission hands out the power to send: [`generation::Generation`] is the one place that returns a route's service
+//! or a tunnel permit, and `proxy` cannot import `upstream`. So "no dial before policy" is a fact, not a rule.
+
+pub mod error;
+pub mod generation;
+pub mod reload;
+pub mod route_stack;
+pub mod shared;
+pub mod tunnel;

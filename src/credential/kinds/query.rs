@@ -1,0 +1,33 @@
+//! `query`: the secret as a query parameter. It stands in the URL, so it is masked wherever a URL is logged.
+//!
+//! ```yaml
+//! credential: { query: { name: access_key, value: env:RATES_KEY } }
+//! ```
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Form, Part};
+use crate::credential::location::Location;
+use crate::secret::reference::SecretRef;
+
+/// One query parameter as written.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of the parameter, not percent-encoded.
+    pub name: String,
+    /// The secret.
+    pub value: SecretRef,
+}
+
+impl Config {
+    /// The part of this parameter, or what is wrong with it.
+    pub fn part(&self) -> Result<Part, String> {
+        if self.name.is_empty() || self.name.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err("not a parameter name".to_owned());
+        }
+        let form = Form::Text { before: String::new(), secret: self.value.clone(), after: String::new() };
+        Ok(Part { location: Location::Query(self.name.clone()), form })
+    }
+}

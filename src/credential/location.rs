@@ -1,0 +1,145 @@
+//! Where a credential stands in a request, and how what the client sent there is taken out.
+//!
+//! Removal covers the twins by which a server could still read the client's value: other letter case, underscore for
+//! hyphen (CGI servers see them as one), a query parameter in another case or percent-encoded, and trailers.
+
+use http::header::{HeaderMap, HeaderName};
+use http::uri::PathAndQuery;
+
+/// A place of a request that belongs to outgate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Location {
+    /// A header field.
+    Header(HeaderName),
+    /// A query parameter, by its decoded name.
+    Query(String),
+}
+
+/// All places of one credential.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locations(Vec<Location>);
+
+impl Locations {
+    /// Collects places; equal ones once.
+    pub fn new(places: impl IntoIterator<Item = Location>) -> Self {
+        let mut all = Vec::new();
+        for place in places {
+            if !all.contains(&place) {
+                all.push(place);
+            }
+        }
+        Self(all)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The places, for `explain`.
+    pub fn iter(&self) -> impl Iterator<Item = &Location> {
+        self.0.iter()
+    }
+
+    /// Takes out of the header section what the client sent at these places.
+    pub fn strip_headers(&self, headers: &mut HeaderMap) {
+        for location in &self.0 {
+            let Location::Header(owned) = location else { continue };
+            headers.remove(owned);
+            if headers.keys().any(|name| name != owned && is_twin(name.as_str(), owned.as_str())) {
+                let twins: Vec<HeaderName> =
+                    headers.keys().filter(|name| is_twin(name.as_str(), owned.as_str())).cloned().collect();
+                for twin in twins {
+                    headers.remove(twin);
+                }
+            }
+        }
+    }
+
+    /// Whether a field of this name belongs to outgate; for trailers.
+    pub fn owns_header(&self, name: &HeaderName) -> bool {
+        self.0.iter().any(
+            |location| matches!(location, Location::Header(owned) if is_twin(name.as_str(), owned.as_str())),
+        )
+    }
+
+    /// Takes out of the query what the client sent at these places. Nothing else of it changes, byte for byte.
+    pub fn strip_query(&self, target: PathAndQuery) -> PathAndQuery {
+        let owned = |pair: &str| {
+            self.0.iter().any(|location| matches!(location, Location::Query(name) if names(pair, name)))
+        };
+        let Some(query) = target.query() else { return target };
+        if !query.split('&').any(owned) {
+            return target;
+        }
+        let kept: Vec<&str> = query.split('&').filter(|pair| !owned(pair)).collect();
+        let text = if kept.is_empty() {
+            target.path().to_owned()
+        } else {
+            format!("{}?{}", target.path(), kept.join("&"))
+        };
+        // The parts come from a valid target, so the shorter one is valid too.
+        PathAndQuery::try_from(text).unwrap_or(target)
+    }
+}
+
+/// Names are compared without case and with `_` and `-` as one.
+fn is_twin(name: &str, owned: &str) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == owned.len() && name.bytes().map(fold).eq(owned.bytes().map(fold))
+}
+
+fn names(pair: &str, owned: &str) -> bool {
+    let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+    if name.eq_ignore_ascii_case(owned) {
+        return true;
+    }
+    if !name.contains('%') && !name.contains('+') {
+        return false;
+    }
+    let plus = name.replace('+', " ");
+    percent_encoding::percent_decode_str(&plus).decode_utf8_lossy().eq_ignore_ascii_case(owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locations() -> Locations {
+        Locations::new([
+            Location::Header(HeaderName::from_static("x-api-key")),
+            Location::Header(HeaderName::from_static("x-api-key")),
+            Location::Query("api key".to_owned()),
+            Location::Query("token".to_owned()),
+        ])
+    }
+
+    #[test]
+    fn every_twin_of_a_header_goes() {
+        let mut headers = HeaderMap::new();
+        for name in ["X-Api-Key", "x_api_key", "X-API_KEY", "x-api-keys", "authorization"] {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "v".parse().unwrap());
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "w".parse().unwrap());
+        }
+        locations().strip_headers(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "x-api-keys"]);
+        assert!(locations().owns_header(&HeaderName::from_static("x_api_key")));
+    }
+
+    #[test]
+    fn every_twin_of_a_parameter_goes_and_the_rest_stays_byte_for_byte() {
+        for (before, after) in [
+            ("/a?token=1&b=%2f", "/a?b=%2f"),
+            ("/a?TOKEN=1", "/a"),
+            ("/a?%74oken=1&&x", "/a?&x"),
+            ("/a?api+key=1&api%20key=2&token&c", "/a?c"),
+            ("/a?tokens=1", "/a?tokens=1"),
+            ("/a", "/a"),
+            ("/a?", "/a?"),
+        ] {
+            assert_eq!(locations().strip_query(before.parse().unwrap()).as_str(), after, "{before}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One member of a credential, prepared: header values and parameters are written once per version of its secrets, so a
+//! request that is injected pays for a pointer and a few reference counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use zeroize::Zeroizing;
+
+use super::error::CredentialError;
+use super::kinds::{Form, Half, Part};
+use super::location::Location;
+use super::scrub::Scrubber;
+use crate::secret::cache::{SecretCache, SecretEntry, SecretVersion};
+use crate::secret::reference::SecretRef;
+
+/// One alternative of a credential, with the live secrets it is made of.
+pub struct Member {
+    parts: Vec<Part>,
+    secrets: Vec<(SecretRef, Arc<SecretEntry>)>,
+    prepared: ArcSwapOption<Prepared>,
+    reference: Arc<str>,
+}
+
+/// What a member puts into a request, for one version of its secrets.
+pub struct Prepared {
+    versions: Vec<u64>,
+    /// Tells this preparation from every other of the process.
+    pub stamp: u64,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Percent-encoded `name=value` pairs.
+    parameters: Vec<Zeroizing<String>>,
+    /// Finds the secrets in answers; absent where all of them are too short to be searched for.
+    pub scrubber: Option<Arc<Scrubber>>,
+}
+
+static STAMPS: AtomicU64 = AtomicU64::new(1);
+
+/// What RFC 3986 calls unreserved stays as it is.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+impl Member {
+    /// Binds a member to the live secrets.
+    pub fn bind(parts: Vec<Part>, cache: &SecretCache) -> Self {
+        let mut secrets: Vec<(SecretRef, Arc<SecretEntry>)> = Vec::new();
+        for reference in parts.iter().flat_map(Part::secrets) {
+            if !secrets.iter().any(|(known, _)| known == reference) {
+                secrets.push((reference.clone(), cache.entry(reference)));
+            }
+        }
+        let reference =
+            secrets.iter().map(|(reference, _)| reference.to_string()).collect::<Vec<_>>().join(",");
+        Self { parts, secrets, prepared: ArcSwapOption::empty(), reference: reference.into() }
+    }
+
+    /// The references of its secrets, for the record.
+    pub fn reference(&self) -> &Arc<str> {
+        &self.reference
+    }
+
+    /// The live secrets, for healing.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<SecretEntry>> {
+        self.secrets.iter().map(|(_, entry)| entry)
+    }
+
+    /// What to inject now. Made anew only when a secret has a new version.
+    pub fn prepared(&self) -> Result<Arc<Prepared>, CredentialError> {
+        let known = self.prepared.load();
+        if let Some(known) = known.as_ref()
+            && self.is_current(&known.versions)
+        {
+            return Ok(known.clone());
+        }
+        let fresh = Arc::new(self.prepare()?);
+        self.prepared.store(Some(fresh.clone()));
+        Ok(fresh)
+    }
+
+    fn is_current(&self, versions: &[u64]) -> bool {
+        self.secrets
+            .iter()
+            .zip(versions)
+            .all(|((_, entry), version)| entry.current().is_ok_and(|current| current.number == *version))
+    }
+
+    fn prepare(&self) -> Result<Prepared, CredentialError> {
+        let mut values: Vec<(&SecretRef, Arc<SecretVersion>)> = Vec::with_capacity(self.secrets.len());
+        for (reference, entry) in &self.secrets {
+            let current = entry
+                .current()
+                .map_err(|cause| CredentialError::Secret { reference: reference.to_string(), cause })?;
+            values.push((reference, current));
+        }
+        let mut prepared = Prepared {
+            versions: values.iter().map(|(_, version)| version.number).collect(),
+            stamp: STAMPS.fetch_add(1, Ordering::Relaxed),
+            headers: Vec::new(),
+            parameters: Vec::new(),
+            scrubber: None,
+        };
+        for part in &self.parts {
+            let text = write(&part.form, &values);
+            match &part.location {
+                Location::Header(name) => prepared.headers.push((name.clone(), self.header_value(text)?)),
+                Location::Query(name) => prepared.parameters.push(self.parameter(name, &text)?),
+            }
+        }
+        let secrets: Vec<&[u8]> = values.iter().map(|(_, version)| version.value.expose()).collect();
+        prepared.scrubber = Scrubber::new(&secrets).map(Arc::new);
+        Ok(prepared)
+    }
+
+    /// A header value that hides itself in `Debug`, is never indexed by HPACK, and is wiped when its last copy goes.
+    fn header_value(&self, text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, CredentialError> {
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text))
+            .map_err(|_| self.unusable("a header field"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn parameter(&self, name: &str, text: &[u8]) -> Result<Zeroizing<String>, CredentialError> {
+        let text = std::str::from_utf8(text).map_err(|_| self.unusable("a URL"))?;
+        let name = utf8_percent_encode(name, QUERY);
+        Ok(Zeroizing::new(format!("{name}={}", utf8_percent_encode(text, QUERY))))
+    }
+
+    fn unusable(&self, place: &'static str) -> CredentialError {
+        CredentialError::NotUsable { reference: self.reference.to_string(), place }
+    }
+}
+
+fn write(form: &Form, values: &[(&SecretRef, Arc<SecretVersion>)]) -> Zeroizing<Vec<u8>> {
+    let value = |wanted: &SecretRef| {
+        values
+            .iter()
+            .find(|(reference, _)| *reference == wanted)
+            .map_or(&[][..], |(_, version)| version.value.expose())
+    };
+    match form {
+        Form::Text { before, secret, after } => {
+            Zeroizing::new([before.as_bytes(), value(secret), after.as_bytes()].concat())
+        }
+        Form::Basic { username, password } => {
+            let half = |half: &Half| match half {
+                Half::Plain(text) => Zeroizing::new(text.as_bytes().to_vec()),
+                Half::Secret(reference) => Zeroizing::new(value(reference).to_vec()),
+            };
+            let pair = Zeroizing::new([half(username).as_slice(), b":", half(password).as_slice()].concat());
+            let encoded = Zeroizing::new(STANDARD.encode(pair.as_slice()));
+            Zeroizing::new([b"Basic ", encoded.as_bytes()].concat())
+        }
+    }
+}
+
+impl Prepared {
+    /// Writes the credential into a request. What the client sent at these places is gone already.
+    pub fn inject(&self, headers: &mut HeaderMap, target: &mut PathAndQuery) {
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        if self.parameters.is_empty() {
+            return;
+        }
+        let mut text = Zeroizing::new(target.as_str().to_owned());
+        for pair in &self.parameters {
+            let joint = match text.find('?') {
+                None => "?",
+                Some(at) if at + 1 == text.len() || text.ends_with('&') => "",
+                Some(_) => "&",
+            };
+            text.push_str(joint);
+            text.push_str(pair);
+        }
+        // Pairs are percent-encoded, so the longer target is valid; if it is too long the request goes without it, and
+        // `over_long` has refused it before.
+        if let Ok(longer) = PathAndQuery::try_from(text.as_str()) {
+            *target = longer;
+        }
+    }
+
+    /// Whether the target would be longer with the parameters than a URI may be.
+    pub fn over_long(&self, target: &PathAndQuery) -> bool {
+        let added: usize = self.parameters.iter().map(|pair| pair.len() + 1).sum();
+        added > 0 && target.as_str().len() + added >= usize::from(u16::MAX)
+    }
+}

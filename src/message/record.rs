@@ -1,0 +1,110 @@
+//! The record of one exchange: opened when its head was read, emitted exactly once, on every path.
+//!
+//! Whoever holds the record fills it in; when it is dropped, it is emitted. A record that nobody finished belongs to a
+//! client that went away, because that is the only way in which the work on a request is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use super::request::Exchange;
+use crate::telemetry::{Door, Flag, HttpVersion, InFlight, RequestEvent, RequestId, RouteMetrics, Telemetry};
+
+/// An open record.
+pub struct Record {
+    /// What is known so far.
+    pub event: RequestEvent,
+    telemetry: Arc<Telemetry>,
+    exchange: Option<Arc<Exchange>>,
+    in_flight: Option<InFlight>,
+    started: Instant,
+    head_at: Option<Instant>,
+    finished: bool,
+}
+
+impl Record {
+    /// Opens a record now.
+    pub fn open(telemetry: &Arc<Telemetry>, request_id: RequestId, door: Door, listener: Arc<str>) -> Self {
+        Self {
+            event: RequestEvent::new(request_id, door, listener, SystemTime::now()),
+            telemetry: telemetry.clone(),
+            exchange: None,
+            in_flight: None,
+            started: Instant::now(),
+            head_at: None,
+            finished: false,
+        }
+    }
+
+    /// When it was opened.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The policy has chosen a route.
+    pub fn routed(&mut self, provider: &Arc<str>, route: &Arc<str>, metrics: &Arc<RouteMetrics>) {
+        self.event.provider = Some(provider.clone());
+        self.event.route = Some(route.clone());
+        self.in_flight = Some(metrics.provider().begin());
+        self.event.metrics = Some(metrics.clone());
+    }
+
+    /// What the layers note from now on belongs to this record.
+    pub fn follow(&mut self, exchange: Arc<Exchange>) {
+        self.exchange = Some(exchange);
+    }
+
+    /// A head was handed to the app.
+    pub fn answered(&mut self, status: u16) {
+        self.event.status = Some(status);
+        self.head_at = Some(Instant::now());
+    }
+
+    /// Notes why this ended as it did; the first reason stays.
+    pub fn flag(&mut self, flag: Flag) {
+        self.event.flag.get_or_insert(flag);
+    }
+
+    /// The exchange is over, in the way that the record says.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    fn close(&mut self) {
+        let now = Instant::now();
+        if !self.finished {
+            self.flag(Flag::DownstreamGone);
+        }
+        self.event.timings.total = now - self.started;
+        self.event.timings.body = self.head_at.map(|at| now - at);
+        if let Some(exchange) = &self.exchange {
+            self.event.request_bytes = exchange.uploaded.load(Ordering::Relaxed);
+            let facts = exchange.facts();
+            self.event.attempts = facts.attempts;
+            self.event.retry_reason = facts.retry_reason;
+            self.event.credential = facts.credential.clone();
+            self.event.scrubbed = facts.scrubbed;
+            self.event.upstream = facts.peer;
+            self.event.connection_reused = facts.reused;
+            self.event.upstream_version = facts.upstream_version;
+            let timings = &mut self.event.timings;
+            (timings.queue, timings.dns, timings.connect) = (facts.queue, facts.dns, facts.connect);
+            (timings.tls, timings.first_byte) = (facts.tls, facts.first_byte);
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.close();
+        self.in_flight = None;
+        self.telemetry.emit(&self.event);
+    }
+}
+
+/// The version as the log spells it.
+pub fn version(version: http::Version) -> HttpVersion {
+    HttpVersion::from(version)
+}

@@ -1,0 +1,244 @@
+//! One compiled policy with its running stacks. Immutable; swapped whole; taken once per request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+
+use super::error::EgressError;
+use super::route_stack::RouteStack;
+use super::shared::{Shared, UpstreamKey};
+use super::tunnel::TunnelPermit;
+use crate::message::target::{Host, Scheme, Target};
+use crate::policy::compiled::{CompiledPolicy, Provider};
+use crate::policy::decide::{ConnectDecision, LocalDecision, Refusal};
+use crate::policy::pattern::PathFault;
+use crate::policy::schema::QueryConfig;
+use crate::telemetry::{QueryMode, Redaction, RouteMetrics};
+use crate::upstream::{Upstream, UpstreamError};
+
+/// A compiled policy and its stacks.
+pub struct Generation {
+    /// 1, 2, 3 ... since the process started.
+    pub number: u64,
+    policy: CompiledPolicy,
+    providers: Vec<LiveProvider>,
+    unmatched: Arc<Upstream>,
+    unmatched_metrics: Arc<RouteMetrics>,
+    redaction: Arc<Redaction>,
+}
+
+struct LiveProvider {
+    upstream: Arc<Upstream>,
+    routes: Vec<Arc<RouteStack>>,
+    tunnel_metrics: Arc<RouteMetrics>,
+}
+
+/// A request that may be sent: where to, and through which stack.
+pub struct Admission {
+    /// Where it goes.
+    pub target: Target,
+    /// The route's stack.
+    pub route: Arc<RouteStack>,
+}
+
+/// What becomes of a CONNECT that is allowed.
+pub enum ConnectAdmission {
+    /// TLS is intercepted. The requests inside are judged one by one.
+    Intercept(InterceptPermit),
+    /// Bytes are copied.
+    Tunnel(TunnelPermit),
+}
+
+/// An interception that the policy allows.
+pub struct InterceptPermit {
+    /// Provider.
+    pub provider: Arc<str>,
+    upstream: Arc<Upstream>,
+    host: Host,
+    port: u16,
+}
+
+impl InterceptPermit {
+    /// Resolves the name and judges its addresses, so that a CONNECT to a forbidden address is refused at once.
+    pub async fn check(&self) -> Result<(), crate::message::failure::Failure> {
+        self.upstream.check(&self.host, self.port).await
+    }
+}
+
+/// The name under which tunnels stand in metrics.
+const TUNNEL: &str = "tunnel";
+
+impl Generation {
+    /// Builds the stacks of a policy over the shared state.
+    pub fn build(number: u64, policy: CompiledPolicy, shared: &Shared) -> Result<Self, UpstreamError> {
+        let mode = match policy.fixed.telemetry.query {
+            QueryConfig::None => QueryMode::None,
+            QueryConfig::Keys => QueryMode::Keys,
+            QueryConfig::Redacted => QueryMode::Redacted,
+        };
+        let mut providers = Vec::with_capacity(policy.providers.len());
+        for provider in &policy.providers {
+            providers.push(LiveProvider::build(provider, mode, shared)?);
+        }
+        let unmatched = shared.upstream(&key_of(&policy.unmatched_upstream))?;
+        let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
+        let redaction = Arc::new(Redaction::new::<&str, &str>(mode, &[], &[]));
+        Ok(Self { number, policy, providers, unmatched, unmatched_metrics, redaction })
+    }
+
+    /// Everything this generation uses of the shared state, to drop the rest.
+    pub fn retain(&self, shared: &Shared) {
+        let mut upstreams: Vec<UpstreamKey> =
+            self.policy.providers.iter().map(|provider| key_of(&provider.upstream)).collect();
+        upstreams.push(key_of(&self.policy.unmatched_upstream));
+        let credentials: Vec<_> = self
+            .policy
+            .providers
+            .iter()
+            .flat_map(|provider| provider.routes.iter().map(|route| (provider.name.clone(), route.settings.credential.clone())))
+            .collect();
+        shared.retain(&upstreams, &credentials);
+    }
+
+    /// The policy, for status and reload.
+    pub fn policy(&self) -> &CompiledPolicy {
+        &self.policy
+    }
+
+    /// What of a URL is logged where no route is known.
+    pub fn redaction(&self) -> &Arc<Redaction> {
+        &self.redaction
+    }
+
+    /// Judges a request in absolute form.
+    pub fn admit_forward(
+        &self,
+        method: &Method,
+        scheme: Scheme,
+        host: &Host,
+        port: Option<u16>,
+        path: &str,
+    ) -> Result<Admission, EgressError> {
+        let (provider, target) = self.policy.forward(scheme, host, port).map_err(refused)?;
+        self.admit(provider, target, method, path)
+    }
+
+    /// Judges a request inside an intercepted connection. The decision is taken anew for every request.
+    pub fn admit_intercepted(
+        &self,
+        method: &Method,
+        host: &Host,
+        port: u16,
+        path: &str,
+    ) -> Result<Admission, EgressError> {
+        match self.policy.connect(host, port).map_err(refused)? {
+            ConnectDecision::Intercept(provider) => {
+                let scheme = self.policy.providers[provider].upstream.scheme;
+                self.admit(provider, Target { scheme, host: host.clone(), port }, method, path)
+            }
+            ConnectDecision::Tunnel(_) | ConnectDecision::Unmatched => {
+                Err(EgressError::Denied("the policy no longer intercepts this host; connect again".into()))
+            }
+        }
+    }
+
+    /// Finds where a request at the local endpoint goes, by its path prefix.
+    pub fn local_by_path<'a>(&'a self, path: &'a str) -> Option<LocalDecision<'a>> {
+        self.policy.local_by_path(path)
+    }
+
+    /// Finds where a request at the local endpoint goes, by its `Host`.
+    pub fn local_by_host<'a>(&'a self, host: &Host, port: Option<u16>, path: &'a str) -> Option<LocalDecision<'a>> {
+        self.policy.local_by_host(host, port, path)
+    }
+
+    /// The decision of a provider's own port.
+    pub fn local_of_provider<'a>(&'a self, name: &str, path: &'a str) -> Option<LocalDecision<'a>> {
+        let provider = self.policy.provider_named(name)?;
+        let target = self.policy.providers[provider].first.clone();
+        Some(LocalDecision { provider, target, path, prefix: "".into() })
+    }
+
+    /// Judges a request at the local endpoint.
+    pub fn admit_local(&self, local: &LocalDecision<'_>, method: &Method, path: &str) -> Result<Admission, EgressError> {
+        self.admit(local.provider, local.target.clone(), method, path)
+    }
+
+    /// The target of an absolute URL that an answer points at, if it is one of the same provider's hosts; for rewriting.
+    pub fn is_same_provider(&self, provider: usize, scheme: Scheme, host: &Host, port: Option<u16>) -> Option<Target> {
+        let settings = self.policy.providers.get(provider)?;
+        let port = port.unwrap_or(scheme.default_port());
+        settings.own_hosts.get(host.as_str(), port)?;
+        Some(Target { scheme, host: host.clone(), port })
+    }
+
+    /// Whether the target is the provider's first host: its local form needs no `@host`.
+    pub fn is_first_host(&self, provider: usize, target: &Target) -> bool {
+        self.policy.providers.get(provider).is_some_and(|settings| settings.first == *target)
+    }
+
+    /// Judges a CONNECT.
+    pub fn admit_connect(&self, host: &Host, port: u16) -> Result<ConnectAdmission, EgressError> {
+        let tunnel = |provider: Option<usize>| {
+            let settings = provider.map(|index| &self.policy.providers[index]);
+            let live = provider.map(|index| &self.providers[index]);
+            TunnelPermit {
+                provider: settings.map(|settings| settings.name.clone()),
+                opaque: settings.is_some_and(|settings| settings.opaque),
+                upgrade_idle: settings.map_or(Duration::from_secs(3600), |settings| upgrade_idle(settings)),
+                metrics: live.map_or_else(|| self.unmatched_metrics.clone(), |live| live.tunnel_metrics.clone()),
+                upstream: live.map_or_else(|| self.unmatched.clone(), |live| live.upstream.clone()),
+                host: host.clone(),
+                port,
+            }
+        };
+        Ok(match self.policy.connect(host, port).map_err(refused)? {
+            ConnectDecision::Intercept(provider) => ConnectAdmission::Intercept(InterceptPermit {
+                provider: self.policy.providers[provider].name.clone(),
+                upstream: self.providers[provider].upstream.clone(),
+                host: host.clone(),
+                port,
+            }),
+            ConnectDecision::Tunnel(provider) => ConnectAdmission::Tunnel(tunnel(Some(provider))),
+            ConnectDecision::Unmatched => ConnectAdmission::Tunnel(tunnel(None)),
+        })
+    }
+
+    fn admit(&self, provider: usize, target: Target, method: &Method, path: &str) -> Result<Admission, EgressError> {
+        let chosen = self.policy.route(provider, method, path).map_err(refused)?;
+        let route = self.providers[provider].routes[chosen.route].clone();
+        Ok(Admission { target, route })
+    }
+}
+
+impl LiveProvider {
+    fn build(provider: &Arc<Provider>, mode: QueryMode, shared: &Shared) -> Result<Self, UpstreamError> {
+        let upstream = shared.upstream(&key_of(&provider.upstream))?;
+        let redaction = Arc::new(Redaction::new(mode, &provider.redact_query, &provider.redact_path));
+        let routes = provider
+            .routes
+            .iter()
+            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, shared)))
+            .collect();
+        let tunnel_metrics = shared.telemetry.metrics.route(&provider.name, TUNNEL);
+        Ok(Self { upstream, routes, tunnel_metrics })
+    }
+}
+
+fn upgrade_idle(provider: &Provider) -> Duration {
+    provider.routes.last().map_or(Duration::from_secs(3600), |route| route.settings.timeouts.upgrade_idle)
+}
+
+fn refused(refusal: Refusal) -> EgressError {
+    match refusal {
+        Refusal::Path(fault) => EgressError::BadRequest(path_title(fault)),
+        Refusal::NoProvider | Refusal::Downgrade | Refusal::Denied { .. } | Refusal::Trace => {
+            EgressError::Denied(refusal.title())
+        }
+    }
+}
+
+fn path_title(_: PathFault) -> &'static str {
+    "the path can be read in two ways: dot segments, empty segments, encoded slashes and NUL are refused"
+}

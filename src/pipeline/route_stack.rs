@@ -1,0 +1,97 @@
+//! A route, live: its settings prepared for the exchange, and its stack of layers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, Response};
+use tower::Service;
+
+use super::shared::Shared;
+use crate::credential::Locations;
+use crate::credential::layer::Inject;
+use crate::message::body::Body;
+use crate::message::failure::Failure;
+use crate::message::request::EgressRequest;
+use crate::policy::compiled::{HeaderEdits, Provider, Route};
+use crate::resilience::retry::Heal;
+use crate::resilience::timeout::AttemptTimeouts;
+use crate::resilience::{Layers, RouteService, wrap};
+use crate::telemetry::{Redaction, RouteMetrics};
+use crate::upstream::Upstream;
+
+/// A route with its stack. The exchange asks it; it never hands out what is inside the stack.
+pub struct RouteStack {
+    /// Provider, for record and metrics.
+    pub provider: Arc<str>,
+    /// Route, for record and metrics.
+    pub name: Arc<str>,
+    /// What of URLs is logged.
+    pub redaction: Arc<Redaction>,
+    /// Counters, resolved.
+    pub metrics: Arc<RouteMetrics>,
+    /// Until a head is there.
+    pub deadline: Duration,
+    /// Silence in upgraded connections.
+    pub upgrade_idle: Duration,
+    /// Largest request body in bytes.
+    pub max_body: Option<u64>,
+    locations: Locations,
+    edits: HeaderEdits,
+    service: RouteService,
+}
+
+impl RouteStack {
+    /// Builds the stack of a route around its provider's upstream.
+    pub(super) fn build(
+        provider: &Provider,
+        route: &Route,
+        upstream: &Arc<Upstream>,
+        redaction: &Arc<Redaction>,
+        shared: &Shared,
+    ) -> Self {
+        let settings = &route.settings;
+        let timeouts = settings.timeouts;
+        let attempt = AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
+        let plain = Layers { attempt, replay_buffer: settings.replay_buffer, heal: None };
+        let (service, locations) = if settings.credential.is_empty() {
+            (wrap(plain, upstream.service()), Locations::default())
+        } else {
+            let credential = shared.credential(&provider.name, &settings.credential);
+            let locations = credential.locations().clone();
+            let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
+            // A single value from the environment can neither change nor be replaced: no loop, no replay buffer.
+            let heal = credential.can_heal().then(|| credential as Arc<dyn Heal>);
+            (wrap(Layers { heal, ..plain }, inject), locations)
+        };
+        Self {
+            provider: provider.name.clone(),
+            name: route.name.clone(),
+            redaction: redaction.clone(),
+            metrics: shared.telemetry.metrics.route(&provider.name, &route.name),
+            deadline: timeouts.deadline,
+            upgrade_idle: timeouts.upgrade_idle,
+            max_body: settings.max_body,
+            locations,
+            edits: settings.headers.clone(),
+            service,
+        }
+    }
+
+    /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers.
+    pub fn prepare(&self, headers: &mut HeaderMap, target: PathAndQuery) -> PathAndQuery {
+        self.locations.strip_headers(headers);
+        self.edits.apply(headers);
+        self.locations.strip_query(target)
+    }
+
+    /// Whether a field of this name in a trailer section belongs to outgate.
+    pub fn owns_header(&self, name: &HeaderName) -> bool {
+        self.locations.owns_header(name)
+    }
+
+    /// Sends a request through the stack.
+    pub async fn send(&self, request: EgressRequest) -> Result<Response<Body>, Failure> {
+        self.service.clone().call(request).await
+    }
+}

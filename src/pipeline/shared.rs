@@ -1,0 +1,171 @@
+//! What outlives a generation: connection pools, bound credentials, secrets. Keyed by identity and settings, so that equal
+//! settings get the live value back after a reload; what no generation uses any more goes.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::credential::Credential;
+use crate::credential::kinds::Part;
+use crate::secret::SecretCache;
+use crate::secret::reference::SecretRef;
+use crate::telemetry::Telemetry;
+use crate::upstream::identity::{ClientIdentity, IdentitySource, ProxyAuthSource, SecretMissing};
+use crate::upstream::settings::UpstreamSettings;
+use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
+use zeroize::Zeroizing;
+
+/// Live values by key. Building a generation asks for what it needs and then drops what it did not ask for.
+pub struct StateMap<K, V> {
+    live: Mutex<HashMap<K, Arc<V>>>,
+}
+
+impl<K, V> Default for StateMap<K, V> {
+    fn default() -> Self {
+        Self { live: Mutex::new(HashMap::new()) }
+    }
+}
+
+impl<K: Eq + Hash + Clone, V> StateMap<K, V> {
+    /// The live value of the key, or a new one.
+    pub fn get_or_make<E>(&self, key: &K, make: impl FnOnce() -> Result<Arc<V>, E>) -> Result<Arc<V>, E> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = live.get(key) {
+            return Ok(value.clone());
+        }
+        let value = make()?;
+        live.insert(key.clone(), value.clone());
+        Ok(value)
+    }
+
+    /// Drops what is not in `used`.
+    pub fn retain(&self, used: &[K]) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| used.contains(key));
+    }
+
+    /// All live values.
+    pub fn values(&self) -> Vec<Arc<V>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+/// Identity of a pool: what it is made of, and which secrets it takes its certificate and proxy password from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UpstreamKey {
+    /// Settings of the upstream.
+    pub settings: UpstreamSettings,
+    /// Client certificate and key.
+    pub identity: Option<(SecretRef, SecretRef)>,
+    /// `user:password` of the corporate proxy.
+    pub proxy_auth: Option<SecretRef>,
+}
+
+/// What all generations share.
+pub struct Shared {
+    /// Secrets by reference.
+    pub secrets: Arc<SecretCache>,
+    /// Log and metrics.
+    pub telemetry: Arc<Telemetry>,
+    /// Resolver, roots, own listeners.
+    pub upstream_env: Arc<UpstreamEnv>,
+    upstreams: StateMap<UpstreamKey, Upstream>,
+    credentials: StateMap<(Arc<str>, Vec<Vec<Part>>), Credential>,
+}
+
+impl Shared {
+    /// Shared state that holds nothing yet.
+    pub fn new(secrets: Arc<SecretCache>, telemetry: Arc<Telemetry>, upstream_env: Arc<UpstreamEnv>) -> Self {
+        Self { secrets, telemetry, upstream_env, upstreams: StateMap::default(), credentials: StateMap::default() }
+    }
+
+    /// The pool of an upstream.
+    pub fn upstream(&self, key: &UpstreamKey) -> Result<Arc<Upstream>, UpstreamError> {
+        self.upstreams.get_or_make(key, || {
+            let identity = key.identity.as_ref().map(|(certificate, key)| {
+                let source = SecretIdentity {
+                    certificate: self.secrets.entry_under(certificate, crate::secret::ValueRules::Any),
+                    key: self.secrets.entry_under(key, crate::secret::ValueRules::Any),
+                };
+                Arc::new(source) as Arc<dyn IdentitySource>
+            });
+            let proxy_auth = key.proxy_auth.as_ref().map(|reference| {
+                Arc::new(SecretProxyAuth(self.secrets.entry(reference))) as Arc<dyn ProxyAuthSource>
+            });
+            Upstream::new(key.settings.clone(), self.upstream_env.clone(), identity, proxy_auth)
+        })
+    }
+
+    /// A credential of a provider, bound to its secrets.
+    pub fn credential(&self, provider: &Arc<str>, members: &[Vec<Part>]) -> Arc<Credential> {
+        let key = (provider.clone(), members.to_vec());
+        let made: Result<_, std::convert::Infallible> =
+            self.credentials.get_or_make(&key, || Ok(Arc::new(Credential::bind(members, &self.secrets))));
+        match made {
+            Ok(credential) => credential,
+        }
+    }
+
+    /// Drops pools and credentials that the newest generation does not use.
+    pub fn retain(&self, upstreams: &[UpstreamKey], credentials: &[(Arc<str>, Vec<Vec<Part>>)]) {
+        self.upstreams.retain(upstreams);
+        self.credentials.retain(credentials);
+    }
+
+    /// The live pools, for status and metrics.
+    pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        self.upstreams.values()
+    }
+}
+
+/// A client certificate that lives in two secrets.
+struct SecretIdentity {
+    certificate: Arc<crate::secret::SecretEntry>,
+    key: Arc<crate::secret::SecretEntry>,
+}
+
+impl IdentitySource for SecretIdentity {
+    fn version(&self) -> u64 {
+        let number = |entry: &crate::secret::SecretEntry| entry.current().map_or(0, |version| version.number);
+        // Both only grow, so their sum changes whenever one of them does.
+        number(&self.certificate) + number(&self.key)
+    }
+
+    fn current(&self) -> Result<ClientIdentity, SecretMissing> {
+        let read = |entry: &crate::secret::SecretEntry| entry.current().map_err(|error| SecretMissing(error.to_string()));
+        let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
+        Ok(ClientIdentity {
+            version: certificate.number + key.number,
+            certificate_pem: certificate.value.expose().to_vec(),
+            key_pem: Zeroizing::new(key.value.expose().to_vec()),
+        })
+    }
+}
+
+/// `user:password` of the corporate proxy.
+struct SecretProxyAuth(Arc<crate::secret::SecretEntry>);
+
+impl ProxyAuthSource for SecretProxyAuth {
+    fn user_password(&self) -> Result<Zeroizing<String>, SecretMissing> {
+        let version = self.0.current().map_err(|error| SecretMissing(error.to_string()))?;
+        let text = std::str::from_utf8(version.value.expose()).map_err(|_| SecretMissing("not UTF-8".to_owned()))?;
+        Ok(Zeroizing::new(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_settings_get_the_live_value_back_and_unused_ones_go() {
+        let map: StateMap<(&str, u32), String> = StateMap::default();
+        let make = |text: &str| Ok::<_, std::convert::Infallible>(Arc::new(text.to_owned()));
+        let Ok(first) = map.get_or_make(&("stripe", 1), || make("a"));
+        let Ok(again) = map.get_or_make(&("stripe", 1), || make("b"));
+        assert!(Arc::ptr_eq(&first, &again));
+        let Ok(changed) = map.get_or_make(&("stripe", 2), || make("c"));
+        assert_eq!(*changed, "c");
+        map.retain(&[("stripe", 2)]);
+        assert_eq!(map.values().len(), 1);
+    }
+}

@@ -1,0 +1,143 @@
+//! From what was typed to what is true: merges defaults, provider and route, fills in built-in values, checks everything
+//! that one key alone cannot tell, and reports all mistakes at once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::compiled::{CompiledPolicy, Source};
+use super::decode::decode;
+use super::diagnostic::{Diagnostic, Diagnostics, Rejection};
+use super::load::LoadedPolicy;
+use super::schema::{PolicyConfig, Unmatched};
+use super::tree::{Node, Place, PolicyPath};
+use crate::secret::StoreConfig;
+use crate::secret::reference::SecretRef;
+
+mod fixed;
+mod hosts;
+mod provider;
+mod route;
+
+/// What the parts of the compiler share: where mistakes go, and which secrets were named.
+struct Compiler<'a> {
+    tree: &'a Node,
+    directory: PathBuf,
+    mistakes: Diagnostics,
+    warnings: Vec<String>,
+    secrets: Vec<(SecretRef, bool)>,
+    stores: Vec<(String, StoreConfig)>,
+}
+
+impl Compiler<'_> {
+    /// Reports a mistake at a path of the policy as written; where nothing is written there, at the nearest parent.
+    fn mistake(&mut self, path: &PolicyPath, message: impl Into<String>) {
+        let place = nearest(self.tree, path);
+        self.mistakes.push(Diagnostic::new(place, path.clone(), message));
+    }
+
+    /// The same, with what would be right.
+    fn mistake_with(&mut self, path: &PolicyPath, message: impl Into<String>, hint: impl Into<String>) {
+        let place = nearest(self.tree, path);
+        self.mistakes.push(Diagnostic::new(place, path.clone(), message).hint(hint));
+    }
+
+    /// Notes that a secret is used at a path, and checks that its store exists.
+    fn uses_secret(&mut self, path: &PolicyPath, reference: &SecretRef, required: bool) {
+        let store = reference.store();
+        let known = store == "env" || store == "file" || self.stores.iter().any(|(name, _)| name == store);
+        if !known {
+            self.mistake_with(
+                path,
+                format!("there is no secret store named `{store}`"),
+                "`env:NAME` and `file:/path` always exist; other stores stand under `secrets`",
+            );
+            return;
+        }
+        match self.secrets.iter_mut().find(|(seen, _)| seen == reference) {
+            Some((_, seen)) => *seen |= required,
+            None => self.secrets.push((reference.clone(), required)),
+        }
+    }
+
+    /// A path of the policy, relative to the directory of the policy.
+    fn file(&self, text: &str) -> PathBuf {
+        if Path::new(text).is_absolute() { PathBuf::from(text) } else { self.directory.join(text) }
+    }
+}
+
+/// The place of the node at `path`, or of the nearest parent that exists.
+fn nearest(tree: &Node, path: &PolicyPath) -> Option<Place> {
+    let mut steps = path.steps().to_vec();
+    loop {
+        let here = PolicyPath::from_steps(steps.clone());
+        if let Some(node) = tree.at(&here) {
+            return Some(node.place);
+        }
+        steps.pop()?;
+    }
+}
+
+/// Compiles a loaded policy. `directory` is what relative paths of the policy are relative to.
+pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy, Rejection> {
+    let mut compiler = Compiler {
+        tree: &loaded.tree,
+        directory: directory.to_path_buf(),
+        mistakes: Diagnostics::new(),
+        warnings: Vec::new(),
+        secrets: Vec::new(),
+        stores: Vec::new(),
+    };
+    let config = decode::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);
+    let parts = config.map(|config| compiler.parts(&config));
+    let Compiler { mistakes, warnings, secrets, stores, .. } = compiler;
+    match parts {
+        Some(Some(parts)) if mistakes.is_empty() => Ok(CompiledPolicy {
+            fixed: parts.fixed,
+            stores,
+            unmatched: parts.unmatched,
+            unmatched_upstream: parts.unmatched_upstream,
+            providers: parts.providers,
+            hosts: parts.tables.hosts,
+            local_hosts: parts.tables.local_hosts,
+            local_paths: parts.tables.local_paths,
+            secrets,
+            hash: loaded.hash,
+            warnings,
+            source: Source { tree: loaded.tree, sources: loaded.sources },
+        }),
+        _ => Err(Rejection::new(mistakes, loaded.sources)),
+    }
+}
+
+/// What the sections compile to.
+struct Parts {
+    fixed: super::compiled::Fixed,
+    unmatched: Unmatched,
+    unmatched_upstream: crate::upstream::config::UpstreamSettings,
+    providers: Vec<Arc<super::compiled::Provider>>,
+    tables: hosts::Tables,
+}
+
+impl Compiler<'_> {
+    fn parts(&mut self, config: &PolicyConfig) -> Option<Parts> {
+        let root = PolicyPath::root();
+        match config.version {
+            Some(1) => {}
+            Some(_) => self.mistake(&root.key("version"), "this outgate knows version 1"),
+            None => self.mistake_with(&root, "missing key `version`", "begin the policy with `version: 1`"),
+        }
+        self.stores = config.secrets.iter().flatten().map(|(name, store)| (name.clone(), store.clone())).collect();
+        let addresses = self.addresses(config);
+        let providers = self.providers(config, addresses.as_ref());
+        let fixed = self.fixed(config, &providers);
+        let tables = self.tables(&providers);
+        let unmatched_upstream = self.unmatched_upstream(addresses.as_ref());
+        Some(Parts {
+            fixed: fixed?,
+            unmatched: config.unmatched.unwrap_or_default(),
+            unmatched_upstream: unmatched_upstream?,
+            providers,
+            tables,
+        })
+    }
+}

@@ -1,0 +1,231 @@
+//! Routes: what each has of its own, and what it has from its provider.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::Compiler;
+use crate::credential::CredentialConfig;
+use crate::credential::kinds::header::header_name;
+use crate::message::quantity::TimeSpan;
+use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
+use crate::policy::decode::decode;
+use crate::policy::merge::merge;
+use crate::policy::pattern::PathPattern;
+use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
+use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
+use crate::resilience::REPLAY_BUFFER;
+
+/// Keys of a provider that a route cannot have, so they do not stand in its merged text.
+const PROVIDER_ONLY: [&str; 13] = [
+    "hosts", "upstream", "doors", "intercept", "opaque", "local", "routes", "preset", "with", "tenant", "redact", "paths", "mode",
+];
+
+impl Compiler<'_> {
+    /// The routes of a provider in order, and last the provider itself.
+    pub(super) fn routes(
+        &mut self,
+        config: &ProviderConfig,
+        merged: &Node,
+        path: &PolicyPath,
+        place: Place,
+    ) -> Vec<Arc<Route>> {
+        let base = without(merged, &PROVIDER_ONLY);
+        let mut routes = Vec::new();
+        let written: Vec<Node> = merged.get("routes").map(|node| node.items().to_vec()).unwrap_or_default();
+        for (index, (route, node)) in config.routes.iter().flatten().zip(&written).enumerate() {
+            if let Some(route) = self.route(route, node, &base, &path.key("routes").index(index)) {
+                routes.push(Arc::new(route));
+            }
+        }
+        self.check_route_names(&routes);
+        if let Some(settings) = self.settings(config, path) {
+            routes.push(Arc::new(Route {
+                name: "default".into(),
+                path: path.clone(),
+                place,
+                methods: None,
+                pattern: None,
+                deny: None,
+                settings,
+                effective: base,
+            }));
+        }
+        routes
+    }
+
+    fn check_route_names(&mut self, routes: &[Arc<Route>]) {
+        for (index, route) in routes.iter().enumerate() {
+            if routes[..index].iter().any(|earlier| {
+                earlier.pattern == route.pattern && earlier.methods == route.methods
+            }) {
+                self.mistake(&route.path, "an earlier route has the same methods and path: this one is never reached");
+            }
+        }
+    }
+
+    fn route(&mut self, config: &RouteConfig, node: &Node, base: &Node, path: &PolicyPath) -> Option<Route> {
+        let Some(matching) = &config.matching else {
+            self.mistake_with(path, "missing key `match`", "`match: { methods: [POST], path: \"/v1/**\" }`, or `match: {}` for all");
+            return None;
+        };
+        let methods = self.methods(matching, &path.key("match").key("methods"));
+        let pattern = self.pattern(matching, &path.key("match").key("path"));
+        let own = without(node, &["match", "deny", "name", "mode"]);
+        let effective = merge(base, &own);
+        let merged = decode::<ProviderConfig>(&effective, path, &mut self.mistakes)?;
+        let settings = self.settings(&merged, path)?;
+        if config.timeouts.as_ref().is_some_and(|timeouts| timeouts.connect.is_some() || timeouts.tls.is_some()) {
+            self.mistake(&path.key("timeouts"), "`connect` and `tls` belong to the provider: its routes share connections");
+        }
+        let name = match &config.name {
+            Some(name) if (1..=64).contains(&name.len()) && name.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'"') => name.clone(),
+            Some(_) => {
+                self.mistake(&path.key("name"), "a route's name has 1 to 64 printable characters without space");
+                return None;
+            }
+            None => derived_name(methods.as_deref(), matching.path.as_deref()),
+        };
+        Some(Route {
+            name: name.into(),
+            path: path.clone(),
+            place: node.place,
+            methods,
+            pattern,
+            deny: config.deny.clone(),
+            settings,
+            effective,
+        })
+    }
+
+    fn methods(&mut self, matching: &MatchConfig, path: &PolicyPath) -> Option<Vec<Method>> {
+        let names = matching.methods.as_ref()?;
+        if names.is_empty() {
+            self.mistake(path, "no method: leave the key out for all");
+        }
+        let mut methods = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            let at = path.index(index);
+            match Method::from_bytes(name.as_bytes()) {
+                Ok(method) if *name == name.to_ascii_uppercase() => methods.push(method),
+                Ok(_) => self.mistake_with(&at, "methods are written in capitals", format!("`{}`", name.to_ascii_uppercase())),
+                Err(_) => self.mistake(&at, "not a method"),
+            }
+        }
+        Some(methods)
+    }
+
+    fn pattern(&mut self, matching: &MatchConfig, path: &PolicyPath) -> Option<PathPattern> {
+        let text = matching.path.as_ref()?;
+        match PathPattern::parse(text) {
+            Ok(pattern) => Some(pattern),
+            Err(error) => {
+                self.mistake(path, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn settings(&mut self, config: &ProviderConfig, path: &PolicyPath) -> Option<RouteSettings> {
+        let credential = self.credential(config.credential.as_ref(), &path.key("credential"))?;
+        let replay = config.retry.as_ref().and_then(|retry| retry.replay_buffer).map_or(REPLAY_BUFFER as u64, |size| size.bytes());
+        if replay > 16 * 1024 * 1024 {
+            self.mistake(&path.key("retry").key("replay_buffer"), "at most 16MiB: it is held in memory for each request");
+        }
+        Some(RouteSettings {
+            credential,
+            scrub: config.scrub.unwrap_or_default(),
+            headers: self.headers(config.headers.as_ref(), &path.key("headers")),
+            max_body: config.max_body.map(|size| size.bytes()),
+            timeouts: self.timeouts(config.timeouts.as_ref(), &path.key("timeouts")),
+            replay_buffer: usize::try_from(replay).unwrap_or(REPLAY_BUFFER),
+        })
+    }
+
+    fn credential(
+        &mut self,
+        config: Option<&CredentialConfig>,
+        path: &PolicyPath,
+    ) -> Option<Vec<Vec<crate::credential::kinds::Part>>> {
+        let Some(config) = config else { return Some(Vec::new()) };
+        match config.members() {
+            Ok(members) => {
+                for reference in members.iter().flatten().flat_map(crate::credential::kinds::Part::secrets) {
+                    self.uses_secret(path, reference, config.required);
+                }
+                Some(members)
+            }
+            Err(message) => {
+                self.mistake(path, message);
+                None
+            }
+        }
+    }
+
+    fn timeouts(&mut self, config: Option<&TimeoutsConfig>, path: &PolicyPath) -> Timeouts {
+        let config = config.cloned().unwrap_or_default();
+        let mut span = |span: Option<TimeSpan>, seconds: u64, key: &str| {
+            self.span(span, Duration::from_secs(seconds), &path.key(key))
+        };
+        Timeouts {
+            response: span(config.response, 60, "response"),
+            idle: span(config.idle, 60, "idle"),
+            upgrade_idle: span(config.upgrade_idle, 3600, "upgrade_idle"),
+            deadline: span(config.deadline, 120, "deadline"),
+            total: config.total.map(|total| span(Some(total), 0, "total")),
+        }
+    }
+
+    fn headers(&mut self, config: Option<&HeadersConfig>, path: &PolicyPath) -> HeaderEdits {
+        let Some(config) = config else { return HeaderEdits::default() };
+        let mut edits = HeaderEdits {
+            set: self.header_lines(config.set.as_ref(), &path.key("set")),
+            default: self.header_lines(config.default.as_ref(), &path.key("default")),
+            remove: Vec::new(),
+        };
+        for (index, name) in config.remove.iter().flatten().enumerate() {
+            match header_name(name) {
+                Ok(name) => edits.remove.push(name),
+                Err(message) => self.mistake(&path.key("remove").index(index), message),
+            }
+        }
+        edits
+    }
+
+    fn header_lines(
+        &mut self,
+        lines: Option<&BTreeMap<String, String>>,
+        path: &PolicyPath,
+    ) -> Vec<(HeaderName, HeaderValue)> {
+        let mut parsed = Vec::new();
+        for (name, value) in lines.into_iter().flatten() {
+            let at = path.key(name.clone());
+            // Content types are the one framing-like field that a policy may have to set.
+            let name = if name.eq_ignore_ascii_case("content-type") { Ok(http::header::CONTENT_TYPE) } else { header_name(name) };
+            match (name, HeaderValue::from_str(value)) {
+                (Ok(name), Ok(value)) => parsed.push((name, value)),
+                (Err(message), _) => self.mistake(&at, message),
+                (Ok(_), Err(_)) => self.mistake(&at, "not a header value: printable ASCII only"),
+            }
+        }
+        parsed
+    }
+}
+
+fn derived_name(methods: Option<&[Method]>, path: Option<&str>) -> String {
+    let methods = methods.map(|methods| methods.iter().map(Method::as_str).collect::<Vec<_>>().join(","));
+    match (methods, path) {
+        (Some(methods), Some(path)) => format!("{methods} {path}"),
+        (Some(methods), None) => methods,
+        (None, Some(path)) => path.to_owned(),
+        (None, None) => "*".to_owned(),
+    }
+}
+
+/// A mapping without some of its keys.
+fn without(node: &Node, keys: &[&str]) -> Node {
+    let entries: Vec<Entry> = node.entries().iter().filter(|entry| !keys.contains(&entry.key.as_str())).cloned().collect();
+    Node { value: Value::Mapping(entries), place: node.place }
+}

@@ -1,0 +1,340 @@
+//! The policy as true: what `compile` makes of what was typed. Values only; nothing here runs.
+//!
+//! Everything that a request needs to know is prepared here once: names are shared, header edits are parsed, hosts stand
+//! in maps. Settings that decide about live state are `Eq + Hash`, so that a reload can tell what stayed the same.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::pattern::{HostMap, PathPattern};
+use super::schema::{LogFormat, LogOutput, QueryConfig, Unmatched, Workers};
+use super::tree::{Node, Place, PolicyPath, Sources};
+use crate::credential::kinds::Part;
+use crate::credential::scrub::Scrub;
+use crate::message::target::{Host, Target};
+use crate::secret::StoreConfig;
+use crate::secret::reference::SecretRef;
+use crate::upstream::config::UpstreamSettings;
+
+/// A whole policy.
+pub struct CompiledPolicy {
+    /// What needs a restart.
+    pub fixed: Fixed,
+    /// Secret stores by name.
+    pub stores: Vec<(String, StoreConfig)>,
+    /// What happens to hosts that no provider names.
+    pub unmatched: Unmatched,
+    /// How hosts that no provider names are dialled, where `unmatched: tunnel` lets them.
+    pub unmatched_upstream: UpstreamSettings,
+    /// The providers, by name.
+    pub providers: Vec<Arc<Provider>>,
+    /// Providers by host, for forward and CONNECT.
+    pub hosts: HostMap<usize>,
+    /// Providers by host at the local endpoint, `<name>.localhost` included.
+    pub local_hosts: HostMap<usize>,
+    /// Providers by the first segment of their prefix at the local endpoint, longest prefix first.
+    pub local_paths: HashMap<String, Vec<(String, usize)>>,
+    /// Every secret the policy names, and whether readiness waits for it.
+    pub secrets: Vec<(SecretRef, bool)>,
+    /// Hash of the text it was made of.
+    pub hash: String,
+    /// What a careful reader should know though nothing is wrong, such as a listener open to the network.
+    pub warnings: Vec<String>,
+    /// The merged text, for `explain`.
+    pub source: Source,
+}
+
+/// Where values come from.
+pub struct Source {
+    /// The tree of the policy as written.
+    pub tree: Node,
+    /// Names of its files.
+    pub sources: Sources,
+}
+
+/// Settings that a reload cannot change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// Where apps connect to.
+    pub listeners: Vec<Listener>,
+    /// Metrics, health, status.
+    pub admin: Admin,
+    /// The CA.
+    pub interception: Interception,
+    /// Bounds of the process.
+    pub runtime: Runtime,
+    /// Logs.
+    pub telemetry: Telemetry,
+}
+
+impl Fixed {
+    /// Names of the sections in which `self` differs from `other`.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        for (name, same) in [
+            ("listeners", self.listeners == other.listeners),
+            ("admin", self.admin == other.admin),
+            ("interception", self.interception == other.interception),
+            ("runtime", self.runtime == other.runtime),
+            ("telemetry", self.telemetry == other.telemetry),
+        ] {
+            if !same {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A unix socket, made with mode 0600.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub address: ListenAddress,
+    /// Which doors it opens.
+    pub doors: Doors,
+    /// Reference of the token it wants.
+    pub token: Option<SecretRef>,
+    /// Further names of the local endpoint.
+    pub hosts: Vec<Host>,
+    /// A provider's own `local.address`: everything here goes to it.
+    pub provider: Option<Arc<str>>,
+}
+
+/// A set of doors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Doors {
+    /// Absolute-form requests.
+    pub forward: bool,
+    /// CONNECT.
+    pub connect: bool,
+    /// The local endpoint.
+    pub local: bool,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where.
+    pub address: ListenAddress,
+    /// Reference of its token.
+    pub token: Option<SecretRef>,
+    /// Health and metrics only.
+    pub health_address: Option<SocketAddr>,
+}
+
+/// The CA of interception.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interception {
+    /// Where it is.
+    pub ca: Ca,
+    /// Where the bundle is written.
+    pub bundle: PathBuf,
+}
+
+/// Where the CA is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ca {
+    /// Made here on first run.
+    Directory(PathBuf),
+    /// Given.
+    Files {
+        /// PEM of the certificate.
+        certificate: PathBuf,
+        /// PEM of the key.
+        key: PathBuf,
+    },
+}
+
+/// Bounds of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Worker threads.
+    pub workers: Workers,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Time to finish after SIGTERM.
+    pub drain: Duration,
+    /// Bounds of the app's side.
+    pub downstream: Downstream,
+}
+
+/// Bounds of the app's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downstream {
+    /// From the first byte of a head to its end.
+    pub header_timeout: Duration,
+    /// TLS handshake, and the first bytes of a tunnel.
+    pub tls_handshake_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+    /// Between bytes of a request body.
+    pub body_timeout: Duration,
+    /// Between bytes of an answer that the app takes.
+    pub write_timeout: Duration,
+    /// Header fields.
+    pub max_headers: usize,
+    /// Bytes of a head.
+    pub max_header_bytes: usize,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Form of a line.
+    pub format: LogFormat,
+    /// Where lines go.
+    pub output: LogOutput,
+    /// What of a query is logged.
+    pub query: QueryConfig,
+}
+
+/// One provider.
+#[derive(Debug)]
+pub struct Provider {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its place in the policy.
+    pub path: PolicyPath,
+    /// Where its name is written.
+    pub place: Place,
+    /// Where a request of the local endpoint goes that names no host.
+    pub first: Target,
+    /// All hosts, as written, for `explain` and the local endpoint's `@host`.
+    pub own_hosts: HostMap<()>,
+    /// Hosts in their normal form, for people.
+    pub host_names: Vec<String>,
+    /// How it is reached.
+    pub upstream: UpstreamSettings,
+    /// Doors by which its hosts are found.
+    pub doors: Doors,
+    /// Whether TLS is intercepted, and which key decides.
+    pub intercept: InterceptDecision,
+    /// Of a blind tunnel: any bytes may pass.
+    pub opaque: bool,
+    /// Prefix at the local endpoint, with the leading slash.
+    pub local_path: String,
+    /// Host name at the local endpoint.
+    pub local_host: Host,
+    /// Whether ambiguous paths are refused: some route has a path, and `paths` is not `raw`.
+    pub canonical_paths: bool,
+    /// Its routes in order; the last one is the provider itself, and matches everything.
+    pub routes: Vec<Arc<Route>>,
+    /// Query parameters masked in logs, and path patterns.
+    pub redact_query: Vec<String>,
+    /// Path patterns in which `*` segments are masked.
+    pub redact_path: Vec<String>,
+}
+
+/// Whether TLS is intercepted, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterceptDecision {
+    /// Whether it is.
+    pub intercept: bool,
+    /// The key that decides, such as `providers.stripe.credential`, or `intercept`.
+    pub because: String,
+}
+
+/// One route with everything it has from its provider filled in.
+#[derive(Debug)]
+pub struct Route {
+    /// Name in logs and metrics.
+    pub name: Arc<str>,
+    /// Where it is written, for `explain`.
+    pub path: PolicyPath,
+    /// Its place.
+    pub place: Place,
+    /// Methods it is for; none = all.
+    pub methods: Option<Vec<Method>>,
+    /// Path it is for; none = all.
+    pub pattern: Option<PathPattern>,
+    /// Refuses with this reason.
+    pub deny: Option<String>,
+    /// What a request on it gets.
+    pub settings: RouteSettings,
+    /// The merged text of this route, for `explain`: where each value comes from.
+    pub effective: Node,
+}
+
+/// What a request on a route gets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteSettings {
+    /// Members of the credential, in order of preference; empty = none.
+    pub credential: Vec<Vec<Part>>,
+    /// How far answers are searched for it.
+    pub scrub: Scrub,
+    /// Changes of request headers.
+    pub headers: HeaderEdits,
+    /// Largest request body in bytes.
+    pub max_body: Option<u64>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Bytes kept to be sent again.
+    pub replay_buffer: usize,
+}
+
+/// Timeouts of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timeouts {
+    /// Last request byte to head.
+    pub response: Duration,
+    /// Between bytes.
+    pub idle: Duration,
+    /// Silence in tunnels.
+    pub upgrade_idle: Duration,
+    /// Until a head.
+    pub deadline: Duration,
+    /// The whole exchange.
+    pub total: Option<Duration>,
+}
+
+/// Changes of request headers, parsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HeaderEdits {
+    /// Written whatever the app sent.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Written where the app sent none.
+    pub default: Vec<(HeaderName, HeaderValue)>,
+    /// Removed.
+    pub remove: Vec<HeaderName>,
+}
+
+impl HeaderEdits {
+    /// Applies the changes: remove, then defaults, then set.
+    pub fn apply(&self, headers: &mut http::HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.default {
+            if !headers.contains_key(name) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        for (name, value) in &self.set {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Serves one connection: HTTP/1.1 or HTTP/2, drained when outgate stops, and recorded where hyper answers by itself.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
+
+use super::context::{ConnectionContext, Proxy};
+use super::dispatch::dispatch;
+use super::socket::Socket;
+use super::stalls::Stalls;
+use crate::message::record::Record;
+use crate::telemetry::{Door, Flag, HttpVersion, new_request_id};
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 and 1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// What an HTTP/2 client sends first (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves a connection of a listener. `context.stalls` is decided here, with the protocol.
+pub async fn serve(proxy: Arc<Proxy>, mut context: ConnectionContext, mut socket: Socket) {
+    let protocol = match sniff(&mut socket).await {
+        Ok(Some(protocol)) => protocol,
+        // Nothing was ever sent, or it broke before a request began: there is nothing to record.
+        Ok(None) | Err(_) => return,
+    };
+    if protocol == Protocol::Http2 {
+        context.stalls = Some(Stalls::default());
+    }
+    serve_http(proxy, Arc::new(context), TokioIo::new(socket), protocol).await;
+}
+
+/// Tells HTTP/2 by prior knowledge from HTTP/1 by its preface; the bytes are read again by whoever serves.
+async fn sniff(socket: &mut Socket) -> std::io::Result<Option<Protocol>> {
+    let mut buffer = Vec::with_capacity(2048);
+    loop {
+        let read = socket.read_buf(&mut buffer).await?;
+        let begins = buffer.len().min(PREFACE.len());
+        let decided = if buffer[..begins] != PREFACE[..begins] {
+            Some(Protocol::Http1)
+        } else if begins == PREFACE.len() {
+            Some(Protocol::Http2)
+        } else if read == 0 {
+            if buffer.is_empty() {
+                return Ok(None);
+            }
+            Some(Protocol::Http1)
+        } else {
+            None
+        };
+        if let Some(protocol) = decided {
+            socket.unread(Bytes::from(buffer));
+            return Ok(Some(protocol));
+        }
+    }
+}
+
+/// Serves HTTP on a connection until it ends.
+pub async fn serve_http<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, io: IO, protocol: Protocol)
+where
+    IO: Read + Write + Unpin + Send + 'static,
+{
+    match protocol {
+        Protocol::Http1 => serve_http1(proxy, context, io).await,
+        Protocol::Http2 => serve_http2(proxy, context, io).await,
+    }
+}
+
+async fn serve_http1<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, io: IO)
+where
+    IO: Read + Write + Unpin + Send + 'static,
+{
+    let bounds = proxy.bounds;
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // The socket has the head's clock; hyper's would also run while a kept-alive connection is idle.
+        .header_read_timeout(None)
+        .max_headers(bounds.max_headers)
+        .max_header_size(bounds.max_header_bytes)
+        // Room for the largest head, and no more: a connection that streams holds this much.
+        .max_buf_size(bounds.max_header_bytes.max(64 * 1024) + 64 * 1024);
+    let service = service(&proxy, &context);
+    let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
+    let end = tokio::select! {
+        end = connection.as_mut() => end,
+        () = proxy.drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                end = connection.as_mut() => end,
+                () = proxy.abort.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = end {
+        record_unread(&proxy, &context, &error);
+    }
+}
+
+async fn serve_http2<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, io: IO)
+where
+    IO: Read + Write + Unpin + Send + 'static,
+{
+    context.activity.set_framed();
+    let bounds = proxy.bounds;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(200)
+        .initial_stream_window_size(192 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(64 * 1024)
+        .max_header_list_size(u32::try_from(bounds.max_header_bytes).unwrap_or(64 * 1024))
+        // Rapid reset (CVE-2023-44487) and made-you-reset (CVE-2025-8671).
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(1024);
+    let service = service(&proxy, &context);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let stalled = async {
+        match &context.stalls {
+            Some(stalls) => stalls.stalled(bounds.socket.write).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut stalled = pin!(stalled);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stalled.as_mut() => {}
+        () = proxy.drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stalled => {}
+                () = proxy.abort.cancelled() => {}
+            }
+        }
+    }
+}
+
+/// The service of a connection. Every request gets an answer, so its error type has no value.
+fn service(
+    proxy: &Arc<Proxy>,
+    context: &Arc<ConnectionContext>,
+) -> impl hyper::service::Service<
+    http::Request<hyper::body::Incoming>,
+    Response = http::Response<crate::message::body::Body>,
+    Error = Infallible,
+    Future: Send + 'static,
+> + Clone {
+    let (proxy, context) = (proxy.clone(), context.clone());
+    service_fn(move |request| {
+        let (proxy, context) = (proxy.clone(), context.clone());
+        async move { Ok::<_, Infallible>(super::panics::caught(proxy, context, request, dispatch).await) }
+    })
+}
+
+/// hyper answers what it cannot parse by itself (400, 414, 431); such a request gets its record here.
+fn record_unread(proxy: &Arc<Proxy>, context: &ConnectionContext, error: &hyper::Error) {
+    if !error.is_parse() || context.activity.running() > 0 {
+        return;
+    }
+    let door = if context.intercepted.is_some() { Door::Intercept } else { Door::Local };
+    let mut record = Record::open(&proxy.telemetry, new_request_id(), door, context.listener.name.clone());
+    let text = error.to_string();
+    let status = if error.is_parse_too_large() {
+        if text.contains("URI") { 414 } else { 431 }
+    } else {
+        400
+    };
+    record.event.client = Some(context.client);
+    record.event.downstream_version = Some(HttpVersion::Http11);
+    record.event.generation = proxy.generation.load().number;
+    record.event.error = Some(if status == 414 { "uri_too_long" } else { "bad_request" });
+    record.event.error_detail = Some(text);
+    record.flag(Flag::DownstreamProtocol);
+    record.answered(status);
+    record.finish();
+}

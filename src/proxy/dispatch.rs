@@ -1,0 +1,236 @@
+//! Tells the doors apart, by the request itself: CONNECT, absolute form, origin form, and what comes out of an intercepted
+//! connection. Each door judges, and hands over to `exchange`.
+
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+
+use super::connect;
+use super::context::{ConnectionContext, Proxy, carries_token};
+use super::exchange::{Judged, exchange, refuse};
+use super::local;
+use super::socket::ActivityGuard;
+use crate::message::body::Body;
+use crate::message::headers::{check_request, has_looped};
+use crate::message::record::{self, Record};
+use crate::message::target::{Authority, Scheme, TargetFault};
+use crate::pipeline::error::EgressError;
+use crate::pipeline::generation::Generation;
+use crate::telemetry::{Door, new_request_id};
+
+/// A request at its door, before it was judged.
+pub struct Arrival {
+    /// Its head.
+    pub parts: Parts,
+    /// Its body.
+    pub incoming: Incoming,
+    /// Its record.
+    pub record: Record,
+    /// Keeps its connection from being idle.
+    pub active: ActivityGuard,
+    /// The generation that judges it.
+    pub generation: Arc<Generation>,
+}
+
+/// Serves one request.
+pub async fn dispatch(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, request: Request<Incoming>) -> Response<Body> {
+    let active = context.activity.begin();
+    let generation = proxy.generation.load_full();
+    let (parts, incoming) = request.into_parts();
+    let door = door_of(&context, &parts);
+    let record = open(&proxy, &context, &parts, door, &generation);
+    let mut arrival = Arrival { parts, incoming, record, active, generation };
+    if let Err(error) = admit_at_all(&proxy, &context, &arrival.parts).await {
+        return refuse_arrival(&proxy, &context, &error, arrival);
+    }
+    if arrival.parts.method == Method::CONNECT {
+        return connect::connect(&proxy, &context, arrival).await;
+    }
+    if arrival.parts.uri.path() == "*" {
+        return asterisk(&proxy, &context, arrival);
+    }
+    match judge(&context, &mut arrival, door) {
+        Ok(judged) => {
+            let Arrival { parts, incoming, record, active, .. } = arrival;
+            exchange(&proxy, &context, parts, incoming, judged, record, active).await
+        }
+        Err(error) => refuse_arrival(&proxy, &context, &error, arrival),
+    }
+}
+
+fn door_of(context: &ConnectionContext, parts: &Parts) -> Door {
+    if context.intercepted.is_some() {
+        return Door::Intercept;
+    }
+    if parts.method == Method::CONNECT {
+        return Door::Connect;
+    }
+    // Over HTTP/2 every request has an authority; on a plain listener that is the local endpoint (gRPC without TLS).
+    let absolute = parts.uri.scheme().is_some() && parts.version != Version::HTTP_2;
+    if absolute && !names_own_listener(context, parts) { Door::Forward } else { Door::Local }
+}
+
+/// A client with proxy variables set that calls `http://127.0.0.1:3128/stripe/...` sends it as an absolute request to
+/// outgate itself.
+fn names_own_listener(context: &ConnectionContext, parts: &Parts) -> bool {
+    let Some(authority) = parts.uri.authority().and_then(|authority| Authority::parse(authority.as_str()).ok()) else {
+        return false;
+    };
+    let port = authority.port.or(Some(80));
+    context.listener.is_own_name(&authority.host) && (port == context.listener.port || context.listener.port.is_none())
+}
+
+fn open(
+    proxy: &Arc<Proxy>,
+    context: &ConnectionContext,
+    parts: &Parts,
+    door: Door,
+    generation: &Generation,
+) -> Record {
+    let mut record = Record::open(&proxy.telemetry, new_request_id(), door, context.listener.name.clone());
+    let event = &mut record.event;
+    event.client = Some(context.client);
+    event.method = Some(parts.method.clone());
+    event.downstream_version = Some(record::version(parts.version));
+    event.generation = generation.number;
+    if door != Door::Connect {
+        let redaction = generation.redaction();
+        event.path = Some(redaction.path(parts.uri.path()).into_owned());
+        event.query = parts.uri.query().and_then(|query| redaction.query(query));
+    }
+    record
+}
+
+/// What is asked of every request before its target is looked at.
+async fn admit_at_all(proxy: &Proxy, context: &ConnectionContext, parts: &Parts) -> Result<(), EgressError> {
+    check_request(parts.version, &parts.headers)?;
+    if let (Some(check), None) = (&context.listener.token, &context.intercepted)
+        && !carries_token(&parts.headers, check)
+    {
+        if parts.headers.contains_key(http::header::PROXY_AUTHORIZATION) {
+            proxy.guesses.wrong(context.client).await;
+        }
+        return Err(EgressError::ProxyAuth);
+    }
+    if has_looped(&parts.headers, &proxy.pseudonym.name) {
+        return Err(EgressError::Loop);
+    }
+    if proxy.overload.is_full() && context.activity.served() == 1 {
+        return Err(EgressError::Overloaded);
+    }
+    Ok(())
+}
+
+/// `OPTIONS *` is about outgate itself (RFC 9110 section 9.3.7); any other method has no asterisk form.
+fn asterisk(proxy: &Arc<Proxy>, context: &Arc<ConnectionContext>, mut arrival: Arrival) -> Response<Body> {
+    if arrival.parts.method != Method::OPTIONS {
+        let error = EgressError::BadRequest("only OPTIONS has an asterisk form");
+        return refuse_arrival(proxy, context, &error, arrival);
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    super::respond::stamp(response.headers_mut(), &arrival.record.event.request_id);
+    arrival.record.answered(204);
+    arrival.record.finish();
+    response
+}
+
+fn judge(context: &ConnectionContext, arrival: &mut Arrival, door: Door) -> Result<Judged, EgressError> {
+    match door {
+        Door::Intercept => intercepted(context, arrival),
+        Door::Forward => forward(context, arrival),
+        Door::Local => local::judge(context, arrival),
+        Door::Connect | Door::Tunnel => Err(EgressError::Internal),
+    }
+}
+
+fn forward(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, EgressError> {
+    if !context.listener.forward {
+        return Err(EgressError::BadRequest("this listener takes no requests in absolute form"));
+    }
+    let uri = &arrival.parts.uri;
+    let scheme = match uri.scheme_str() {
+        Some("http") => Scheme::Http,
+        Some("https") => Scheme::Https,
+        Some(_) | None => return Err(EgressError::BadRequest("the scheme of the target is neither http nor https")),
+    };
+    let authority = uri.authority().ok_or(EgressError::Target(TargetFault::Empty))?;
+    let authority = Authority::parse(authority.as_str())?;
+    // The target decides, and a Host that says something else is ignored (RFC 9112 section 3.2.2); but one that is no host
+    // at all is not let through.
+    check_host_field(arrival)?;
+    let port = authority.port.unwrap_or(scheme.default_port());
+    note_target(&mut arrival.record, scheme, &authority, port);
+    let path = arrival.parts.uri.path();
+    let admission =
+        arrival.generation.admit_forward(&arrival.parts.method, scheme, &authority.host, authority.port, path)?;
+    Ok(Judged { admission, path_and_query: target_of(&arrival.parts), local: None })
+}
+
+fn check_host_field(arrival: &Arrival) -> Result<(), EgressError> {
+    match arrival.parts.headers.get(HOST) {
+        None => Ok(()),
+        Some(value) => {
+            let text = value.to_str().map_err(|_| EgressError::Target(TargetFault::Character))?;
+            Authority::parse(text)?;
+            Ok(())
+        }
+    }
+}
+
+/// Inside an intercepted connection the CONNECT target is the only host there is.
+fn intercepted(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, EgressError> {
+    let Some((host, port)) = &context.intercepted else { return Err(EgressError::Internal) };
+    let (host, port) = (host.clone(), *port);
+    note_target(&mut arrival.record, Scheme::Https, &Authority { host: host.clone(), port: Some(port) }, port);
+    if arrival.parts.uri.scheme_str().is_some_and(|scheme| scheme != "https") {
+        return Err(EgressError::Misdirected("the scheme inside the connection is not https"));
+    }
+    for named in named_hosts(&arrival.parts)? {
+        if named.host != host || named.port.unwrap_or(443) != port {
+            return Err(EgressError::Misdirected("the request's host is not the one the tunnel was opened for"));
+        }
+    }
+    let path = arrival.parts.uri.path();
+    let admission = arrival.generation.admit_intercepted(&arrival.parts.method, &host, port, path)?;
+    Ok(Judged { admission, path_and_query: target_of(&arrival.parts), local: None })
+}
+
+/// Every host that the head names: `:authority` or the absolute target, and `Host`.
+pub fn named_hosts(parts: &Parts) -> Result<Vec<Authority>, EgressError> {
+    let mut named = Vec::with_capacity(2);
+    if let Some(authority) = parts.uri.authority() {
+        named.push(Authority::parse(authority.as_str())?);
+    }
+    if let Some(value) = parts.headers.get(HOST) {
+        let text = value.to_str().map_err(|_| EgressError::Target(TargetFault::Character))?;
+        named.push(Authority::parse(text)?);
+    }
+    Ok(named)
+}
+
+/// Writes the target into the record.
+pub fn note_target(record: &mut Record, scheme: Scheme, authority: &Authority, port: u16) {
+    record.event.scheme = Some(scheme.as_str());
+    record.event.host = Some(authority.host.shared());
+    record.event.port = Some(port);
+}
+
+/// Path and query as they were received; `/` where there is none.
+pub fn target_of(parts: &Parts) -> PathAndQuery {
+    parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
+}
+
+/// Refuses a request at its door.
+pub fn refuse_arrival(
+    proxy: &Arc<Proxy>,
+    context: &Arc<ConnectionContext>,
+    error: &EgressError,
+    arrival: Arrival,
+) -> Response<Body> {
+    refuse(proxy, context, error, &arrival.parts.method, arrival.record, arrival.active)
+}

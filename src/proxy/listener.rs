@@ -1,0 +1,127 @@
+//! Listeners: bound once, accepting until outgate drains, never more connections than the bound.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use super::connection::serve;
+use super::context::{ConnectionContext, ListenerContext, Proxy};
+use super::socket::Socket;
+use crate::telemetry::Client;
+
+/// A bound listener.
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket; its file goes when the listener does.
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a unix socket, removed on drop.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// How many connections the kernel may hold for us until they are accepted.
+const BACKLOG: u32 = 4096;
+
+/// Binds a TCP listener.
+pub fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Listener> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(Listener::Tcp(socket.listen(BACKLOG)?))
+}
+
+/// Binds a unix socket with mode 0600. A file that nobody listens on any more is replaced.
+pub fn bind_unix(path: &std::path::Path) -> io::Result<Listener> {
+    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(Listener::Unix(listener, SocketFile(path.to_path_buf())))
+}
+
+impl Listener {
+    /// The TCP address it is bound to.
+    pub fn local_addr(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+
+    async fn accept(&self, proxy: &Proxy) -> io::Result<(Socket, Client)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Socket::tcp(stream, proxy.bounds.socket), Client::Address(peer)))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::unix(stream, proxy.bounds.socket), Client::Unix))
+            }
+        }
+    }
+}
+
+/// Accepts until outgate drains. Above `permits` connections wait in the kernel's backlog.
+pub async fn run(listener: Listener, context: Arc<ListenerContext>, proxy: Arc<Proxy>, permits: Arc<Semaphore>) {
+    loop {
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit,
+            () = proxy.drain.cancelled() => return,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept(&proxy) => accepted,
+            () = proxy.drain.cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, client)) => {
+                let connection = ConnectionContext {
+                    listener: context.clone(),
+                    client,
+                    activity: socket.activity(),
+                    intercepted: None,
+                    stalls: None,
+                };
+                let (proxy_of_task, counted) = (proxy.clone(), context.metrics.accept());
+                proxy.overload.opened();
+                proxy.tasks.spawn(async move {
+                    let held = Held { proxy: proxy_of_task.clone(), _permit: permit, _counted: counted };
+                    serve(proxy_of_task, connection, socket).await;
+                    drop(held);
+                });
+            }
+            // A client that is gone already, or no descriptor left: wait a moment instead of spinning.
+            Err(error) => {
+                tracing::warn!(listener = %context.name, %error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// What a connection holds as long as it lives.
+struct Held {
+    proxy: Arc<Proxy>,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+    _counted: crate::telemetry::DownstreamConnection,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.proxy.overload.closed();
+    }
+}

@@ -1,0 +1,72 @@
+//! outgate's own answers: an [`EgressError`] becomes `application/problem+json` (RFC 9457), here and nowhere else.
+
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER};
+use http::{HeaderMap, Response, StatusCode};
+
+use crate::message::body::Body;
+use crate::message::failure::Progress;
+use crate::pipeline::error::EgressError;
+use crate::telemetry::{RequestId, Sent};
+
+/// `Outgate-Error`: the stable code; never on a provider's answer.
+pub const OUTGATE_ERROR: HeaderName = HeaderName::from_static("outgate-error");
+/// `Outgate-Sent`: `no`, or `maybe` where the provider may have acted.
+pub const OUTGATE_SENT: HeaderName = HeaderName::from_static("outgate-sent");
+/// `Outgate-Request-Id`: on every answer; the key to the log record.
+pub const OUTGATE_REQUEST_ID: HeaderName = HeaderName::from_static("outgate-request-id");
+/// `Proxy-Status` (RFC 9209).
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// What the log says of `Outgate-Sent`.
+pub fn sent(error: &EgressError) -> Sent {
+    match error.progress() {
+        Progress::NotSent => Sent::No,
+        Progress::Sent | Progress::HeadReceived => Sent::Maybe,
+    }
+}
+
+/// The answer for an error. `close` says whether the app's connection ends with it.
+pub fn respond(error: &EgressError, request_id: &RequestId, close: bool) -> Response<Body> {
+    let answer = error.answer();
+    let problem = serde_json::json!({
+        "title": error.title(),
+        "status": answer.status.as_u16(),
+        "code": answer.code,
+        "request_id": request_id.as_str(),
+    });
+    let mut response = Response::new(Body::full(format!("{problem}\n")));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(OUTGATE_ERROR, HeaderValue::from_static(answer.code));
+    headers.insert(OUTGATE_SENT, HeaderValue::from_static(sent(error).as_str()));
+    insert(headers, PROXY_STATUS, format!("outgate; error={}; details=\"{}\"", answer.proxy_status, answer.code));
+    stamp(headers, request_id);
+    if let Some(after) = error.retry_after() {
+        // Whole seconds, rounded up: who comes back a moment too early is refused again.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        insert(headers, RETRY_AFTER, seconds.to_string());
+    }
+    if answer.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        headers.append(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"outgate\", charset=\"UTF-8\""));
+        headers.append(PROXY_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Puts the request id on an answer.
+pub fn stamp(headers: &mut HeaderMap, request_id: &RequestId) {
+    if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
+        headers.insert(OUTGATE_REQUEST_ID, id);
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(text)) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,331 @@
+//! One secret in use: its value, and when it may be read again.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use super::{SecretState, SecretStatus};
+use crate::secret::error::SecretError;
+use crate::secret::reference::SecretRef;
+use crate::secret::value::{SecretValue, ValueRules};
+use crate::secret::{SecretStore, Source};
+
+/// How long one read may take.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// A rejected credential causes at most one read of its secret in this time.
+pub const HEAL_INTERVAL: Duration = Duration::from_secs(30);
+/// The least time between a failed read and the next that no change asked for: so a failing store sees at most ten reads
+/// of a secret a minute.
+const RETRY_FIRST: Duration = Duration::from_secs(6);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+
+/// A value as it was read.
+pub struct SecretVersion {
+    /// The value.
+    pub value: SecretValue,
+    /// 1 for the first value that this process read, and one more for each that differed from the one before.
+    pub number: u64,
+    /// When it was first read.
+    pub read_at: Instant,
+    /// The same by the wall clock, for people.
+    pub read_at_wall: SystemTime,
+}
+
+/// What a request to read again came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefreshOutcome {
+    /// There is a new version.
+    Changed,
+    /// The value is still the same.
+    Unchanged,
+    /// The read failed; a former good value stays.
+    Failed,
+    /// Not read: it was done a short while ago.
+    TooSoon,
+}
+
+type Current = Result<Arc<SecretVersion>, Arc<SecretError>>;
+
+/// One secret. Shared by all who use the same reference.
+pub struct SecretEntry {
+    reference: SecretRef,
+    rules: ValueRules,
+    /// The reference for logs and status.
+    shown: String,
+    store: Result<Arc<dyn SecretStore>, SecretError>,
+    source: Source,
+    current: ArcSwap<Current>,
+    book: Mutex<Book>,
+    /// One permit: who holds it reads. A cancelled reader gives it back, and the next in line takes over.
+    turn: Semaphore,
+    required: AtomicBool,
+    wake: Arc<Notify>,
+}
+
+/// What is known of the reads so far. Locked for moments, never over an await.
+#[derive(Default)]
+struct Book {
+    /// Reads begun; a cancelled one counts.
+    begun: u64,
+    /// Reads that came to an end.
+    ended: u64,
+    /// The number (by `begun`) of the last read that came to an end, and what it came to.
+    last: Option<(u64, RefreshOutcome)>,
+    failed_at: Option<Instant>,
+    failures: u32,
+    retry_at: Option<Instant>,
+    healed_at: Option<Instant>,
+    error: Option<Arc<SecretError>>,
+}
+
+impl SecretEntry {
+    pub(super) fn new(
+        reference: SecretRef,
+        rules: ValueRules,
+        store: Result<Arc<dyn SecretStore>, SecretError>,
+        wake: Arc<Notify>,
+    ) -> Self {
+        let source = store.as_ref().map_or(Source::Fixed, |store| store.source(&reference));
+        let shown = if store.is_ok() { reference.to_string() } else { String::from("(unknown store)") };
+        let not_read = SecretError::NotRead { reference: reference.clone() };
+        Self {
+            reference,
+            rules,
+            shown,
+            store,
+            source,
+            current: ArcSwap::from_pointee(Err(Arc::new(not_read))),
+            book: Mutex::default(),
+            turn: Semaphore::new(1),
+            required: AtomicBool::new(false),
+            wake,
+        }
+    }
+
+    /// Which secret it is.
+    #[must_use]
+    pub fn reference(&self) -> &SecretRef {
+        &self.reference
+    }
+
+    /// The value in use. Takes no lock and never waits: cheap enough for every attempt of every request.
+    ///
+    /// # Errors
+    /// Why there is none; only as long as no read was good.
+    pub fn current(&self) -> Result<Arc<SecretVersion>, Arc<SecretError>> {
+        self.current.load().as_ref().clone()
+    }
+
+    /// Reads again. Calls at the same time share one read, which begins after each of them asked: so a change that a
+    /// caller knows of is seen. A value that cannot change is not read twice.
+    pub async fn refresh(&self) -> RefreshOutcome {
+        self.read_after_now(READ_TIMEOUT).await
+    }
+
+    /// Reads again because a provider rejected the credential, at most once per [`HEAL_INTERVAL`] and not right after a
+    /// failed read. Who asks while a read runs gets that read's outcome. Ask only if the rejected version is still the
+    /// current one.
+    pub async fn heal_refresh(&self) -> RefreshOutcome {
+        if self.is_done() {
+            return RefreshOutcome::Unchanged;
+        }
+        let asked = self.book().ended;
+        if !self.may_heal() && self.turn.available_permits() > 0 {
+            return RefreshOutcome::TooSoon;
+        }
+        let Ok(_turn) = self.turn.acquire().await else {
+            return RefreshOutcome::Failed;
+        };
+        if let Some(outcome) = self.ended_since(asked) {
+            return outcome;
+        }
+        // Marked before the read: cancelling requests must not be a way to read more often.
+        self.book().healed_at = Some(Instant::now());
+        self.read(READ_TIMEOUT).await
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(super) fn tried(&self) -> bool {
+        self.book().ended > 0
+    }
+
+    pub(super) fn required(&self) -> bool {
+        self.required.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_required(&self, required: bool) {
+        self.required.store(required, Ordering::Relaxed);
+    }
+
+    /// When to read again after a failure.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.book().retry_at
+    }
+
+    pub(super) async fn first_read(&self, limit: Duration) {
+        self.read_after_now(limit.min(READ_TIMEOUT)).await;
+    }
+
+    pub(super) fn status(&self) -> SecretStatus {
+        let current = self.current();
+        let (tried, error) = {
+            let book = self.book();
+            (book.ended > 0, book.error.as_ref().map(|error| error.code()))
+        };
+        let version = current.ok();
+        SecretStatus {
+            reference: self.shown.clone(),
+            store: self.store.as_ref().map_or_else(|_| String::new(), |_| self.reference.store().to_owned()),
+            state: match (&version, error) {
+                (Some(_), None) => SecretState::Current,
+                (Some(_), Some(_)) => SecretState::Stale,
+                (None, _) if tried => SecretState::Missing,
+                (None, _) => SecretState::Pending,
+            },
+            version: version.as_ref().map(|version| version.number),
+            age_seconds: version.map(|version| version.read_at.elapsed().as_secs()),
+            last_error_code: error,
+            required: self.required(),
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another read could not tell anything new.
+    fn is_done(&self) -> bool {
+        self.source == Source::Fixed && self.tried()
+    }
+
+    fn may_heal(&self) -> bool {
+        let book = self.book();
+        let past = |at: Option<Instant>, wait| at.is_none_or(|at: Instant| at.elapsed() >= wait);
+        past(book.healed_at, HEAL_INTERVAL) && past(book.failed_at, RETRY_FIRST)
+    }
+
+    fn ended_since(&self, asked: u64) -> Option<RefreshOutcome> {
+        let book = self.book();
+        if book.ended == asked { None } else { book.last.map(|(_, outcome)| outcome) }
+    }
+
+    async fn read_after_now(&self, limit: Duration) -> RefreshOutcome {
+        let asked = self.book().begun;
+        let Ok(_turn) = self.turn.acquire().await else {
+            return RefreshOutcome::Failed;
+        };
+        let last = self.book().last;
+        match last {
+            // The last good or failed read began after this call asked, so it answers this call too.
+            Some((begun, outcome)) if begun > asked => return outcome,
+            Some((_, outcome)) if self.source == Source::Fixed => {
+                return if outcome == RefreshOutcome::Failed { outcome } else { RefreshOutcome::Unchanged };
+            }
+            _ => {}
+        }
+        self.read(limit).await
+    }
+
+    /// One read. The caller holds the turn.
+    async fn read(&self, limit: Duration) -> RefreshOutcome {
+        let number = {
+            let mut book = self.book();
+            book.begun += 1;
+            book.begun
+        };
+        let read = match timeout(limit, self.load()).await {
+            Ok(read) => read,
+            Err(_) => Err(SecretError::TimedOut { reference: self.reference.clone(), after: limit }),
+        };
+        match read {
+            Ok(value) => self.succeeded(number, value),
+            Err(error) => self.failed(number, error),
+        }
+    }
+
+    async fn load(&self) -> Result<SecretValue, SecretError> {
+        let store = self.store.as_ref().map_err(Clone::clone)?;
+        SecretValue::checked(store.read(&self.reference).await?, self.rules, &self.reference)
+    }
+
+    fn succeeded(&self, read: u64, value: SecretValue) -> RefreshOutcome {
+        let before = self.current().ok();
+        let same = before.as_ref().is_some_and(|before| before.value.same_as(&value));
+        let outcome = if same { RefreshOutcome::Unchanged } else { RefreshOutcome::Changed };
+        if !same {
+            let number = before.map_or(0, |before| before.number) + 1;
+            let version =
+                SecretVersion { value, number, read_at: Instant::now(), read_at_wall: SystemTime::now() };
+            self.current.store(Arc::new(Ok(Arc::new(version))));
+            tracing::info!(target: "outgate::secret", reference = self.shown, version = number, "secret read");
+        }
+        let mut book = self.book();
+        book.end(read, outcome);
+        (book.failures, book.failed_at, book.retry_at, book.error) = (0, None, None, None);
+        outcome
+    }
+
+    fn failed(&self, read: u64, error: SecretError) -> RefreshOutcome {
+        let error = Arc::new(error);
+        if self.current.load().is_err() {
+            self.current.store(Arc::new(Err(Arc::clone(&error))));
+        }
+        let news = {
+            let mut book = self.book();
+            book.end(read, RefreshOutcome::Failed);
+            let now = Instant::now();
+            book.failed_at = Some(now);
+            book.retry_at =
+                (self.source != Source::Fixed).then(|| now + retry_after(book.failures, fastrand::f64()));
+            book.failures = book.failures.saturating_add(1);
+            book.error.replace(Arc::clone(&error)).as_ref() != Some(&error)
+        };
+        // A store that is down for a day is one line, and not one for each retry.
+        if news {
+            tracing::warn!(target: "outgate::secret", reference = self.shown, code = error.code(), "secret not read: {error}");
+        }
+        self.wake.notify_one();
+        RefreshOutcome::Failed
+    }
+}
+
+impl Book {
+    fn end(&mut self, read: u64, outcome: RefreshOutcome) {
+        self.ended += 1;
+        self.last = Some((read, outcome));
+    }
+}
+
+/// Wait after the failure that came behind `failures` others: 6 s doubling up to 5 min, and up to a quarter more, so that
+/// a fleet of pods does not come back in step. `random` is in 0..1.
+fn retry_after(failures: u32, random: f64) -> Duration {
+    let base = RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(RETRY_MAX);
+    base.mul_f64(1.0 + random / 4.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_wait_at_least_six_seconds_and_at_most_five_minutes_and_a_quarter() {
+        let table = [
+            (0, 0.0, 6.0),
+            (0, 1.0, 7.5),
+            (1, 0.0, 12.0),
+            (3, 0.5, 54.0),
+            (6, 0.0, 300.0),
+            (u32::MAX, 1.0, 375.0),
+        ];
+        for (failures, random, seconds) in table {
+            assert_eq!(retry_after(failures, random).as_secs_f64(), seconds, "{failures} {random}");
+        }
+    }
+}

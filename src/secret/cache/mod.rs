@@ -1,0 +1,156 @@
+//! The secrets in use. Lives across reloads: a reference that stays in the policy keeps its value and its history.
+//!
+//! | when | what |
+//! | --- | --- |
+//! | start, reload | [`SecretCache::read_new`] reads what was never read, all at once, each within a bound |
+//! | a file changes | read again at once (after 200 ms of gathering), by the task [`SecretCache::run`] |
+//! | the provider answers 401 | [`SecretEntry::heal_refresh`], at most once per 30 s and secret |
+//! | a read fails | the last good value stays; read again after 6 s, doubling up to 5 min, with jitter |
+//!
+//! Reads of one secret never overlap. Requests never read: they load what is there.
+//!
+//! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded; a value is bounded by its
+//! store; a read by [`READ_TIMEOUT`].
+
+mod entry;
+mod run;
+mod trail;
+mod watch;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+pub use entry::{HEAL_INTERVAL, READ_TIMEOUT, RefreshOutcome, SecretEntry, SecretVersion};
+
+use super::Stores;
+use super::reference::SecretRef;
+use super::value::ValueRules;
+
+type Key = (SecretRef, ValueRules);
+
+/// All secrets that the policies in use refer to.
+pub struct SecretCache {
+    stores: Stores,
+    /// Held for look-ups alone, never over an await.
+    entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
+    /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
+    wake: Arc<Notify>,
+}
+
+/// What `/status` and the metrics say of a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SecretStatus {
+    /// The reference as written.
+    pub reference: String,
+    /// Its store.
+    pub store: String,
+    /// How it stands.
+    pub state: SecretState,
+    /// Number of the version in use, from 1, as read by this process.
+    pub version: Option<u64>,
+    /// Seconds since that version was first read.
+    pub age_seconds: Option<u64>,
+    /// Code of the last read's error; none after a good read.
+    pub last_error_code: Option<&'static str>,
+    /// Whether readiness waits for it.
+    pub required: bool,
+}
+
+/// How a secret stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretState {
+    /// No read was tried yet.
+    Pending,
+    /// The last read was good.
+    Current,
+    /// A good value is in use, and the last read failed.
+    Stale,
+    /// There is no value: what needs it answers 503.
+    Missing,
+}
+
+impl SecretCache {
+    /// An empty cache over `stores`.
+    #[must_use]
+    pub fn new(stores: Stores) -> Self {
+        Self { stores, entries: Mutex::default(), wake: Arc::default() }
+    }
+
+    /// The stores, to check a policy's references against.
+    #[must_use]
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// The entry of a secret that goes into a header or query ([`ValueRules::HeaderSafe`]). The same reference gives the
+    /// same entry. A new one is read by [`SecretCache::read_new`], not here.
+    ///
+    /// A reference to a store that does not exist gives an entry that never has a value, and whose reference is not
+    /// shown: it may be a pasted `user:password`.
+    pub fn entry(&self, reference: &SecretRef) -> Arc<SecretEntry> {
+        self.entry_under(reference, ValueRules::HeaderSafe)
+    }
+
+    /// The same for a secret whose bytes are judged by other rules. Each pair of reference and rules is an entry.
+    pub fn entry_under(&self, reference: &SecretRef, rules: ValueRules) -> Arc<SecretEntry> {
+        let key = (reference.clone(), rules);
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get(&key) {
+            return Arc::clone(entry);
+        }
+        let store = self.stores.find(reference).map(Arc::clone);
+        let entry = Arc::new(SecretEntry::new(reference.clone(), rules, store, Arc::clone(&self.wake)));
+        entries.insert(key, Arc::clone(&entry));
+        self.wake.notify_one();
+        entry
+    }
+
+    /// Drops the entries that the newest policy does not use. Who still holds one keeps its value; it is not read again.
+    pub fn retain(&self, used: &HashSet<SecretRef>) {
+        self.lock().retain(|(reference, _), _| used.contains(reference));
+        self.wake.notify_one();
+    }
+
+    /// Says which secrets readiness waits for (`credential.required: true`); the others are from now on optional.
+    pub fn require(&self, required: &HashSet<SecretRef>) {
+        for entry in self.all() {
+            entry.set_required(required.contains(entry.reference()));
+        }
+    }
+
+    /// Reads every secret that was never tried, all at once, each for at most `limit`. Afterwards each was tried: the
+    /// failed ones say why, and [`SecretCache::run`] tries them again.
+    pub async fn read_new(&self, limit: Duration) {
+        let entries = self.all();
+        join_all(entries.iter().filter(|entry| !entry.tried()).map(|entry| entry.first_read(limit))).await;
+    }
+
+    /// Whether every secret was tried and every required one has a value.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.all().iter().all(|entry| entry.tried() && (!entry.required() || entry.current().is_ok()))
+    }
+
+    /// How every secret stands, in the order of references.
+    #[must_use]
+    pub fn status(&self) -> Vec<SecretStatus> {
+        self.all().iter().map(|entry| entry.status()).collect()
+    }
+
+    fn all(&self) -> Vec<Arc<SecretEntry>> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<SecretEntry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

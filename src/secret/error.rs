@@ -1,0 +1,175 @@
+//! What can go wrong with a secret. An error names the reference and, for a bad byte, its offset; no variant has a
+//! place for a value or for text that may be one.
+
+use std::io;
+use std::time::Duration;
+
+use super::reference::SecretRef;
+
+/// Why a reference or a secret cannot be used.
+///
+/// The first group is about what is written in the policy: those errors repeat nothing of it, because what is not a
+/// reference may be a key that somebody pasted; the policy's own report says where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// The text is no reference; most likely the key itself.
+    #[error("a literal secret is refused: use `env:NAME` or `file:/path`")]
+    Literal,
+    /// The text starts like a reference and is not a good one.
+    #[error("not a good secret reference: {0}")]
+    Reference(&'static str),
+    /// A placeholder stands in the reference.
+    #[error("`{{tenant}}` in a secret reference is not supported yet")]
+    Placeholder,
+    /// The part before the colon is no store of this policy.
+    #[error(
+        "the text before `:` is no store of this policy (there are {known}); a literal secret is refused: use `env:NAME` or `file:/path`"
+    )]
+    UnknownStore {
+        /// The names there are, each in backticks.
+        known: String,
+    },
+    /// A name in `secrets:` that no reference could use.
+    #[error(
+        "a store's name is 1 to 63 lower-case letters, digits, `_` or `-`, starts with a letter, and is not `env` or `file`"
+    )]
+    StoreName,
+
+    /// No read was tried yet.
+    #[error("`{reference}` was not read yet")]
+    NotRead {
+        /// The secret.
+        reference: SecretRef,
+    },
+    /// The variable, file or entry does not exist.
+    #[error("`{reference}` does not exist")]
+    NotFound {
+        /// The secret.
+        reference: SecretRef,
+    },
+    /// It exists (or may), and could not be read.
+    #[error("`{reference}` cannot be read: {kind}")]
+    Unreadable {
+        /// The secret.
+        reference: SecretRef,
+        /// The system's kind of failure; its free text is dropped.
+        kind: io::ErrorKind,
+    },
+    /// A directory, FIFO, socket or device.
+    #[error("`{reference}` is not a regular file")]
+    NotAFile {
+        /// The secret.
+        reference: SecretRef,
+    },
+    /// The store did not answer in time.
+    #[error("`{reference}` was not read within {} ms", after.as_millis())]
+    TimedOut {
+        /// The secret.
+        reference: SecretRef,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// More bytes than a secret may have.
+    #[error("`{reference}` is larger than {limit} bytes")]
+    TooLarge {
+        /// The secret.
+        reference: SecretRef,
+        /// The bound, in bytes.
+        limit: usize,
+    },
+    /// No bytes, or only white space.
+    #[error("`{reference}` is empty or blank")]
+    Empty {
+        /// The secret.
+        reference: SecretRef,
+    },
+    /// A byte that may not stand in a header value.
+    #[error(
+        "`{reference}` has a byte at offset {offset} that may not stand in a header (line end, other control character, or not ASCII)"
+    )]
+    Malformed {
+        /// The secret.
+        reference: SecretRef,
+        /// Offset of the first such byte, from 0.
+        offset: usize,
+    },
+    /// A field was asked for, and the value is not JSON.
+    #[error("`{reference}` asks for a field, and its value is not JSON (byte {offset})")]
+    NotJson {
+        /// The secret.
+        reference: SecretRef,
+        /// Where the reader stopped, in bytes from 0.
+        offset: usize,
+    },
+    /// The JSON value has no such field.
+    #[error("`{reference}`: there is no such field in the value")]
+    FieldMissing {
+        /// The secret.
+        reference: SecretRef,
+    },
+    /// The field is there, and is an object, a list, a boolean, null, or a number that would not survive reading.
+    #[error(
+        "`{reference}`: the field is neither a string nor a whole number of at most 64 bits; write it as a string"
+    )]
+    FieldNotText {
+        /// The secret.
+        reference: SecretRef,
+    },
+}
+
+impl SecretError {
+    /// A short stable text for `/status`, metrics and logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Literal => "literal",
+            Self::Reference(_) => "bad_reference",
+            Self::Placeholder => "not_supported",
+            Self::UnknownStore { .. } => "unknown_store",
+            Self::StoreName => "store_name",
+            Self::NotRead { .. } => "not_read",
+            Self::NotFound { .. } => "not_found",
+            Self::Unreadable { .. } => "unreadable",
+            Self::NotAFile { .. } => "not_a_file",
+            Self::TimedOut { .. } => "timed_out",
+            Self::TooLarge { .. } => "too_large",
+            Self::Empty { .. } => "empty",
+            Self::Malformed { .. } => "malformed",
+            Self::NotJson { .. } => "not_json",
+            Self::FieldMissing { .. } => "field_missing",
+            Self::FieldNotText { .. } => "field_not_text",
+        }
+    }
+
+    /// What a failed system call says about `reference`.
+    #[must_use]
+    pub fn from_io(reference: &SecretRef, error: &io::Error) -> Self {
+        let reference = reference.clone();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound { reference },
+            kind => Self::Unreadable { reference, kind },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_reference_and_the_offset() {
+        let reference: SecretRef = "file:/run/secrets/stripe#key".parse().unwrap();
+        let malformed = SecretError::Malformed { reference: reference.clone(), offset: 6 };
+        assert!(malformed.to_string().starts_with("`file:/run/secrets/stripe#key` has a byte at offset 6 "));
+        assert_eq!(malformed.code(), "malformed");
+        let denied =
+            SecretError::from_io(&reference, &io::Error::new(io::ErrorKind::PermissionDenied, "CANARY"));
+        assert_eq!(denied.to_string(), "`file:/run/secrets/stripe#key` cannot be read: permission denied");
+        assert!(!format!("{denied:?}").contains("CANARY"));
+        assert_eq!(
+            SecretError::Placeholder.to_string(),
+            "`{tenant}` in a secret reference is not supported yet"
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! The stores, one file each, and what they share.
+
+pub mod env;
+pub mod field;
+pub mod file;
+pub mod not_yet;
