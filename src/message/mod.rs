@@ -6,6 +6,7 @@
 pub mod body;
 pub mod failure;
 pub mod headers;
+pub mod quantity;
 pub mod record;
 pub mod request;
 pub mod target;

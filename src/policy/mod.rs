@@ -1,1 +1,13 @@
-//! policy
+//! The policy: what was typed, and what is true because of it. Pure; no async, no sockets.
+//!
+//! Text becomes a located tree ([`load`], [`yaml`], [`tree`]), trees are laid over each other ([`merge`]), and the result is
+//! decoded into the types of the layers below ([`decode`]), all mistakes at once ([`diagnostic`]). [`pattern`] holds the
+//! host and path patterns that routing works on.
+
+pub mod decode;
+pub mod diagnostic;
+pub mod load;
+pub mod merge;
+pub mod pattern;
+pub mod tree;
+pub mod yaml;
