@@ -1,4 +1,5 @@
-//! The TLS handshake of interception: outgate answers as the host that the tunnel was opened to, and as no other.
+//! The TLS handshake of interception: outgate answers as the host that the tunnel was opened to, and as no
+//! other.
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -11,14 +12,17 @@ use tokio_rustls::server::{StartHandshake, TlsStream};
 use super::client_hello::{alert_unrecognized_name, normalise_sni};
 use super::error::TlsError;
 
-/// Makes the handshake with a client whose tunnel goes to `expected_host` (a normalised name, or an IP address as text).
+/// Makes the handshake with a client whose tunnel goes to `expected_host` (a normalised name, or an IP
+/// address as text).
 ///
-/// A client that names another host gets the fatal alert `unrecognized_name`, before any certificate; a client that names
-/// none is served, since the certificate names the tunnel's host. rustls reads at most 64 KiB of ClientHello.
+/// A client that names another host gets the fatal alert `unrecognized_name`, before any certificate; a
+/// client that names none is served, since the certificate names the tunnel's host. rustls reads at most 64
+/// KiB of ClientHello.
 ///
 /// # Errors
-/// [`TlsError::SniMismatch`], [`TlsError::NotTls`], [`TlsError::Closed`], [`TlsError::Timeout`] at the deadline (which holds for all of it),
-/// [`TlsError::Handshake`], [`TlsError::Io`]. The connection is closed then.
+/// [`TlsError::SniMismatch`], [`TlsError::NotTls`], [`TlsError::Closed`], [`TlsError::Timeout`] at the
+/// deadline (which holds for all of it), [`TlsError::Handshake`], [`TlsError::Io`]. The connection is closed
+/// then.
 pub async fn accept<IO>(
     io: IO,
     config: Arc<ServerConfig>,
@@ -63,9 +67,12 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, duplex};
     use tokio_rustls::TlsConnector;
 
-    use super::super::client_hello::tests::hello;
+    use super::super::client_hello::tests::{fragmented, hello};
     use super::*;
     use crate::tls::{Authority, CaSource, LeafCache, crypto_provider};
+
+    /// Is it the error that the case wants?
+    type Right = fn(&TlsError) -> bool;
 
     fn cache() -> LeafCache {
         let folder = tempfile::tempdir().unwrap();
@@ -153,7 +160,7 @@ mod tests {
     async fn what_is_not_a_handshake_is_typed() {
         let cache = cache();
         let config = cache.server_config("a.test").await.unwrap();
-        let cases: [(&[u8], fn(&TlsError) -> bool); 3] = [
+        let cases: [(&[u8], Right); 3] = [
             (b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", |e| matches!(e, TlsError::NotTls)),
             (b"", |e| matches!(e, TlsError::Closed)),
             (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", |e| matches!(e, TlsError::Handshake(_))),
@@ -165,6 +172,19 @@ mod tests {
             let error = accept(far, config.clone(), "a.test", soon()).await.err().unwrap();
             assert!(right(&error), "{bytes:?}: {error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_hello_in_one_byte_records_is_answered() {
+        let cache = cache();
+        let config = cache.server_config("a.test").await.unwrap();
+        let (mut near, far) = duplex(64 * 1024);
+        near.write_all(&fragmented(&hello("a.test", &["h2"]), 1)).await.unwrap();
+        let server = accept(far, config, "a.test", soon());
+        let client = async move { near.read_u8().await.unwrap() };
+        let (first, server) = tokio::join!(client, server);
+        assert_eq!(first, 0x16, "a ServerHello, and no alert");
+        assert!(server.is_err(), "the client went away after it");
     }
 
     #[tokio::test(start_paused = true)]

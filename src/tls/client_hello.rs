@@ -1,8 +1,9 @@
-//! Looks at a TLS ClientHello without answering it: for tunnels that are passed through, and for transparent listeners.
+//! Looks at a TLS ClientHello without answering it: for tunnels that are passed through, and for transparent
+//! listeners.
 //!
-//! All bytes that were read are handed back, to be replayed to whoever speaks TLS next. Not seen from here: the
-//! name inside an Encrypted ClientHello (only the outer one is), and an IP address given as server name, which counts as none
-//! (RFC 6066 forbids it).
+//! All bytes that were read are handed back, to be replayed to whoever speaks TLS next. Not seen from here:
+//! the name inside an Encrypted ClientHello (only the outer one is), and an IP address given as server name,
+//! which counts as none (RFC 6066 forbids it).
 use bytes::{Bytes, BytesMut};
 use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -10,14 +11,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::TlsError;
 
-/// The longest first flight that is read, bytes. A ClientHello with post-quantum key shares is about 2 KiB; one that
-/// is padded to the full 16 KiB fits, cut into records or not.
+/// The longest first flight that is read, bytes. A ClientHello with post-quantum key shares is about 2 KiB;
+/// one that is padded to the full 16 KiB fits, cut into records or not.
 pub const MAX_CLIENT_HELLO: usize = 32 * 1024;
 
 /// Bytes asked for in one read.
 const CHUNK: usize = 4096;
 
-/// The record type of handshake messages, and the major version that all records bear (RFC 8446, section 5.1).
+/// The record type of handshake messages, and the major version that all records bear (RFC 8446, section
+/// 5.1).
 const RECORD_START: [u8; 2] = [0x16, 0x03];
 
 /// A fatal alert record, unrecognized_name(112): RFC 6066, section 3.
@@ -39,11 +41,13 @@ pub fn alert_unrecognized_name() -> &'static [u8] {
     &UNRECOGNIZED_NAME
 }
 
-/// Reads until the ClientHello is whole, at most [`MAX_CLIENT_HELLO`] bytes; it may come in any number of records and segments.
+/// Reads until the ClientHello is whole, at most [`MAX_CLIENT_HELLO`] bytes; it may come in any number of
+/// records and segments.
 ///
 /// # Errors
-/// [`TlsError::NotTls`] at the first byte that tells, [`TlsError::ClientHello`] when it cannot be parsed, [`TlsError::ClientHelloTooLong`],
-/// [`TlsError::Closed`] at an early end, [`TlsError::Timeout`] at the deadline, [`TlsError::Io`]. What was read is lost then.
+/// [`TlsError::NotTls`] at the first byte that tells, [`TlsError::ClientHello`] when it cannot be parsed,
+/// [`TlsError::ClientHelloTooLong`], [`TlsError::Closed`] at an early end, [`TlsError::Timeout`] at the
+/// deadline, [`TlsError::Io`]. What was read is lost then.
 pub async fn read_client_hello<IO: AsyncRead + Unpin>(
     io: &mut IO,
     already_read: &[u8],
@@ -122,6 +126,9 @@ pub(super) mod tests {
     use super::*;
     use crate::tls::provider::crypto_provider;
 
+    /// Is it the error that the case wants?
+    type Right = fn(&TlsError) -> bool;
+
     /// The first flight of a rustls client.
     pub(in crate::tls) fn hello(name: &str, alpn: &[&str]) -> Vec<u8> {
         let mut config = ClientConfig::builder_with_provider(crypto_provider())
@@ -138,7 +145,7 @@ pub(super) mod tests {
     }
 
     /// The same handshake message in records of `size` bytes.
-    fn fragmented(flight: &[u8], size: usize) -> Vec<u8> {
+    pub(in crate::tls) fn fragmented(flight: &[u8], size: usize) -> Vec<u8> {
         let message = &flight[5..];
         let record = |piece: &[u8]| {
             [&[0x16, 0x03, 0x01][..], &u16::try_from(piece.len()).unwrap().to_be_bytes(), piece].concat()
@@ -237,7 +244,7 @@ pub(super) mod tests {
         };
         let mut broken = flight.clone();
         broken[5] = 2; // a ServerHello
-        let cases: [(&str, &[u8], fn(&TlsError) -> bool); 7] = [
+        let cases: [(&str, &[u8], Right); 7] = [
             ("http", b"GET / HTTP/1.1\r\n\r\n", |e| matches!(e, TlsError::NotTls)),
             ("one byte", b"S", |e| matches!(e, TlsError::NotTls)),
             ("second byte", b"\x16\x00", |e| matches!(e, TlsError::NotTls)),

@@ -26,7 +26,8 @@ pub enum TlsError {
         /// What the parser said.
         reason: String,
     },
-    /// The CA key can be read or replaced by others: outgate does not intercept with it (it would be no secret).
+    /// The CA key can be read or replaced by others: outgate does not intercept with it (it would be no
+    /// secret).
     #[error("{path} has mode {mode:04o}: a CA key must have 0600 or stricter (chmod 600)")]
     KeyMode {
         /// The key file.
@@ -93,7 +94,8 @@ pub enum TlsError {
     /// The client asked for another host than the one it opened the tunnel to.
     #[error("TLS server name differs from the host of the tunnel")]
     SniMismatch,
-    /// The handshake with the client failed (most often: the client does not trust outgate's CA, and said so by an alert).
+    /// The handshake with the client failed (most often: the client does not trust outgate's CA, and said so
+    /// by an alert).
     #[error("TLS handshake: {0}")]
     Handshake(rustls::Error),
     /// The client's connection broke.
@@ -107,7 +109,8 @@ impl TlsError {
         Self::File { action, path: path.to_owned(), source }
     }
 
-    /// A PEM error; the reason is written out because pem's errors may quote lines, and a key file's lines are secret.
+    /// A PEM error; the reason is written out because pem's errors may quote lines, and a key file's lines
+    /// are secret.
     pub(super) fn pem(what: impl Into<String>, error: &pem::Error) -> Self {
         let reason = match error {
             pem::Error::MissingSectionEnd { .. } => "a section has no END line",

@@ -1,8 +1,8 @@
 //! One TLS server configuration per intercepted host, made when first asked for and kept for hours.
 //!
-//! Only hosts that the policy intercepts may be asked for: the caller has been admitted before it comes here. The cache is
-//! bounded, and callers that want the same host at once wait for one minting. Under a flood of names the hosts that are
-//! really used stay, because the cache weighs how often an entry was asked for.
+//! Only hosts that the policy intercepts may be asked for: the caller has been admitted before it comes here.
+//! The cache is bounded, and callers that want the same host at once wait for one minting. Under a flood of
+//! names the hosts that are really used stay, because the cache weighs how often an entry was asked for.
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,8 +73,8 @@ impl LeafCache {
     /// The server configuration for a host: a normalised name, or an IP address as text.
     ///
     /// # Errors
-    /// [`TlsError::InvalidHost`], [`TlsError::AuthorityExpired`], [`TlsError::Mint`]; callers that waited for the same minting get them
-    /// inside [`TlsError::Shared`]. Errors are not kept.
+    /// [`TlsError::InvalidHost`], [`TlsError::AuthorityExpired`], [`TlsError::Mint`]; callers that waited for
+    /// the same minting get them inside [`TlsError::Shared`]. Errors are not kept.
     pub async fn server_config(&self, host: &str) -> Result<Arc<ServerConfig>, TlsError> {
         let now = SystemTime::now();
         if let Some(entry) = self.entries.get(host).await {
@@ -99,8 +99,9 @@ impl LeafCache {
         LeafStats { entries: self.entries.entry_count(), minted: self.shared.minted.load(Ordering::Relaxed) }
     }
 
-    /// Mints a leaf and makes one handshake in memory, so that the first client does not pay for what the libraries set up
-    /// at first use. Some milliseconds of computing; leaves no trace in the cache or its numbers.
+    /// Mints a leaf and makes one handshake in memory, so that the first client does not pay for what the
+    /// libraries set up at first use. Some milliseconds of computing; leaves no trace in the cache or its
+    /// numbers.
     ///
     /// # Errors
     /// Those of minting, and [`TlsError::Config`]: then no client could have connected either.
@@ -121,7 +122,8 @@ impl LeafCache {
 }
 
 impl Entry {
-    /// False too when the clock went back behind the making: the client would find a leaf that is not valid yet.
+    /// False too when the clock went back behind the making: the client would find a leaf that is not valid
+    /// yet.
     fn is_fresh(&self, now: SystemTime) -> bool {
         self.not_before <= now && now < self.renew_at
     }

@@ -8,9 +8,9 @@
 //!   accept        the handshake of interception
 //! ```
 //!
-//! Two rules hold here. The CA's key leaves this folder only as signatures: no type that holds it prints it, nothing serves it, and
-//! it is wiped when dropped. And what outgate trusts upstream never contains outgate's own CA, or one outgate
-//! could pretend to be a provider to another.
+//! Two rules hold here. The CA's key leaves this folder only as signatures: no type that holds it prints it,
+//! nothing serves it, and it is wiped when dropped. And what outgate trusts upstream never contains outgate's
+//! own CA, or one outgate could pretend to be a provider to another.
 pub mod accept;
 pub mod authority;
 pub mod client_config;
@@ -23,9 +23,9 @@ pub mod roots;
 
 pub use accept::accept;
 pub use authority::{Authority, CaSource};
-//pub use client_config::{Alpn, ClientCertificate, ClientTls, MinVersion, TlsFault, classify};
+pub use client_config::{Alpn, ClientCertificate, ClientTls, MinVersion, TlsFault, classify};
 pub use client_hello::{ClientHelloPeek, alert_unrecognized_name, read_client_hello};
 pub use error::TlsError;
 pub use leaf_cache::{LeafCache, LeafStats};
 pub use provider::crypto_provider;
-//pub use roots::{SystemRoots, write_bundle};
+pub use roots::{SystemRoots, write_bundle};

@@ -13,7 +13,8 @@ static DOWNSTREAM: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(provider)
 });
 
-/// The provider of every client config: the post-quantum hybrid key exchange is offered first, X25519 with it.
+/// The provider of every client config: the post-quantum hybrid key exchange is offered first, X25519 with
+/// it.
 pub fn crypto_provider() -> Arc<CryptoProvider> {
     UPSTREAM.clone()
 }

@@ -1,9 +1,10 @@
-//! The CA's two files: reading them with suspicion, and making them so that neither a crash nor a second process
-//! leaves a key and a certificate that do not belong together.
+//! The CA's two files: reading them with suspicion, and making them so that neither a crash nor a second
+//! process leaves a key and a certificate that do not belong together.
 //!
-//! The key is the truth, and is written first; the certificate is made for the key that lies there, and takes its name
-//! from it. So a start that finds only the key, or a certificate of ours for another key, just makes the certificate. Each
-//! file is written under another name, synced and renamed, and all writing happens under a file lock.
+//! The key is the truth, and is written first; the certificate is made for the key that lies there, and takes
+//! its name from it. So a start that finds only the key, or a certificate of ours for another key, just makes
+//! the certificate. Each file is written under another name, synced and renamed, and all writing happens
+//! under a file lock.
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -68,14 +69,17 @@ fn complete_pair(places: &Places) -> Result<Authority, TlsError> {
         None => {
             refuse_foreign_certificate(places)?;
             let key = CaKey::generate()?;
-            publish(places, &places.key, key.pem().as_bytes(), 0o600)?;
+            publish(&places.key, key.pem().as_bytes(), 0o600)?;
             key
         }
     };
     let certificate = profile::authority(&key, SystemTime::now())?.self_signed(&key)?;
     let mut text = String::new();
     pem::push_certificate(&mut text, certificate.der());
-    publish(places, &places.certificate, text.as_bytes(), 0o644)?;
+    publish(&places.certificate, text.as_bytes(), 0o644)?;
+    // Once, for both names. Should a power cut lose one of them, the next start makes what is missing.
+    let sync = File::open(&places.directory).and_then(|directory| directory.sync_all());
+    sync.map_err(|error| TlsError::file("write", &places.directory, error))?;
     Authority::from_parts(text.as_bytes(), key, &places.certificate)
 }
 
@@ -117,8 +121,8 @@ pub(super) fn read_certificate(path: &Path) -> Result<Vec<u8>, TlsError> {
 
 /// Reads a key file (bounded) if nobody else could have read or replaced its content.
 ///
-/// Owner and mode are those of the opened file, so nothing can be exchanged between look and reading; links are
-/// followed, as mounted secrets are links.
+/// Owner and mode are those of the opened file, so nothing can be exchanged between look and reading; links
+/// are followed, as mounted secrets are links.
 pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let file = File::open(path).map_err(|error| TlsError::file("read", path, error))?;
     let metadata = file.metadata().map_err(|error| TlsError::file("read", path, error))?;
@@ -141,7 +145,8 @@ fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, TlsError> {
     Ok(content)
 }
 
-/// The folder itself is for this user only; folders above it are made as usual, since the bundle for the app may lie there.
+/// The folder itself is for this user only; folders above it are made as usual, since the bundle for the app
+/// may lie there.
 fn make_directory(directory: &Path) -> Result<(), TlsError> {
     let fail = |error| TlsError::file("create", directory, error);
     if let Some(parent) = directory.parent() {
@@ -173,8 +178,8 @@ fn lock(directory: &Path) -> Result<File, TlsError> {
     }
 }
 
-/// Writes a file so that it is there whole or not at all, and stays there after a power cut.
-fn publish(places: &Places, path: &Path, content: &[u8], mode: u32) -> Result<(), TlsError> {
+/// Writes a file so that it is there whole or not at all.
+fn publish(path: &Path, content: &[u8], mode: u32) -> Result<(), TlsError> {
     let draft = path.with_added_extension("new");
     let fail = |error| TlsError::file("write", path, error);
     // Under the lock a draft can only be the rest of a crash.
@@ -184,6 +189,5 @@ fn publish(places: &Places, path: &Path, content: &[u8], mode: u32) -> Result<()
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft).map_err(fail)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(fail)?;
-    std::fs::rename(&draft, path).map_err(fail)?;
-    File::open(&places.directory).and_then(|directory| directory.sync_all()).map_err(fail)
+    std::fs::rename(&draft, path).map_err(fail)
 }

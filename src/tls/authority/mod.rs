@@ -1,7 +1,7 @@
 //! The interception CA: makes the certificates that the app sees in place of the provider's.
 //!
-//! It is made on first run, unique to the installation, and can sign leaves only (path length 0); or the user brings
-//! one. Its key is read once, kept in memory, and never written, served or printed again.
+//! It is made on first run, unique to the installation, and can sign leaves only (path length 0); or the user
+//! brings one. Its key is read once, kept in memory, and never written, served or printed again.
 //!
 //! ```yaml
 //! interception:
@@ -60,13 +60,15 @@ pub(super) struct Leaf {
 }
 
 impl Authority {
-    /// Reads the CA, and for [`CaSource::Directory`] makes what is missing of it (waits 5 s at most for another process that does the same).
+    /// Reads the CA, and for [`CaSource::Directory`] makes what is missing of it (waits 5 s at most for
+    /// another process that does the same).
     ///
     /// Blocks on the file system: for start-up, not for the request path.
     ///
     /// # Errors
-    /// The key file may be used by others ([`TlsError::KeyMode`], [`TlsError::KeyOwner`]); files cannot be read, written or parsed; the
-    /// certificate is no CA, has expired, or belongs to another key ([`TlsError::UnusableAuthority`]).
+    /// The key file may be used by others ([`TlsError::KeyMode`], [`TlsError::KeyOwner`]); files cannot be
+    /// read, written or parsed; the certificate is no CA, has expired, or belongs to another key
+    /// ([`TlsError::UnusableAuthority`]).
     pub fn load_or_create(source: &CaSource) -> Result<Self, TlsError> {
         match source {
             CaSource::Directory(directory) => files::load_or_create(directory),
@@ -119,7 +121,8 @@ impl Authority {
         })
     }
 
-    /// A name that our encoder writes with other string types would make leaves that chain to nothing: tell at start.
+    /// A name that our encoder writes with other string types would make leaves that chain to nothing: tell
+    /// at start.
     fn check_issuer_name(&self, path: &Path) -> Result<(), TlsError> {
         let reason = "its subject name has a form that cannot be copied into leaves";
         let wrong = || TlsError::UnusableAuthority { path: path.to_owned(), reason };

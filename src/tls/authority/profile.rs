@@ -1,4 +1,5 @@
-//! What stands in the certificates: RFC 5280 as the strictest readers want it (OpenSSL's `x509_strict`, Python 3.13's default, Go).
+//! What stands in the certificates: RFC 5280 as the strictest readers want it (OpenSSL's `x509_strict`,
+//! Python 3.13's default, Go).
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -24,7 +25,8 @@ pub(super) const LEAF_LIFE: Duration = DAY;
 /// The longest CN (RFC 5280, ub-common-name).
 const MAX_COMMON_NAME: usize = 64;
 
-/// The parameters of a new CA. The name comes from the key, so that two certificates for one key have one name.
+/// The parameters of a new CA. The name comes from the key, so that two certificates for one key have one
+/// name.
 pub(super) fn authority(key: &CaKey, now: SystemTime) -> Result<CertificateParams, TlsError> {
     let tag = hex(&sha256(&key.subject_public_key_info()).as_ref()[..4]);
     let mut params = base(&format!("{CA_NAME} {tag}"), now - DAY, now + CA_LIFE)?;
@@ -85,7 +87,8 @@ fn base(
     Ok(params)
 }
 
-/// Twenty octets, the most that RFC 5280 allows, of which 158 bits are random; positive, and without a leading zero.
+/// Twenty octets, the most that RFC 5280 allows, of which 158 bits are random; positive, and without a
+/// leading zero.
 fn serial() -> Result<SerialNumber, TlsError> {
     let mut bytes = [0u8; 20];
     crypto_provider().secure_random.fill(&mut bytes).map_err(|_| TlsError::Random)?;
