@@ -273,7 +273,7 @@ fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Ar
         let (Some(telemetry), Some(shared), Some(leaves)) = (weak.upgrade(), shared.upgrade(), leaves.upgrade()) else {
             return;
         };
-        telemetry.metrics.set_leaf_cache_entries(leaves.stats().entries);
+        telemetry.metrics.set_leaf_cache_entries(usize::try_from(leaves.stats().entries).unwrap_or(usize::MAX));
         shared.export(&telemetry.metrics);
     });
 }

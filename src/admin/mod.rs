@@ -27,6 +27,7 @@ use crate::message::target::Authority;
 use crate::pipeline::reload::{ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::proxy::context::TokenCheck;
+use crate::proxy::socket::SocketTimeouts;
 use crate::telemetry::Metrics;
 use crate::tls::leaf_cache::LeafCache;
 
@@ -57,6 +58,13 @@ pub enum Reach {
     HealthOnly,
 }
 
+/// Admin clients are scrapers, probes and people.
+const TIMEOUTS: SocketTimeouts = SocketTimeouts {
+    header: std::time::Duration::from_secs(5),
+    idle: std::time::Duration::from_secs(120),
+    write: std::time::Duration::from_secs(10),
+};
+
 /// Connections of the admin listener at a time; more wait in the backlog.
 const CONNECTIONS: usize = 64;
 
@@ -66,7 +74,7 @@ pub async fn run(listener: crate::proxy::listener::Listener, admin: Arc<Admin>, 
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
-            accepted = listener.accept_raw() => accepted,
+            accepted = listener.accept_raw(TIMEOUTS) => accepted,
             () = cancel.cancelled() => return,
         };
         let (io, reach) = match accepted {
@@ -84,7 +92,7 @@ pub async fn run(listener: crate::proxy::listener::Listener, admin: Arc<Admin>, 
                 async move { Ok::<_, Infallible>(serve(&admin, reach, request).await) }
             });
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).max_headers(100);
+            builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(100);
             let connection = builder.serve_connection(TokioIo::new(io), service);
             tokio::select! {
                 _ = connection => {}

@@ -7,7 +7,7 @@ use http::Method;
 
 use super::error::EgressError;
 use super::route_stack::RouteStack;
-use super::shared::{Shared, UpstreamKey};
+use super::shared::Shared;
 use super::tunnel::TunnelPermit;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider};
@@ -81,7 +81,7 @@ impl Generation {
         for provider in &policy.providers {
             providers.push(LiveProvider::build(provider, mode, shared)?);
         }
-        let unmatched = shared.upstream(&key_of(&policy.unmatched_upstream))?;
+        let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
         let redaction = Arc::new(Redaction::new::<&str, &str>(mode, &[], &[]));
         Ok(Self { number, policy, providers, unmatched, unmatched_metrics, redaction })
@@ -89,9 +89,9 @@ impl Generation {
 
     /// Everything this generation uses of the shared state, to drop the rest.
     pub fn retain(&self, shared: &Shared) {
-        let mut upstreams: Vec<UpstreamKey> =
-            self.policy.providers.iter().map(|provider| key_of(&provider.upstream)).collect();
-        upstreams.push(key_of(&self.policy.unmatched_upstream));
+        let mut upstreams: Vec<crate::policy::compiled::UpstreamKey> =
+            self.policy.providers.iter().map(|provider| provider.upstream.clone()).collect();
+        upstreams.push(self.policy.unmatched_upstream.clone());
         let credentials: Vec<_> = self
             .policy
             .providers
@@ -134,7 +134,7 @@ impl Generation {
     ) -> Result<Admission, EgressError> {
         match self.policy.connect(host, port).map_err(refused)? {
             ConnectDecision::Intercept(provider) => {
-                let scheme = self.policy.providers[provider].upstream.scheme;
+                let scheme = self.policy.providers[provider].upstream.settings.scheme;
                 self.admit(provider, Target { scheme, host: host.clone(), port }, method, path)
             }
             ConnectDecision::Tunnel(_) | ConnectDecision::Unmatched => {
@@ -214,7 +214,7 @@ impl Generation {
 
 impl LiveProvider {
     fn build(provider: &Arc<Provider>, mode: QueryMode, shared: &Shared) -> Result<Self, UpstreamError> {
-        let upstream = shared.upstream(&key_of(&provider.upstream))?;
+        let upstream = shared.upstream(&provider.upstream)?;
         let redaction = Arc::new(Redaction::new(mode, &provider.redact_query, &provider.redact_path));
         let routes = provider
             .routes

@@ -71,7 +71,7 @@ impl CompiledPolicy {
     /// The provider of an absolute target. `port` is as the app wrote it.
     pub fn forward(&self, scheme: Scheme, host: &Host, port: Option<u16>) -> Result<(usize, Target), Refusal> {
         let found = self.hosts_for(host, scheme, port, |provider| provider.doors.forward).ok_or(Refusal::NoProvider)?;
-        let own = self.providers[found.0].upstream.scheme;
+        let own = self.providers[found.0].upstream.settings.scheme;
         if scheme == Scheme::Https && own == Scheme::Http {
             return Err(Refusal::Downgrade);
         }
@@ -124,8 +124,8 @@ impl CompiledPolicy {
             let port = port.unwrap_or(scheme.default_port());
             let index = *self.local_hosts.get(host.as_str(), port)?;
             let provider = &self.providers[index];
-            (provider.upstream.scheme == scheme || port != scheme.default_port())
-                .then(|| (index, Target { scheme: provider.upstream.scheme, host: host.clone(), port }))
+            (provider.upstream.settings.scheme == scheme || port != scheme.default_port())
+                .then(|| (index, Target { scheme: provider.upstream.settings.scheme, host: host.clone(), port }))
         })?;
         Some(LocalDecision { provider: index, target, path, prefix: "".into() })
     }
@@ -150,7 +150,7 @@ impl CompiledPolicy {
         candidates.into_iter().flatten().find_map(|port| {
             let index = *self.hosts.get(host.as_str(), port)?;
             let provider = &self.providers[index];
-            open(provider).then(|| (index, Target { scheme: provider.upstream.scheme, host: host.clone(), port }))
+            open(provider).then(|| (index, Target { scheme: provider.upstream.settings.scheme, host: host.clone(), port }))
         })
     }
 
@@ -182,9 +182,9 @@ impl Provider {
     /// The target of `@host[:port]` at the local endpoint, where the host is the provider's.
     pub fn target_named(&self, authority: &str) -> Option<Target> {
         let authority = crate::message::target::Authority::parse(authority).ok()?;
-        let port = authority.port.unwrap_or(self.upstream.scheme.default_port());
+        let port = authority.port.unwrap_or(self.upstream.settings.scheme.default_port());
         self.own_hosts.get(authority.host.as_str(), port)?;
-        Some(Target { scheme: self.upstream.scheme, host: authority.host, port })
+        Some(Target { scheme: self.upstream.settings.scheme, host: authority.host, port })
     }
 }
 

@@ -12,6 +12,7 @@ pub mod diagnostic;
 pub mod load;
 pub mod merge;
 pub mod pattern;
+pub mod reference;
 pub mod schema;
 pub mod tree;
 pub mod widening;

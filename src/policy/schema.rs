@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::credential::CredentialConfig;
 use crate::credential::scrub::Scrub;
-use crate::message::quantity::{ByteSize, Span as TimeSpan};
+use crate::message::quantity::{ByteSize, TimeSpan};
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
 use crate::upstream::config::{AddressesConfig, UpstreamConfig};

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::compiled::{CompiledPolicy, Provider, Route};
 use super::schema::Unmatched;
+use crate::message::target::Scheme;
 
 /// Every change from `old` to `new` that widens access, one line each.
 pub fn widenings(old: &CompiledPolicy, new: &CompiledPolicy) -> Vec<String> {
@@ -23,7 +24,7 @@ pub fn widenings(old: &CompiledPolicy, new: &CompiledPolicy) -> Vec<String> {
 }
 
 fn addresses(old: &CompiledPolicy, new: &CompiledPolicy, wider: &mut Vec<String>) {
-    let (before, after) = (&old.unmatched_upstream.addresses, &new.unmatched_upstream.addresses);
+    let (before, after) = (&old.unmatched_upstream.settings.addresses, &new.unmatched_upstream.settings.addresses);
     for range in after.allow_private.iter().filter(|range| !before.allow_private.contains(range)) {
         wider.push(format!("`addresses.allow_private` has {range} now"));
     }
@@ -53,7 +54,7 @@ fn compare(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
     if new.opaque && !old.opaque && !new.intercept.intercept {
         wider.push(format!("provider `{name}` lets any bytes through its tunnel now"));
     }
-    if !new.upstream_is_https() && old.upstream_is_https() {
+    if new.upstream.settings.scheme == Scheme::Http && old.upstream.settings.scheme == Scheme::Https {
         wider.push(format!("provider `{name}` is spoken to in plain http now"));
     }
     if !new.canonical_paths && old.canonical_paths {

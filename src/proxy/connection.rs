@@ -129,13 +129,13 @@ where
         .max_local_error_reset_streams(1024);
     let service = service(&proxy, &context);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let stalled = async {
-        match &context.stalls {
+    let watched = context.clone();
+    let mut stalled = pin!(async move {
+        match &watched.stalls {
             Some(stalls) => stalls.stalled(bounds.socket.write).await,
             None => std::future::pending().await,
         }
-    };
-    let mut stalled = pin!(stalled);
+    });
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stalled.as_mut() => {}
@@ -159,7 +159,8 @@ fn service(
     Response = http::Response<crate::message::body::Body>,
     Error = Infallible,
     Future: Send + 'static,
-> + Clone {
+> + Clone
++ use<> {
     let (proxy, context) = (proxy.clone(), context.clone());
     service_fn(move |request| {
         let (proxy, context) = (proxy.clone(), context.clone());

@@ -144,8 +144,15 @@ pub struct ConnectionContext {
 
 /// Wrong tokens per peer: ten at once, then one in a second; who goes on is answered late.
 pub struct Guesses {
-    limiter: governor::DefaultKeyedRateLimiter<std::net::IpAddr, TokioClock>,
+    limiter: Limiter,
 }
+
+type Limiter = governor::RateLimiter<
+    std::net::IpAddr,
+    governor::state::keyed::DashMapStateStore<std::net::IpAddr>,
+    TokioClock,
+    governor::middleware::NoOpMiddleware<governor::nanos::Nanos>,
+>;
 
 /// How late.
 const SLOWED: Duration = Duration::from_secs(1);

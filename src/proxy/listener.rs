@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::serve;
 use super::context::{ConnectionContext, ListenerContext, Proxy};
-use super::socket::Socket;
+use super::socket::{Socket, SocketTimeouts};
 use crate::telemetry::Client;
 
 /// A bound listener.
@@ -58,6 +58,21 @@ impl Listener {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
             Self::Unix(..) => None,
+        }
+    }
+
+    /// Accepts one connection as it is, with the address it came to; for the admin listener.
+    pub async fn accept_raw(&self, timeouts: SocketTimeouts) -> io::Result<(Socket, Option<std::net::SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let own = stream.local_addr()?;
+                Ok((Socket::tcp(stream, timeouts), Some(own)))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::unix(stream, timeouts), None))
+            }
         }
     }
 

@@ -85,7 +85,7 @@ async fn judged_hello(
 pub fn flag_of(error: &TlsError) -> Flag {
     match error {
         TlsError::Timeout => Flag::DownstreamTimeout,
-        TlsError::ClosedEarly => Flag::DownstreamGone,
+        TlsError::Closed | TlsError::Io(_) => Flag::DownstreamGone,
         TlsError::SniMismatch => Flag::Denied,
         _ => Flag::DownstreamProtocol,
     }

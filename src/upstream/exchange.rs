@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use crate::telemetry::HttpVersion;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
 use crate::message::request::{EgressRequest, Exchange};
@@ -96,10 +97,11 @@ impl Outgoing {
         let Some((origin, made, sender, written)) = lease.begin() else {
             return Outcome::Failed(Failure::not_sent(Fault::Internal));
         };
-        note(&self.route.exchange, made, timings, "1.1");
+        note(&self.route.exchange, made, timings, HttpVersion::Http11);
         let (broken, empty) = (self.body.broken(), self.body.is_empty());
         let (request, route) = self.into_http1(origin);
         let before = written.bytes();
+        route.exchange.handed_over();
         let answer = sender.try_send_request(request);
         if empty {
             route.exchange.upload().finished();
@@ -116,12 +118,13 @@ impl Outgoing {
     async fn over_http2(self, mut lease: Http2Lease, timings: Option<Timings>, scheme: Scheme) -> Outcome {
         let fresh = lease.fresh;
         let (origin, made, sender) = lease.begin();
-        note(&self.route.exchange, made, timings, "2");
+        note(&self.route.exchange, made, timings, HttpVersion::Http2);
         let (broken, empty) = (self.body.broken(), self.body.is_empty());
         let (request, route) = match self.into_http2(origin, scheme) {
             Ok(whole) => whole,
             Err(error) => return Outcome::Failed(Failure::not_sent(Fault::Internal).because(error)),
         };
+        route.exchange.handed_over();
         let answer = sender.try_send_request(request);
         if empty {
             route.exchange.upload().finished();
@@ -213,14 +216,14 @@ fn frame(headers: &mut HeaderMap, body: &UploadBody) {
     }
 }
 
-fn note(exchange: &Exchange, made: Made, timings: Option<Timings>, protocol: &'static str) {
+fn note(exchange: &Exchange, made: Made, timings: Option<Timings>, version: HttpVersion) {
     let mut facts = exchange.facts();
     facts.dns = timings.and_then(|timings| timings.dns);
     facts.connect = timings.map(|timings| timings.connect);
     facts.tls = timings.and_then(|timings| timings.tls);
     facts.peer = Some(made.peer);
     facts.reused = Some(timings.is_none());
-    facts.upstream_protocol = Some(protocol);
+    facts.upstream_version = Some(version);
 }
 
 fn answered(response: Response<Incoming>, lease: Lease, route: &Route) -> Outcome {
@@ -242,12 +245,21 @@ fn failed(
     fresh: bool,
 ) -> Outcome {
     match error.take_message() {
-        Some(request) if !fresh => Outcome::Stale(Outgoing::recovered(request, route)),
-        Some(_) => Outcome::Failed(exchange_fault(error.into_error(), Progress::NotSent)),
+        Some(request) if !fresh => {
+            route.exchange.taken_back();
+            Outcome::Stale(Outgoing::recovered(request, route))
+        }
+        Some(_) => {
+            route.exchange.taken_back();
+            Outcome::Failed(exchange_fault(error.into_error(), Progress::NotSent))
+        }
         None => {
             let mut failure = exchange_fault(error.into_error(), sent);
             if let Some(fault) = broken.fault() {
                 failure.fault = fault;
+            }
+            if failure.progress == Progress::NotSent {
+                route.exchange.taken_back();
             }
             Outcome::Failed(failure)
         }

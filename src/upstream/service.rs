@@ -77,6 +77,7 @@ impl Upstream {
     /// that it did not process it.
     pub async fn send(&self, request: EgressRequest) -> Result<Response<Body>, Failure> {
         request.exchange.upload().restart();
+        request.exchange.facts().attempts += 1;
         let mut outgoing = Outgoing::new(request);
         for _ in 0..MAX_STALE {
             let (lease, timings) = self.lease(outgoing.route()).await?;

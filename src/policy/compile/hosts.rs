@@ -32,7 +32,7 @@ impl Compiler<'_> {
     fn add_hosts(&mut self, tables: &mut Tables, providers: &[Arc<Provider>], index: usize, provider: &Provider) {
         for (place, name) in provider.host_names.iter().enumerate() {
             let Ok(pattern) = HostPattern::parse(name) else { continue };
-            let port = pattern.port().unwrap_or(provider.upstream.scheme.default_port());
+            let port = pattern.port().unwrap_or(provider.upstream.settings.scheme.default_port());
             if provider.doors.beyond_local() && let Err(other) = tables.hosts.insert(&pattern, port, index) {
                 let other = &providers[other].name;
                 self.mistake_with(

@@ -1,7 +1,6 @@
 //! Providers: hosts, upstream, doors, the decision to intercept, and their place at the local endpoint.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Compiler;
 use crate::message::target::{Host, Scheme, Target};
@@ -11,7 +10,7 @@ use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
-use crate::upstream::config::{AddressSettings, UpstreamSettings};
+use super::upstream::Addresses;
 
 /// Keys of a provider that need to see the request: written anywhere, they make `intercept: auto` intercept.
 const SEE_THE_REQUEST: [&str; 16] = [
@@ -22,39 +21,10 @@ const SEE_THE_REQUEST: [&str; 16] = [
 const SEE_THE_REQUEST_TIMEOUTS: [&str; 4] = ["response", "idle", "deadline", "total"];
 
 impl Compiler<'_> {
-    pub(super) fn addresses(&mut self, config: &PolicyConfig) -> Option<AddressSettings> {
-        let path = PolicyPath::root().key("addresses");
-        match AddressSettings::compile(config.addresses.as_ref()) {
-            Ok(settings) => {
-                if let Some(reference) = settings.proxy_auth() {
-                    self.proxy_auth(&path.key("upstream_proxy").key("auth"), reference);
-                }
-                if settings.resolves_at_proxy() {
-                    self.warnings.push(
-                        "addresses.upstream_proxy.resolve: `proxy` lets the proxy resolve names: the address rules cannot be kept"
-                            .to_owned(),
-                    );
-                }
-                Some(settings)
-            }
-            Err((key, message)) => {
-                self.mistake(&path.key(key), message);
-                None
-            }
-        }
-    }
-
-    fn proxy_auth(&mut self, path: &PolicyPath, text: &str) {
-        match text.parse() {
-            Ok(reference) => self.uses_secret(path, &reference, false),
-            Err(error) => self.mistake(path, error.to_string()),
-        }
-    }
-
     pub(super) fn providers(
         &mut self,
         config: &PolicyConfig,
-        addresses: Option<&AddressSettings>,
+        addresses: &Addresses,
     ) -> Vec<Arc<Provider>> {
         let root = PolicyPath::root();
         let empty = Node { value: Value::Mapping(Vec::new()), place: self.tree.place };
@@ -94,7 +64,7 @@ impl Compiler<'_> {
         entry: &Entry,
         merged: &Node,
         path: &PolicyPath,
-        addresses: Option<&AddressSettings>,
+        addresses: &Addresses,
     ) -> Option<Provider> {
         if !is_name(&entry.key) {
             self.mistake_with(path, "not a provider name", "1 to 63 of a-z, 0-9 and `-`; it stands in paths, labels and logs");
@@ -103,13 +73,13 @@ impl Compiler<'_> {
         // The parts were checked when the file was read; merged they can still disagree, such as a map over a word.
         let config = decode::<ProviderConfig>(merged, path, &mut self.mistakes)?;
         let name: Arc<str> = entry.key.as_str().into();
-        let upstream = self.upstream(&name, &config, path, addresses?);
-        let (first, own_hosts, host_names) = self.own_hosts(&config, upstream.as_ref().map_or(Scheme::Https, |u| u.scheme), path)?;
+        let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
+        let scheme = upstream.settings.scheme;
+        let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
         let routes = self.routes(&config, merged, path, entry.key_place);
         let has_credential = routes.iter().any(|route| !route.settings.credential.is_empty());
-        let upstream = upstream?;
-        if has_credential && upstream.scheme == Scheme::Http && !upstream.plaintext_credential {
-            let hint = "`upstream.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
+        if has_credential && scheme == Scheme::Http && !plaintext_credential {
+            let hint = "`upstream.settings.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
             self.mistake_with(&path.key("upstream"), "a credential would be sent over plain http", hint);
         }
         let doors = self.doors(config.doors.as_deref(), &path.key("doors"));
@@ -141,40 +111,6 @@ impl Compiler<'_> {
             redact_query: redact.query.unwrap_or_default(),
             redact_path: redact.path.unwrap_or_default(),
         })
-    }
-
-    fn upstream(
-        &mut self,
-        name: &Arc<str>,
-        config: &ProviderConfig,
-        path: &PolicyPath,
-        addresses: &AddressSettings,
-    ) -> Option<UpstreamSettings> {
-        let timeouts = config.timeouts.clone().unwrap_or_default();
-        let at = path.key("timeouts");
-        let connect = self.span(timeouts.connect, Duration::from_secs(2), &at.key("connect"));
-        let tls = self.span(timeouts.tls, Duration::from_secs(3), &at.key("tls"));
-        let compiled =
-            UpstreamSettings::compile(name.clone(), config.upstream.as_ref(), addresses, connect, tls, &self.directory);
-        match compiled {
-            Ok(settings) => {
-                for (key, reference) in settings.identity_references() {
-                    self.proxy_auth(&path.key("upstream").key("tls").key(key), reference);
-                }
-                Some(settings)
-            }
-            Err((keys, message)) => {
-                let path = keys.iter().fold(path.key("upstream"), |path, key| path.key(*key));
-                self.mistake(&path, message);
-                None
-            }
-        }
-    }
-
-    /// How unmatched hosts are dialled.
-    pub(super) fn unmatched_upstream(&mut self, addresses: Option<&AddressSettings>) -> Option<UpstreamSettings> {
-        let (connect, tls) = (Duration::from_secs(2), Duration::from_secs(3));
-        UpstreamSettings::compile("unmatched".into(), None, addresses?, connect, tls, &self.directory).ok()
     }
 
     fn own_hosts(
