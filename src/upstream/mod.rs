@@ -12,6 +12,7 @@
 
 mod answer;
 pub mod client_tls;
+pub mod config;
 pub mod connector;
 pub mod error;
 mod exchange;
@@ -28,7 +29,9 @@ pub mod settings;
 mod socket;
 mod upload;
 
+pub use connector::UpstreamEnv;
 pub use pool::PoolStats;
+pub use service::{Upstream, UpstreamError, UpstreamService};
 
 #[cfg(test)]
 mod tests;

@@ -74,6 +74,8 @@ pub struct UpstreamProxy {
     pub host: Host,
     /// The proxy's port.
     pub port: u16,
+    /// Reference of `user:password`; only a part of the identity here, read by [`super::identity::ProxyAuthSource`].
+    pub auth: Option<Arc<str>>,
     /// Destinations that are dialled directly.
     pub no_proxy: Vec<Bypass>,
     /// Who resolves names.
@@ -106,6 +108,16 @@ impl Bypass {
     }
 }
 
+/// References of a client certificate and its key. Only a part of the identity here: the secrets come from
+/// [`super::identity::IdentitySource`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdentityReferences {
+    /// The chain.
+    pub certificate: Arc<str>,
+    /// The key.
+    pub key: Arc<str>,
+}
+
 /// Everything that makes an upstream what it is, apart from secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamSettings {
@@ -117,6 +129,10 @@ pub struct UpstreamSettings {
     pub connect_to: Option<SocketAddr>,
     /// TLS.
     pub tls: TlsSettings,
+    /// The client certificate.
+    pub identity: Option<IdentityReferences>,
+    /// Whether a credential may be sent although the scheme is plain HTTP; judged where the policy is compiled.
+    pub plaintext_credential: bool,
     /// Version of HTTP.
     pub http: HttpVersion,
     /// Pool bounds.
@@ -139,6 +155,8 @@ impl UpstreamSettings {
             scheme: Scheme::Https,
             connect_to: None,
             tls: TlsSettings::default(),
+            identity: None,
+            plaintext_credential: false,
             http: HttpVersion::Auto,
             pool: PoolSettings::default(),
             connect_timeout: Duration::from_secs(2),
