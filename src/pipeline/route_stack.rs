@@ -18,7 +18,7 @@ use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
 use crate::resilience::{Layers, RouteService, wrap};
 use crate::telemetry::{Redaction, RouteMetrics};
-use crate::upstream::{Upstream, UpstreamService};
+use crate::upstream::Upstream;
 
 /// A route with its stack. The exchange asks it; it never hands out what is inside the stack.
 pub struct RouteStack {
@@ -55,11 +55,11 @@ impl RouteStack {
         let attempt = AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
         let plain = Layers { attempt, replay_buffer: settings.replay_buffer, heal: None };
         let (service, locations) = if settings.credential.is_empty() {
-            (wrap(plain, UpstreamService::new(upstream.clone())), Locations::default())
+            (wrap(plain, upstream.service()), Locations::default())
         } else {
             let credential = shared.credential(&provider.name, &settings.credential);
             let locations = credential.locations().clone();
-            let inject = Inject::new(UpstreamService::new(upstream.clone()), credential.clone(), settings.scrub);
+            let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
             // A single value from the environment can neither change nor be replaced: no loop, no replay buffer.
             let heal = credential.can_heal().then(|| credential as Arc<dyn Heal>);
             (wrap(Layers { heal, ..plain }, inject), locations)

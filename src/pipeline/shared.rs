@@ -12,7 +12,7 @@ use crate::telemetry::{Metrics, Telemetry};
 use crate::upstream::identity::{ClientIdentity, IdentitySource, ProxyAuthSource, SecretMissing};
 use crate::policy::compiled::UpstreamKey;
 
-use crate::upstream::{Upstream, UpstreamEnv, UpstreamError, UpstreamSecrets};
+use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
 use zeroize::Zeroizing;
 
 /// Live values by key. Building a generation asks for what it needs and then drops what it did not ask for.
@@ -81,7 +81,7 @@ impl Shared {
             let proxy_auth = key.proxy_auth.as_ref().map(|reference| {
                 Arc::new(SecretProxyAuth(self.secrets.entry(reference))) as Arc<dyn ProxyAuthSource>
             });
-            Upstream::new(key.settings.clone(), self.upstream_env.clone(), UpstreamSecrets { identity, proxy_auth })
+            Upstream::new(key.settings.clone(), self.upstream_env.clone(), identity, proxy_auth)
         })
     }
 

@@ -34,9 +34,6 @@ impl TunnelPermit {
 
     /// Dials. What is noted about the connection goes to the exchange.
     pub async fn dial(&self, exchange: &Exchange) -> Result<TcpStream, Failure> {
-        let dialled = self.upstream.dial_raw(&self.host, self.port).await?;
-        let mut facts = exchange.facts();
-        (facts.dns, facts.connect, facts.peer) = (dialled.dns, Some(dialled.connect), Some(dialled.peer));
-        Ok(dialled.stream)
+        self.upstream.dial_tunnel(&self.host, self.port, exchange).await
     }
 }

@@ -4,36 +4,33 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::tls::client_config::{Alpn, ClientCertificate, ClientTls, MinVersion};
+use crate::tls::{TlsError, pem};
 
 use super::identity::{ClientIdentity, IdentitySource, SecretMissing};
 use super::settings::{HttpVersion, MinTls, TlsSettings};
 
-/// Sessions kept for resumption, per upstream and identity.
-const SESSIONS: usize = 256;
-
 /// Why TLS cannot be configured.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
-    /// The authorities cannot be read.
-    #[error("the certificate authorities (`tls.ca`) cannot be read: {0}")]
-    Ca(String),
+    /// The authorities cannot be used, or no version of TLS is left.
+    #[error("TLS cannot be configured")]
+    Config(#[source] TlsError),
     /// Certificate or key cannot be read, or do not belong together.
-    #[error("the client certificate cannot be used: {0}")]
-    Identity(String),
+    #[error("the client certificate cannot be used")]
+    Identity(#[source] TlsError),
     /// The secret is not there.
-    #[error("the client certificate is not there: {0}")]
-    Missing(#[from] SecretMissing),
-    /// The versions do not fit the provider of cryptography.
-    #[error("TLS cannot be configured: {0}")]
-    Config(rustls::Error),
+    #[error("the client certificate is not there")]
+    Missing(#[source] SecretMissing),
 }
 
 /// The configurations of one identity.
 pub struct Configs {
-    version: u64,
+    /// Version of the client certificate in them; 0 without one.
+    pub version: u64,
     /// For ordinary connections.
     pub ordinary: Arc<ClientConfig>,
     /// For upgrades: ALPN offers HTTP/1.1 only.
@@ -43,32 +40,37 @@ pub struct Configs {
 /// Builds and keeps the configurations.
 pub struct ClientConfigs {
     roots: Arc<RootCertStore>,
+    extra_ca: Option<Vec<CertificateDer<'static>>>,
     http: HttpVersion,
-    min_version: MinTls,
+    min_version: MinVersion,
     identity: Option<Arc<dyn IdentitySource>>,
     current: Mutex<Option<Arc<Configs>>>,
 }
 
-impl Configs {
-    /// Version of the client certificate in them; 0 without one.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-}
-
 impl ClientConfigs {
-    /// Reads the authorities. The certificate is read with the first connection.
+    /// Reads the authorities, and tries them. The client certificate is read with the first connection.
     pub fn new(
         roots: &Arc<RootCertStore>,
         tls: &TlsSettings,
         http: HttpVersion,
         identity: Option<Arc<dyn IdentitySource>>,
     ) -> Result<Self, TlsSetupError> {
-        let roots = match &tls.ca {
-            Some(pem) => Arc::new(read_roots(pem)?),
-            None => roots.clone(),
+        let extra_ca = tls.ca.as_deref().map(|text| pem::certificates(text, "tls.ca")).transpose();
+        let configs = Self {
+            roots: roots.clone(),
+            extra_ca: extra_ca.map_err(TlsSetupError::Config)?,
+            http,
+            min_version: match tls.min_version {
+                MinTls::Tls12 => MinVersion::Tls12,
+                MinTls::Tls13 => MinVersion::Tls13,
+            },
+            identity,
+            current: Mutex::new(None),
         };
-        Ok(Self { roots, http, min_version: tls.min_version, identity, current: Mutex::new(None) })
+        if configs.extra_ca.is_some() {
+            configs.config(None, Alpn::Http1)?;
+        }
+        Ok(configs)
     }
 
     /// The version of the identity that new connections get; 0 without one.
@@ -87,69 +89,42 @@ impl ClientConfigs {
     }
 
     fn build(&self) -> Result<Configs, TlsSetupError> {
-        let identity = self.identity.as_ref().map(|identity| identity.current()).transpose()?;
-        let version = identity.as_ref().map_or(0, |identity| identity.version);
-        let ordinary: &[&[u8]] = match self.http {
-            HttpVersion::Auto => &[b"h2", b"http/1.1"],
-            HttpVersion::Http1 => &[b"http/1.1"],
-            HttpVersion::Http2 => &[b"h2"],
+        let identity = self.identity.as_ref().map(|source| source.current()).transpose();
+        let identity = identity.map_err(TlsSetupError::Missing)?;
+        let ordinary = match self.http {
+            HttpVersion::Auto => Alpn::Auto,
+            HttpVersion::Http1 => Alpn::Http1,
+            HttpVersion::Http2 => Alpn::Http2,
         };
         Ok(Configs {
-            version,
-            ordinary: Arc::new(self.config(identity.as_ref(), ordinary)?),
-            http1: Arc::new(self.config(identity.as_ref(), &[b"http/1.1"])?),
+            version: identity.as_ref().map_or(0, |identity| identity.version),
+            ordinary: self.config(identity.as_ref(), ordinary)?,
+            http1: self.config(identity.as_ref(), Alpn::Http1)?,
         })
     }
 
     fn config(
         &self,
         identity: Option<&ClientIdentity>,
-        alpn: &[&[u8]],
-    ) -> Result<ClientConfig, TlsSetupError> {
-        let versions: &[&rustls::SupportedProtocolVersion] = match self.min_version {
-            MinTls::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-            MinTls::Tls13 => &[&rustls::version::TLS13],
+        alpn: Alpn,
+    ) -> Result<Arc<ClientConfig>, TlsSetupError> {
+        let client_certificate = identity.map(certificate).transpose().map_err(TlsSetupError::Identity)?;
+        let with_identity = client_certificate.is_some();
+        let tls = ClientTls {
+            roots: self.roots.clone(),
+            extra_ca: self.extra_ca.clone(),
+            client_certificate,
+            min_version: self.min_version,
+            alpn,
         };
-        let builder =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-                .with_protocol_versions(versions)
-                .map_err(TlsSetupError::Config)?
-                .with_root_certificates(self.roots.clone());
-        let mut config = match identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => {
-                let (chain, key) = read_identity(identity)?;
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|error| TlsSetupError::Identity(error.to_string()))?
-            }
-        };
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS);
-        Ok(config)
+        // The authorities were tried without an identity when the upstream was built.
+        tls.config().map_err(if with_identity { TlsSetupError::Identity } else { TlsSetupError::Config })
     }
 }
 
-fn read_roots(pem: &[u8]) -> Result<RootCertStore, TlsSetupError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| TlsSetupError::Ca(error.to_string()))?;
-        roots.add(certificate).map_err(|error| TlsSetupError::Ca(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(TlsSetupError::Ca("no certificate in it".into()));
-    }
-    Ok(roots)
-}
-
-type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn read_identity(identity: &ClientIdentity) -> Result<ChainAndKey, TlsSetupError> {
-    let chain = CertificateDer::pem_slice_iter(&identity.certificate_pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| TlsSetupError::Identity(error.to_string()))?;
-    // The PEM reader's error texts name sections and never quote their content.
-    let key = PrivateKeyDer::from_pem_slice(&identity.key_pem)
-        .map_err(|error| TlsSetupError::Identity(error.to_string()))?;
-    Ok((chain, key))
+fn certificate(identity: &ClientIdentity) -> Result<ClientCertificate, TlsError> {
+    Ok(ClientCertificate {
+        chain: pem::certificates(&identity.certificate_pem, "client_certificate")?,
+        key: pem::private_key(&identity.key_pem, "client_key")?,
+    })
 }

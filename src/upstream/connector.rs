@@ -47,15 +47,6 @@ pub struct UpstreamEnv {
     pub own_listeners: ArcSwap<OwnListeners>,
 }
 
-/// Secrets of one upstream, by the narrow traits of [`super::identity`].
-#[derive(Clone, Default)]
-pub struct UpstreamSecrets {
-    /// The client certificate.
-    pub identity: Option<Arc<dyn IdentitySource>>,
-    /// User and password at the corporate proxy.
-    pub proxy_auth: Option<Arc<dyn ProxyAuthSource>>,
-}
-
 /// What a connection will carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -114,10 +105,16 @@ impl Connector {
     pub fn new(
         settings: UpstreamSettings,
         env: Arc<UpstreamEnv>,
-        secrets: UpstreamSecrets,
+        identity: Option<Arc<dyn IdentitySource>>,
+        proxy_auth: Option<Arc<dyn ProxyAuthSource>>,
     ) -> Result<Self, TlsSetupError> {
-        let configs = ClientConfigs::new(&env.roots, &settings.tls, settings.http, secrets.identity)?;
-        Ok(Self { settings, env, configs, proxy_auth: secrets.proxy_auth })
+        let configs = ClientConfigs::new(&env.roots, &settings.tls, settings.http, identity)?;
+        Ok(Self { settings, env, configs, proxy_auth })
+    }
+
+    /// What it was built from.
+    pub fn settings(&self) -> &UpstreamSettings {
+        &self.settings
     }
 
     /// Version of the client certificate that a new connection would offer.
@@ -270,7 +267,7 @@ impl Connector {
             HttpVersion::Http1 => false,
             HttpVersion::Http2 => true,
         };
-        Ok(Secured { stream: Box::new(stream), http2, version: configs.version(), took: began.elapsed() })
+        Ok(Secured { stream: Box::new(stream), http2, version: configs.version, took: began.elapsed() })
     }
 }
 

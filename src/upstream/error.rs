@@ -8,6 +8,8 @@ use std::io;
 use crate::message::body::BodyError;
 use crate::message::failure::{Failure, Fault, Progress};
 
+use crate::tls::client_config::{TlsFault, classify};
+
 use super::client_tls::TlsSetupError;
 
 /// A TCP connection that could not be made.
@@ -23,14 +25,11 @@ pub fn dial_fault(error: io::Error) -> Failure {
 
 /// A TLS handshake that failed.
 pub fn handshake_fault(error: io::Error) -> Failure {
-    let fault = match tls_cause(&error) {
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-            Fault::TlsCertificate
-        }
-        Some(rustls::Error::AlertReceived(_)) => Fault::TlsAlert,
-        Some(_) => Fault::TlsProtocol,
-        None if is_cut(error.kind()) => Fault::Reset,
-        None => Fault::TlsProtocol,
+    let fault = match classify(&error) {
+        TlsFault::Certificate => Fault::TlsCertificate,
+        TlsFault::Alert => Fault::TlsAlert,
+        TlsFault::Io if is_cut(error.kind()) => Fault::Reset,
+        TlsFault::Protocol | TlsFault::Io => Fault::TlsProtocol,
     };
     Failure::not_sent(fault).because(error)
 }
@@ -39,13 +38,9 @@ pub fn handshake_fault(error: io::Error) -> Failure {
 pub fn setup_fault(error: TlsSetupError) -> Failure {
     let fault = match error {
         TlsSetupError::Missing(_) | TlsSetupError::Identity(_) => Fault::Credential,
-        TlsSetupError::Ca(_) | TlsSetupError::Config(_) => Fault::Internal,
+        TlsSetupError::Config(_) => Fault::Internal,
     };
     Failure::not_sent(fault).because(error)
-}
-
-fn tls_cause(error: &io::Error) -> Option<&rustls::Error> {
-    error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 fn is_cut(kind: io::ErrorKind) -> bool {
@@ -62,7 +57,7 @@ pub fn body_fault(error: &BodyError) -> Fault {
         BodyError::DownstreamMalformed(_) => Fault::DownstreamMalformed,
         BodyError::DownstreamStalled => Fault::DownstreamStalled,
         BodyError::TooLarge => Fault::BodyTooLarge,
-        BodyError::Total => Fault::Deadline,
+        BodyError::Total => Fault::Total,
         // These are errors of answers; a request body that is one is a bug.
         BodyError::UpstreamCut(_) | BodyError::UpstreamIdle => Fault::Internal,
     }
@@ -107,7 +102,10 @@ fn sort(error: &hyper::Error) -> (Fault, bool) {
 
 fn sort_io(error: &io::Error) -> Fault {
     // A TLS record that does not decrypt, or an alert in the middle.
-    if tls_cause(error).is_some() { Fault::Protocol } else { Fault::Reset }
+    match classify(error) {
+        TlsFault::Certificate | TlsFault::Alert | TlsFault::Protocol => Fault::Protocol,
+        TlsFault::Io => Fault::Reset,
+    }
 }
 
 fn sort_h2(error: &h2::Error) -> (Fault, bool) {

@@ -9,11 +9,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use crate::telemetry::HttpVersion;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
 use crate::message::request::{EgressRequest, Exchange};
 use crate::message::target::{Scheme, Target};
+use crate::telemetry::HttpVersion;
 
 use super::answer;
 use super::connector::Purpose;
@@ -100,8 +100,8 @@ impl Outgoing {
         note(&self.route.exchange, made, timings, HttpVersion::Http11);
         let (broken, empty) = (self.body.broken(), self.body.is_empty());
         let (request, route) = self.into_http1(origin);
+        let handed = Handed::over(&route.exchange);
         let before = written.bytes();
-        route.exchange.handed_over();
         let answer = sender.try_send_request(request);
         if empty {
             route.exchange.upload().finished();
@@ -110,7 +110,7 @@ impl Outgoing {
             Ok(response) => answered(response, Lease::Http1(lease), &route),
             Err(error) => {
                 let sent = if written.bytes() == before { Progress::NotSent } else { Progress::Sent };
-                failed(error, route, &broken, sent, fresh)
+                failed(error, route, &broken, sent, fresh, handed)
             }
         }
     }
@@ -124,7 +124,7 @@ impl Outgoing {
             Ok(whole) => whole,
             Err(error) => return Outcome::Failed(Failure::not_sent(Fault::Internal).because(error)),
         };
-        route.exchange.handed_over();
+        let handed = Handed::over(&route.exchange);
         let answer = sender.try_send_request(request);
         if empty {
             route.exchange.upload().finished();
@@ -132,7 +132,7 @@ impl Outgoing {
         match answer.await {
             Ok(response) => answered(response, Lease::Http2(lease), &route),
             Err(error) => {
-                let outcome = failed(error, route, &broken, Progress::Sent, fresh);
+                let outcome = failed(error, route, &broken, Progress::Sent, fresh, handed);
                 match &outcome {
                     // Closed, going away, or refusing: the next request gets another connection.
                     Outcome::Stale(_) => lease.retire(),
@@ -216,14 +216,14 @@ fn frame(headers: &mut HeaderMap, body: &UploadBody) {
     }
 }
 
-fn note(exchange: &Exchange, made: Made, timings: Option<Timings>, version: HttpVersion) {
+fn note(exchange: &Exchange, made: Made, timings: Option<Timings>, protocol: HttpVersion) {
     let mut facts = exchange.facts();
     facts.dns = timings.and_then(|timings| timings.dns);
     facts.connect = timings.map(|timings| timings.connect);
     facts.tls = timings.and_then(|timings| timings.tls);
     facts.peer = Some(made.peer);
     facts.reused = Some(timings.is_none());
-    facts.upstream_version = Some(version);
+    facts.upstream_version = Some(protocol);
 }
 
 fn answered(response: Response<Incoming>, lease: Lease, route: &Route) -> Outcome {
@@ -243,25 +243,41 @@ fn failed(
     broken: &Broken,
     sent: Progress,
     fresh: bool,
+    handed: Handed,
 ) -> Outcome {
-    match error.take_message() {
-        Some(request) if !fresh => {
-            route.exchange.taken_back();
-            Outcome::Stale(Outgoing::recovered(request, route))
-        }
-        Some(_) => {
-            route.exchange.taken_back();
-            Outcome::Failed(exchange_fault(error.into_error(), Progress::NotSent))
-        }
-        None => {
-            let mut failure = exchange_fault(error.into_error(), sent);
-            if let Some(fault) = broken.fault() {
-                failure.fault = fault;
-            }
-            if failure.progress == Progress::NotSent {
-                route.exchange.taken_back();
-            }
-            Outcome::Failed(failure)
+    let request = error.take_message();
+    let mut failure = match &request {
+        Some(_) => exchange_fault(error.into_error(), Progress::NotSent),
+        None => exchange_fault(error.into_error(), sent),
+    };
+    if failure.progress == Progress::NotSent {
+        handed.back(&route.exchange);
+    }
+    if let Some(fault) = broken.fault() {
+        failure.fault = fault;
+    }
+    match request {
+        Some(request) if !fresh => Outcome::Stale(Outgoing::recovered(request, route)),
+        Some(_) | None => Outcome::Failed(failure),
+    }
+}
+
+/// Tells the exchange that the request is with a connection. What an earlier attempt may have done stays true when this
+/// one comes back.
+struct Handed {
+    already: bool,
+}
+
+impl Handed {
+    fn over(exchange: &Exchange) -> Self {
+        let already = exchange.may_have_acted();
+        exchange.handed_over();
+        Self { already }
+    }
+
+    fn back(self, exchange: &Exchange) {
+        if !self.already {
+            exchange.taken_back();
         }
     }
 }

@@ -29,7 +29,7 @@ pub mod settings;
 mod socket;
 mod upload;
 
-pub use connector::{UpstreamEnv, UpstreamSecrets};
+pub use connector::UpstreamEnv;
 pub use pool::PoolStats;
 pub use service::{Upstream, UpstreamError, UpstreamService};
 

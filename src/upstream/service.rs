@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Response;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::message::body::Body;
@@ -14,9 +15,10 @@ use crate::message::request::{EgressRequest, Exchange};
 use crate::message::target::{Host, Scheme};
 
 use super::client_tls::TlsSetupError;
-use super::connector::{Connector, Dialled, Purpose, UpstreamEnv, UpstreamSecrets};
+use super::connector::{Connector, Dialled, Purpose, UpstreamEnv};
 use super::exchange::{Outcome, Outgoing, Route, Timings};
 use super::handshake;
+use super::identity::{IdentitySource, ProxyAuthSource};
 use super::pool::{Lease, Place, Pool, PoolStats, Step, Ticket, Waiting};
 use super::settings::UpstreamSettings;
 
@@ -55,7 +57,8 @@ impl Upstream {
     pub fn new(
         settings: UpstreamSettings,
         env: Arc<UpstreamEnv>,
-        secrets: UpstreamSecrets,
+        identity: Option<Arc<dyn IdentitySource>>,
+        proxy_auth: Option<Arc<dyn ProxyAuthSource>>,
     ) -> Result<Arc<Self>, UpstreamError> {
         if settings.pool.max_connections == 0 {
             return Err(UpstreamError::NoConnections);
@@ -63,7 +66,7 @@ impl Upstream {
         let pool = Pool::new(settings.scheme, settings.http, settings.pool.clone());
         let (scheme, wait) = (settings.scheme, settings.connect_timeout);
         let wait_behind_dial = wait + settings.tls_timeout;
-        let connector = Connector::new(settings, env, secrets)?;
+        let connector = Connector::new(settings, env, identity, proxy_auth)?;
         Ok(Arc::new(Self { connector, pool, scheme, wait, wait_behind_dial }))
     }
 
@@ -90,9 +93,30 @@ impl Upstream {
         Err(Failure::not_sent(Fault::Reset).because("every pooled connection was closed by the provider"))
     }
 
-    /// A bare TCP connection, for tunnels that are passed through.
-    pub async fn dial_raw(&self, host: &Host, port: u16) -> Result<Dialled, Failure> {
-        self.connector.dial_raw(host, port).await
+    /// The innermost service of a stack.
+    pub fn service(self: &Arc<Self>) -> UpstreamService {
+        UpstreamService(self.clone())
+    }
+
+    /// What it was built from.
+    pub fn settings(&self) -> &UpstreamSettings {
+        self.connector.settings()
+    }
+
+    /// A bare TCP connection, for tunnels that are passed through. How it was made is noted in the exchange.
+    pub async fn dial_tunnel(
+        &self,
+        host: &Host,
+        port: u16,
+        exchange: &Exchange,
+    ) -> Result<TcpStream, Failure> {
+        let Dialled { stream, peer, dns, connect } = self.connector.dial_raw(host, port).await?;
+        let mut facts = exchange.facts();
+        facts.dns = dns;
+        facts.connect = Some(connect);
+        facts.peer = Some(peer);
+        facts.reused = Some(false);
+        Ok(stream)
     }
 
     /// Resolves and checks the address without dialling it.
@@ -168,13 +192,6 @@ impl Drop for Upstream {
 /// [`Upstream`] as the innermost `tower` service of a stack. Always ready: admission happens in the layers above.
 #[derive(Clone)]
 pub struct UpstreamService(Arc<Upstream>);
-
-impl UpstreamService {
-    /// A handle.
-    pub fn new(upstream: Arc<Upstream>) -> Self {
-        Self(upstream)
-    }
-}
 
 impl tower::Service<EgressRequest> for UpstreamService {
     type Response = Response<Body>;

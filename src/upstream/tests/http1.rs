@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::message::body::BodyError;
 use crate::message::failure::{Fault, Progress};
+use crate::telemetry::HttpVersion;
 use crate::upstream::settings::PoolSettings;
 
 use super::*;
@@ -32,7 +33,7 @@ async fn a_connection_is_used_again_and_the_facts_say_so() {
         assert_eq!(facts.dns.is_some(), round == 0);
         assert_eq!(facts.tls, None);
         assert_eq!(facts.peer, Some(origin.address));
-        assert_eq!(facts.upstream_protocol, Some("1.1"));
+        assert_eq!(facts.upstream_version, Some(HttpVersion::Http11));
         assert!(exchange.upload().is_complete() && facts.first_byte.is_some());
         eventually("the connection comes back", || upstream.stats().idle == 1).await;
     }
@@ -331,8 +332,11 @@ async fn a_connection_that_ends_without_an_answer_may_have_acted() {
         read_head(&mut stream).await.unwrap();
     })
     .await;
-    let failure = plain().send(get(&origin, "/")).await.map(|_| ()).unwrap_err();
+    let request = get(&origin, "/");
+    let exchange = request.exchange.clone();
+    let failure = plain().send(request).await.map(|_| ()).unwrap_err();
     assert_eq!((failure.fault, failure.progress), (Fault::Reset, Progress::Sent));
+    assert!(exchange.may_have_acted());
 }
 
 #[tokio::test]

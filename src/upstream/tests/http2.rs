@@ -7,6 +7,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
 use crate::message::failure::{Fault, Progress};
+use crate::telemetry;
 use crate::upstream::identity::{ClientIdentity, IdentitySource, SecretMissing};
 use crate::upstream::settings::{HttpVersion, TlsSettings};
 
@@ -94,7 +95,7 @@ async fn a_cold_host_gets_one_connection_for_all() {
         let (body, exchange) = client.await.unwrap();
         assert_eq!(body, "ok");
         let facts = exchange.facts();
-        assert_eq!(facts.upstream_protocol, Some("2"));
+        assert_eq!(facts.upstream_version, Some(telemetry::HttpVersion::Http2));
         made += usize::from(facts.tls.is_some());
     }
     assert_eq!((origin.accepted(), made), (1, 1));
@@ -181,8 +182,11 @@ async fn a_refused_stream_was_not_processed_and_a_reset_one_may_have_been() {
     .await;
     let upstream = upstream(secured(&authority));
     for progress in [Progress::NotSent, Progress::Sent] {
-        let failure = fetch(&upstream, https(&origin, "/")).await.unwrap_err();
+        let request = https(&origin, "/");
+        let exchange = request.exchange.clone();
+        let failure = fetch(&upstream, request).await.unwrap_err();
         assert_eq!((failure.fault, failure.progress), (Fault::Reset, progress));
+        assert_eq!(exchange.may_have_acted(), progress == Progress::Sent);
     }
     assert_eq!(fetch(&upstream, https(&origin, "/")).await.unwrap().0, 200);
     // The refusal gave the connection up, the reset did not.
@@ -277,8 +281,7 @@ async fn connections_belong_to_one_version_of_the_client_certificate() {
     .await;
     let made = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
     let identity = Arc::new(Rotating(1.into(), made.cert.pem(), made.signing_key.serialize_pem()));
-    let secrets = UpstreamSecrets { identity: Some(identity.clone()), proxy_auth: None };
-    let upstream = Upstream::new(secured(&authority), env(), secrets).unwrap();
+    let upstream = Upstream::new(secured(&authority), env(), Some(identity.clone()), None).unwrap();
     for (version, accepted) in [(1, 1), (1, 1), (2, 2), (2, 2)] {
         identity.0.store(version, Ordering::SeqCst);
         assert_eq!(fetch(&upstream, https(&origin, "/")).await.unwrap().0, 200);

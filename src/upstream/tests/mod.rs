@@ -23,7 +23,7 @@ use crate::message::failure::Failure;
 use crate::message::request::{EgressRequest, Exchange};
 use crate::message::target::{Host, Scheme, Target};
 
-use super::connector::{UpstreamEnv, UpstreamSecrets};
+use super::connector::UpstreamEnv;
 use super::guard::{AddressRules, OwnListeners};
 use super::resolver::Resolver;
 use super::service::Upstream;
@@ -56,7 +56,7 @@ fn settings(scheme: Scheme) -> UpstreamSettings {
 }
 
 fn upstream(settings: UpstreamSettings) -> Arc<Upstream> {
-    Upstream::new(settings, env(), UpstreamSecrets::default()).unwrap()
+    Upstream::new(settings, env(), None, None).unwrap()
 }
 
 fn plain() -> Arc<Upstream> {

@@ -8,7 +8,7 @@ use super::*;
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn with(settings: UpstreamSettings, env: Arc<UpstreamEnv>) -> Arc<Upstream> {
-    Upstream::new(settings, env, UpstreamSecrets::default()).unwrap()
+    Upstream::new(settings, env, None, None).unwrap()
 }
 
 fn strict() -> UpstreamSettings {
@@ -27,7 +27,7 @@ async fn a_name_that_resolves_to_loopback_is_not_dialled() {
     let upstream = with(strict(), env());
     assert_eq!(fault(fetch(&upstream, get(&origin, "/")).await), Fault::AddressDenied);
     let host = Host::parse("[::ffff:127.0.0.1]").unwrap();
-    let failure = upstream.dial_raw(&host, origin.address.port()).await.map(|_| ()).unwrap_err();
+    let failure = upstream.dial_tunnel(&host, origin.address.port(), &Exchange::default()).await.unwrap_err();
     assert_eq!(failure.fault, Fault::AddressDenied);
     let failure = upstream.check(&Host::parse(HOST).unwrap(), 443).await.unwrap_err();
     assert_eq!(failure.fault, Fault::AddressDenied);
