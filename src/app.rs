@@ -92,7 +92,11 @@ pub struct App {
 
 impl App {
     /// Starts everything; returns when outgate is ready.
-    pub async fn start(config: PathBuf, policy: CompiledPolicy, overrides: Overrides) -> Result<Self, StartError> {
+    pub async fn start(
+        config: PathBuf,
+        policy: CompiledPolicy,
+        overrides: Overrides,
+    ) -> Result<Self, StartError> {
         let fixed = policy.fixed.clone();
         let telemetry = Arc::new(start_telemetry(&fixed, overrides.log).map_err(StartError::Log)?);
         let tls = prepare_tls(&fixed, overrides.ssl_cert_file, overrides.ssl_cert_dir).await?;
@@ -151,7 +155,10 @@ impl App {
         self.proxy.tasks.close();
         let finished = tokio::time::timeout(self.drain, self.proxy.tasks.wait()).await.is_ok();
         if !finished {
-            tracing::warn!(tasks = self.proxy.tasks.len(), "the drain time is over; what still runs is ended");
+            tracing::warn!(
+                tasks = self.proxy.tasks.len(),
+                "the drain time is over; what still runs is ended"
+            );
             self.proxy.abort.cancel();
             let _ = tokio::time::timeout(Duration::from_millis(500), self.proxy.tasks.wait()).await;
         }
@@ -195,14 +202,21 @@ struct Tls {
 }
 
 /// Reads roots and CA side by side, and pays for the first use of TLS before a client would.
-async fn prepare_tls(fixed: &Fixed, file: Option<PathBuf>, directory: Option<PathBuf>) -> Result<Tls, TlsError> {
+async fn prepare_tls(
+    fixed: &Fixed,
+    file: Option<PathBuf>,
+    directory: Option<PathBuf>,
+) -> Result<Tls, TlsError> {
     let source = match &fixed.interception.ca {
         Ca::Directory(directory) => CaSource::Directory(directory.clone()),
-        Ca::Files { certificate, key } => CaSource::Files { certificate: certificate.clone(), key: key.clone() },
+        Ca::Files { certificate, key } => {
+            CaSource::Files { certificate: certificate.clone(), key: key.clone() }
+        }
     };
     let bundle = fixed.interception.bundle.clone();
     let of_roots = bundle.clone();
-    let roots = tokio::task::spawn_blocking(move || SystemRoots::load(None, Some(&of_roots), file, directory));
+    let roots =
+        tokio::task::spawn_blocking(move || SystemRoots::load(None, Some(&of_roots), file, directory));
     let leaves = tokio::task::spawn_blocking(move || {
         let authority = Arc::new(Authority::load_or_create(&source)?);
         let leaves = LeafCache::new(authority, DEFAULT_MAX_ENTRIES)?;
@@ -219,7 +233,12 @@ async fn prepare_tls(fixed: &Fixed, file: Option<PathBuf>, directory: Option<Pat
     Ok(Tls { leaves, roots: roots.root_store() })
 }
 
-fn make_proxy(fixed: &Fixed, telemetry: &Arc<Telemetry>, leaves: &Arc<LeafCache>, reloader: &Reloader) -> Proxy {
+fn make_proxy(
+    fixed: &Fixed,
+    telemetry: &Arc<Telemetry>,
+    leaves: &Arc<LeafCache>,
+    reloader: &Reloader,
+) -> Proxy {
     let bounds = fixed.runtime.downstream;
     Proxy {
         generation: reloader.current(),
@@ -270,10 +289,14 @@ fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Ar
     let (shared, leaves) = (Arc::downgrade(shared), Arc::downgrade(leaves));
     let weak = Arc::downgrade(telemetry);
     telemetry.metrics.on_scrape(move || {
-        let (Some(telemetry), Some(shared), Some(leaves)) = (weak.upgrade(), shared.upgrade(), leaves.upgrade()) else {
+        let (Some(telemetry), Some(shared), Some(leaves)) =
+            (weak.upgrade(), shared.upgrade(), leaves.upgrade())
+        else {
             return;
         };
-        telemetry.metrics.set_leaf_cache_entries(usize::try_from(leaves.stats().entries).unwrap_or(usize::MAX));
+        telemetry
+            .metrics
+            .set_leaf_cache_entries(usize::try_from(leaves.stats().entries).unwrap_or(usize::MAX));
         shared.export(&telemetry.metrics);
     });
 }
@@ -294,14 +317,21 @@ struct Addresses {
 
 impl Bound {
     fn bind(fixed: &Fixed) -> Result<Self, StartError> {
-        let listeners = fixed.listeners.iter().map(|one| bind(&one.address)).collect::<Result<Vec<_>, _>>()?;
+        let listeners =
+            fixed.listeners.iter().map(|one| bind(&one.address)).collect::<Result<Vec<_>, _>>()?;
         let admin = bind(&fixed.admin.address)?;
-        let health = fixed.admin.health_address.map(|address| bind(&ListenAddress::Tcp(address))).transpose()?;
+        let health =
+            fixed.admin.health_address.map(|address| bind(&ListenAddress::Tcp(address))).transpose()?;
         Ok(Self { listeners, admin, health })
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().chain([&self.admin]).chain(&self.health).filter_map(Listener::local_addr).collect()
+        self.listeners
+            .iter()
+            .chain([&self.admin])
+            .chain(&self.health)
+            .filter_map(Listener::local_addr)
+            .collect()
     }
 
     fn serve(
@@ -345,7 +375,8 @@ fn listener_context(
     secrets: &Arc<SecretCache>,
 ) -> ListenerContext {
     let address = listener.local_addr();
-    let name: Arc<str> = address.map_or_else(|| settings.address.to_string(), |address| address.to_string()).into();
+    let name: Arc<str> =
+        address.map_or_else(|| settings.address.to_string(), |address| address.to_string()).into();
     ListenerContext {
         metrics: proxy.telemetry.metrics.listener(&name),
         name,

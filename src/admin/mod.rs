@@ -69,7 +69,12 @@ const TIMEOUTS: SocketTimeouts = SocketTimeouts {
 const CONNECTIONS: usize = 64;
 
 /// Serves admin requests until cancelled.
-pub async fn run(listener: crate::proxy::listener::Listener, admin: Arc<Admin>, health_only: bool, cancel: CancellationToken) {
+pub async fn run(
+    listener: crate::proxy::listener::Listener,
+    admin: Arc<Admin>,
+    health_only: bool,
+    cancel: CancellationToken,
+) {
     let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -123,7 +128,9 @@ async fn serve(admin: &Admin, reach: Reach, request: Request<Incoming>) -> Respo
         (&Method::GET, "/status") => json(StatusCode::OK, &status::status(admin)),
         (&Method::GET, "/") => page(),
         (&Method::POST, "/reload") => reload(admin).await,
-        (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/" | "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
+        (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/" | "/reload") => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+        }
         _ => text(StatusCode::NOT_FOUND, "not found; try /status, /metrics, /healthz, /readyz\n"),
     }
 }
@@ -187,7 +194,10 @@ fn readiness(admin: &Admin) -> Response<Body> {
     if admin.ready.load(std::sync::atomic::Ordering::Acquire) && admin.shared.secrets.ready() {
         return text(StatusCode::OK, "ready\n");
     }
-    text(StatusCode::SERVICE_UNAVAILABLE, "not ready: a secret that is `required` has not been read, or outgate is stopping\n")
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "not ready: a secret that is `required` has not been read, or outgate is stopping\n",
+    )
 }
 
 fn metrics(metrics: &Metrics) -> Response<Body> {

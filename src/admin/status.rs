@@ -27,7 +27,7 @@ pub fn status(admin: &Admin) -> Value {
         .shared
         .upstreams()
         .iter()
-                .map(|(provider, upstream)| {
+        .map(|(provider, upstream)| {
             let stats = upstream.stats();
             json!({
                 "provider": **provider,

@@ -56,6 +56,8 @@ fn init(policy: &CompiledPolicy, authority: &Authority) -> ExitCode {
 pub fn source(policy: &CompiledPolicy) -> CaSource {
     match &policy.fixed.interception.ca {
         Ca::Directory(directory) => CaSource::Directory(directory.clone()),
-        Ca::Files { certificate, key } => CaSource::Files { certificate: certificate.clone(), key: key.clone() },
+        Ca::Files { certificate, key } => {
+            CaSource::Files { certificate: certificate.clone(), key: key.clone() }
+        }
     }
 }

@@ -42,7 +42,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn written(variables: &[(&'static str, String)], format: Format) -> String {
-    let lines = |line: fn(&str, &str) -> String| variables.iter().map(|(name, value)| line(name, value)).collect::<String>();
+    let lines = |line: fn(&str, &str) -> String| {
+        variables.iter().map(|(name, value)| line(name, value)).collect::<String>()
+    };
     match format {
         Format::Shell => lines(|name, value| format!("export {name}='{}'\n", value.replace('\'', "'\\''"))),
         Format::Dotenv => lines(|name, value| format!("{name}={value}\n")),
@@ -76,7 +78,8 @@ const ADDED: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
 /// The whole environment of an app, in a stable order.
 pub fn variables(policy: &CompiledPolicy) -> Result<Vec<(&'static str, String)>, String> {
-    let listener = policy.fixed.listeners.iter().find(|listener| listener.doors.connect && listener.provider.is_none());
+    let listener =
+        policy.fixed.listeners.iter().find(|listener| listener.doors.connect && listener.provider.is_none());
     let Some(listener) = listener else { return Err("no listener of the policy accepts CONNECT".to_owned()) };
     let ListenAddress::Tcp(address) = &listener.address else {
         return Err("the listener is a unix socket, which proxy variables cannot name".to_owned());

@@ -55,10 +55,12 @@ fn explain(policy: &CompiledPolicy, arguments: &Arguments) -> Result<Json, Strin
     }
     let url = parse_url(&arguments.url)?;
     let (provider, target, path) = match &url {
-        Url::Absolute { scheme, authority, path } => match policy.forward(*scheme, &authority.host, authority.port) {
-            Ok((provider, target)) => (provider, target, path.clone()),
-            Err(refusal) => return Ok(denied(policy, &arguments.url, &refusal, None)),
-        },
+        Url::Absolute { scheme, authority, path } => {
+            match policy.forward(*scheme, &authority.host, authority.port) {
+                Ok((provider, target)) => (provider, target, path.clone()),
+                Err(refusal) => return Ok(denied(policy, &arguments.url, &refusal, None)),
+            }
+        }
         Url::Local(path) => match policy.local_by_path(path) {
             Some(local) => {
                 let rest = if local.path.is_empty() { "/" } else { local.path };
@@ -86,7 +88,9 @@ fn parse_url(url: &str) -> Result<Url, String> {
     let (scheme, rest) = match url.split_once("://") {
         Some(("https", rest)) => (Scheme::Https, rest),
         Some(("http", rest)) => (Scheme::Http, rest),
-        Some(_) | None => return Err("expected http://, https://, or a path of the local endpoint".to_owned()),
+        Some(_) | None => {
+            return Err("expected http://, https://, or a path of the local endpoint".to_owned());
+        }
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = Authority::parse(&rest[..end]).map_err(|fault| fault.to_string())?;
@@ -121,7 +125,14 @@ fn denied(policy: &CompiledPolicy, asked: &str, refusal: &Refusal, provider: Opt
         (Refusal::Denied { route, .. }, Some(provider)) => {
             provider.routes.iter().find(|known| known.name == *route).map(|route| place(policy, route.place))
         }
-        (Refusal::NoProvider | Refusal::Downgrade | Refusal::Trace | Refusal::Path(_) | Refusal::Denied { .. }, _) => None,
+        (
+            Refusal::NoProvider
+            | Refusal::Downgrade
+            | Refusal::Trace
+            | Refusal::Path(_)
+            | Refusal::Denied { .. },
+            _,
+        ) => None,
     };
     let status = if matches!(refusal, Refusal::Path(_)) { 400 } else { 403 };
     json!({
@@ -140,7 +151,8 @@ fn allowed(
 ) -> Json {
     let settings = &route.settings;
     let locations: Vec<&Location> = settings.credential.iter().flatten().map(|part| &part.location).collect();
-    let value = |key: &[&str], text: String| json!({ "value": text, "from": origin(policy, &route.effective, key) });
+    let value =
+        |key: &[&str], text: String| json!({ "value": text, "from": origin(policy, &route.effective, key) });
     let seconds = |duration: std::time::Duration| humantime::format_duration(duration).to_string();
     let timeouts = &settings.timeouts;
     let upstream = &provider.upstream.settings;
@@ -240,12 +252,14 @@ fn for_people(explanation: &Json) -> String {
 
 fn details(explanation: &Json, line: &mut impl FnMut(&str, String, String)) {
     let list = |value: Option<&Json>| {
-        let texts: Vec<&str> = value.and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str).collect();
+        let texts: Vec<&str> =
+            value.and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str).collect();
         texts.join(", then ")
     };
     let credential = explanation.get("credential");
     let references = list(credential.and_then(|credential| credential.get("references")));
-    let from = credential.and_then(|credential| credential.get("from")).and_then(Json::as_str).unwrap_or_default();
+    let from =
+        credential.and_then(|credential| credential.get("from")).and_then(Json::as_str).unwrap_or_default();
     line("credential", if references.is_empty() { "none".to_owned() } else { references }, from.to_owned());
     line("  injected into", list(credential.and_then(|credential| credential.get("places"))), String::new());
     line("  stripped from the app", list(explanation.get("stripped")), String::new());
@@ -261,7 +275,8 @@ fn details(explanation: &Json, line: &mut impl FnMut(&str, String, String)) {
 
 fn value_line(name: &str, value: Option<&Json>, line: &mut impl FnMut(&str, String, String)) {
     let Some(value) = value else { return };
-    let shown = value.get("value").map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let shown =
+        value.get("value").map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     let from = value.get("from").and_then(Json::as_str).unwrap_or_default();
     line(name, shown.unwrap_or_default(), from.to_owned());
 }

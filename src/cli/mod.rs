@@ -30,7 +30,12 @@ pub const BAD_POLICY: u8 = 3;
 pub const DENIED: u8 = 4;
 
 #[derive(Parser)]
-#[command(name = "outgate", version, about = "A sidecar egress proxy for third-party API calls", max_term_width = 110)]
+#[command(
+    name = "outgate",
+    version,
+    about = "A sidecar egress proxy for third-party API calls",
+    max_term_width = 110
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

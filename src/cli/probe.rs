@@ -45,7 +45,10 @@ fn ask(arguments: &Arguments) -> std::io::Result<u16> {
     exchange(stream, &arguments.path)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a probe dials outgate itself; no provider is reached this way")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a probe dials outgate itself; no provider is reached this way"
+)]
 fn connect(address: &SocketAddr, timeout: Duration) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(address, timeout)
 }
@@ -54,6 +57,7 @@ fn exchange(mut stream: impl Read + Write, path: &str) -> std::io::Result<u16> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut head = [0_u8; 12];
     stream.read_exact(&mut head)?;
-    let status = head.strip_prefix(b"HTTP/1.1 ").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+    let status =
+        head.strip_prefix(b"HTTP/1.1 ").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
     status.ok_or_else(|| std::io::Error::other("the answer is not HTTP/1.1"))
 }

@@ -77,8 +77,11 @@ fn runtime(workers: Workers) -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 async fn serve(arguments: Arguments, policy: CompiledPolicy) -> ExitCode {
-    let signals = (signal(SignalKind::hangup()), signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(hangup), Ok(terminate), Ok(interrupt)) = signals else { return fail("signals cannot be listened for") };
+    let signals =
+        (signal(SignalKind::hangup()), signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(hangup), Ok(terminate), Ok(interrupt)) = signals else {
+        return fail("signals cannot be listened for");
+    };
     for warning in &policy.warnings {
         tracing::warn!("{warning}");
     }

@@ -96,7 +96,9 @@ impl Generation {
             .policy
             .providers
             .iter()
-            .flat_map(|provider| provider.routes.iter().map(|route| (provider.name.clone(), route.settings.credential.clone())))
+            .flat_map(|provider| {
+                provider.routes.iter().map(|route| (provider.name.clone(), route.settings.credential.clone()))
+            })
             .collect();
         shared.retain(&upstreams, &credentials);
     }
@@ -149,7 +151,12 @@ impl Generation {
     }
 
     /// Finds where a request at the local endpoint goes, by its `Host`.
-    pub fn local_by_host<'a>(&'a self, host: &Host, port: Option<u16>, path: &'a str) -> Option<LocalDecision<'a>> {
+    pub fn local_by_host<'a>(
+        &'a self,
+        host: &Host,
+        port: Option<u16>,
+        path: &'a str,
+    ) -> Option<LocalDecision<'a>> {
         self.policy.local_by_host(host, port, path)
     }
 
@@ -161,12 +168,23 @@ impl Generation {
     }
 
     /// Judges a request at the local endpoint.
-    pub fn admit_local(&self, local: &LocalDecision<'_>, method: &Method, path: &str) -> Result<Admission, EgressError> {
+    pub fn admit_local(
+        &self,
+        local: &LocalDecision<'_>,
+        method: &Method,
+        path: &str,
+    ) -> Result<Admission, EgressError> {
         self.admit(local.provider, local.target.clone(), method, path)
     }
 
     /// The target of an absolute URL that an answer points at, if it is one of the same provider's hosts; for rewriting.
-    pub fn is_same_provider(&self, provider: usize, scheme: Scheme, host: &Host, port: Option<u16>) -> Option<Target> {
+    pub fn is_same_provider(
+        &self,
+        provider: usize,
+        scheme: Scheme,
+        host: &Host,
+        port: Option<u16>,
+    ) -> Option<Target> {
         let settings = self.policy.providers.get(provider)?;
         let port = port.unwrap_or(scheme.default_port());
         settings.own_hosts.get(host.as_str(), port)?;
@@ -187,7 +205,8 @@ impl Generation {
                 provider: settings.map(|settings| settings.name.clone()),
                 opaque: settings.is_some_and(|settings| settings.opaque),
                 upgrade_idle: settings.map_or(Duration::from_secs(3600), |settings| upgrade_idle(settings)),
-                metrics: live.map_or_else(|| self.unmatched_metrics.clone(), |live| live.tunnel_metrics.clone()),
+                metrics: live
+                    .map_or_else(|| self.unmatched_metrics.clone(), |live| live.tunnel_metrics.clone()),
                 upstream: live.map_or_else(|| self.unmatched.clone(), |live| live.upstream.clone()),
                 host: host.clone(),
                 port,
@@ -205,7 +224,13 @@ impl Generation {
         })
     }
 
-    fn admit(&self, provider: usize, target: Target, method: &Method, path: &str) -> Result<Admission, EgressError> {
+    fn admit(
+        &self,
+        provider: usize,
+        target: Target,
+        method: &Method,
+        path: &str,
+    ) -> Result<Admission, EgressError> {
         let chosen = self.policy.route(provider, method, path).map_err(refused)?;
         let route = self.providers[provider].routes[chosen.route].clone();
         Ok(Admission { target, route })

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::credential::Credential;
 use crate::credential::kinds::Part;
+use crate::policy::compiled::UpstreamKey;
 use crate::secret::SecretCache;
 use crate::telemetry::{Metrics, Telemetry};
 use crate::upstream::identity::{ClientIdentity, IdentitySource, ProxyAuthSource, SecretMissing};
-use crate::policy::compiled::UpstreamKey;
 
 use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
 use zeroize::Zeroizing;
@@ -65,7 +65,13 @@ pub struct Shared {
 impl Shared {
     /// Shared state that holds nothing yet.
     pub fn new(secrets: Arc<SecretCache>, telemetry: Arc<Telemetry>, upstream_env: Arc<UpstreamEnv>) -> Self {
-        Self { secrets, telemetry, upstream_env, upstreams: StateMap::default(), credentials: StateMap::default() }
+        Self {
+            secrets,
+            telemetry,
+            upstream_env,
+            upstreams: StateMap::default(),
+            credentials: StateMap::default(),
+        }
     }
 
     /// The pool of an upstream.
@@ -103,7 +109,11 @@ impl Shared {
 
     /// The live pools with their providers, for status and metrics.
     pub fn upstreams(&self) -> Vec<(Arc<str>, Arc<Upstream>)> {
-        self.upstreams.entries().into_iter().map(|(key, upstream)| (key.settings.provider, upstream)).collect()
+        self.upstreams
+            .entries()
+            .into_iter()
+            .map(|(key, upstream)| (key.settings.provider, upstream))
+            .collect()
     }
 
     /// Sets the metrics of pools and secrets to what they are now.
@@ -130,7 +140,9 @@ impl IdentitySource for SecretIdentity {
     }
 
     fn current(&self) -> Result<ClientIdentity, SecretMissing> {
-        let read = |entry: &crate::secret::SecretEntry| entry.current().map_err(|error| SecretMissing(error.to_string()));
+        let read = |entry: &crate::secret::SecretEntry| {
+            entry.current().map_err(|error| SecretMissing(error.to_string()))
+        };
         let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
         Ok(ClientIdentity {
             version: certificate.number + key.number,
@@ -146,7 +158,8 @@ struct SecretProxyAuth(Arc<crate::secret::SecretEntry>);
 impl ProxyAuthSource for SecretProxyAuth {
     fn user_password(&self) -> Result<Zeroizing<String>, SecretMissing> {
         let version = self.0.current().map_err(|error| SecretMissing(error.to_string()))?;
-        let text = std::str::from_utf8(version.value.expose()).map_err(|_| SecretMissing("not UTF-8".to_owned()))?;
+        let text =
+            std::str::from_utf8(version.value.expose()).map_err(|_| SecretMissing("not UTF-8".to_owned()))?;
         Ok(Zeroizing::new(text.to_owned()))
     }
 }

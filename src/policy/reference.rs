@@ -71,20 +71,30 @@ fn kind_of(root: &Value, property: &Value) -> String {
         return format!("`{}`", constant.as_str().map_or_else(|| constant.to_string(), str::to_owned));
     }
     if let Some(words) = property.get("enum").and_then(Value::as_array) {
-        return words.iter().filter_map(Value::as_str).map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or ");
+        return words
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|word| format!("`{word}`"))
+            .collect::<Vec<_>>()
+            .join(" or ");
     }
     let kind = match property.get("type") {
         Some(Value::String(kind)) => kind.clone(),
         Some(Value::Array(kinds)) => {
-            let kinds: Vec<&str> = kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").collect();
+            let kinds: Vec<&str> =
+                kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").collect();
             kinds.join(" or ")
         }
         Some(_) | None => "any".to_owned(),
     };
     match kind.as_str() {
-        "array" => format!("list of {}", property.get("items").map_or_else(|| "any".to_owned(), |items| kind_of(root, items))),
+        "array" => format!(
+            "list of {}",
+            property.get("items").map_or_else(|| "any".to_owned(), |items| kind_of(root, items))
+        ),
         "object" if property.get("additionalProperties").is_some_and(Value::is_object) => {
-            let value = property.get("additionalProperties").map_or_else(String::new, |values| kind_of(root, values));
+            let value =
+                property.get("additionalProperties").map_or_else(String::new, |values| kind_of(root, values));
             format!("map of name to {value}")
         }
         "object" if property.get("properties").is_some() => "map".to_owned(),
@@ -114,6 +124,7 @@ fn credential_kind(root: &Value, definition: &Value) -> String {
     let map = definition.get("anyOf").and_then(Value::as_array).and_then(|options| options.get(1));
     let empty = serde_json::Map::new();
     let kinds = map.and_then(|map| map.get("properties")).and_then(Value::as_object).unwrap_or(&empty);
-    let kinds: Vec<String> = kinds.iter().map(|(name, kind)| format!("`{name}`: {}", kind_of(root, kind))).collect();
+    let kinds: Vec<String> =
+        kinds.iter().map(|(name, kind)| format!("`{name}`: {}", kind_of(root, kind))).collect();
     format!("`none` or map of one of {}", kinds.join("; "))
 }

@@ -176,11 +176,7 @@ fn record_unread(proxy: &Arc<Proxy>, context: &ConnectionContext, error: &hyper:
     let door = if context.intercepted.is_some() { Door::Intercept } else { Door::Local };
     let mut record = Record::open(&proxy.telemetry, new_request_id(), door, context.listener.name.clone());
     let text = error.to_string();
-    let status = if error.is_parse_too_large() {
-        if text.contains("URI") { 414 } else { 431 }
-    } else {
-        400
-    };
+    let status = if error.is_parse_too_large() { if text.contains("URI") { 414 } else { 431 } } else { 400 };
     record.event.client = Some(context.client);
     record.event.downstream_version = Some(HttpVersion::Http11);
     record.event.generation = proxy.generation.load().number;

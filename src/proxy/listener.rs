@@ -36,7 +36,8 @@ const BACKLOG: u32 = 4096;
 
 /// Binds a TCP listener.
 pub fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Listener> {
-    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    let socket =
+        if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(Listener::Tcp(socket.listen(BACKLOG)?))
@@ -62,7 +63,10 @@ impl Listener {
     }
 
     /// Accepts one connection as it is, with the address it came to; for the admin listener.
-    pub async fn accept_raw(&self, timeouts: SocketTimeouts) -> io::Result<(Socket, Option<std::net::SocketAddr>)> {
+    pub async fn accept_raw(
+        &self,
+        timeouts: SocketTimeouts,
+    ) -> io::Result<(Socket, Option<std::net::SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -91,7 +95,12 @@ impl Listener {
 }
 
 /// Accepts until outgate drains. Above `permits` connections wait in the kernel's backlog.
-pub async fn run(listener: Listener, context: Arc<ListenerContext>, proxy: Arc<Proxy>, permits: Arc<Semaphore>) {
+pub async fn run(
+    listener: Listener,
+    context: Arc<ListenerContext>,
+    proxy: Arc<Proxy>,
+    permits: Arc<Semaphore>,
+) {
     loop {
         let permit = tokio::select! {
             permit = permits.clone().acquire_owned() => permit,

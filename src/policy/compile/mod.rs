@@ -127,7 +127,8 @@ impl Compiler<'_> {
             Some(_) => self.mistake(&root.key("version"), "this outgate knows version 1"),
             None => self.mistake_with(&root, "missing key `version`", "begin the policy with `version: 1`"),
         }
-        self.stores = config.secrets.iter().flatten().map(|(name, store)| (name.clone(), store.clone())).collect();
+        self.stores =
+            config.secrets.iter().flatten().map(|(name, store)| (name.clone(), store.clone())).collect();
         let addresses = self.addresses(config);
         let providers = self.providers(config, &addresses);
         let fixed = self.fixed(config, &providers);

@@ -70,7 +70,8 @@ impl Compiler<'_> {
             self.mistake_with(path, "missing key `url`", "such as `http://proxy.corp.example:3128`");
             return (None, auth);
         };
-        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')).map(Authority::parse);
+        let authority =
+            url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')).map(Authority::parse);
         match authority {
             Some(Ok(Authority { host, port: Some(port) })) => {
                 (Some(Arc::new(UpstreamProxy { host, port, no_proxy, resolve })), auth)
@@ -88,7 +89,11 @@ impl Compiler<'_> {
         for (index, text) in texts.unwrap_or_default().iter().enumerate() {
             match bypass(text) {
                 Some(bypass) => all.push(bypass),
-                None => self.mistake_with(&path.index(index), "not a host, suffix or range", "such as `api.example.com`, `.corp.example`, `10.0.0.0/8` or `*`"),
+                None => self.mistake_with(
+                    &path.index(index),
+                    "not a host, suffix or range",
+                    "such as `api.example.com`, `.corp.example`, `10.0.0.0/8` or `*`",
+                ),
             }
         }
         all
@@ -142,7 +147,8 @@ impl Compiler<'_> {
 
     /// How hosts that no provider names are reached.
     pub(super) fn unmatched_upstream(&mut self, addresses: &Addresses) -> UpstreamKey {
-        let (key, _) = self.upstream(&"unmatched".into(), &ProviderConfig::default(), &PolicyPath::root(), addresses);
+        let (key, _) =
+            self.upstream(&"unmatched".into(), &ProviderConfig::default(), &PolicyPath::root(), addresses);
         key
     }
 
@@ -151,7 +157,11 @@ impl Compiler<'_> {
         match text.parse() {
             Ok(address) => Some(address),
             Err(_) => {
-                self.mistake_with(path, "not an address with its port", "such as `127.0.0.1:8443` or `[::1]:8443`");
+                self.mistake_with(
+                    path,
+                    "not an address with its port",
+                    "such as `127.0.0.1:8443` or `[::1]:8443`",
+                );
                 None
             }
         }
@@ -170,7 +180,8 @@ impl Compiler<'_> {
     fn certificates(&mut self, file: &str, path: &PolicyPath) -> Option<Arc<[u8]>> {
         const LARGEST: u64 = 4 * 1024 * 1024;
         let file = self.file(file);
-        let small = std::fs::metadata(&file).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LARGEST);
+        let small =
+            std::fs::metadata(&file).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LARGEST);
         match std::fs::read(&file) {
             Ok(pem) if small => match crate::tls::pem::certificates(&pem, "upstream.tls.ca") {
                 Ok(_) => Some(pem.into()),
@@ -191,7 +202,8 @@ impl Compiler<'_> {
     }
 
     fn identity(&mut self, config: &TlsConfig, path: &PolicyPath) -> Option<(SecretRef, SecretRef)> {
-        let certificate = self.reference(config.client_certificate.as_deref(), &path.key("client_certificate"));
+        let certificate =
+            self.reference(config.client_certificate.as_deref(), &path.key("client_certificate"));
         let key = self.reference(config.client_key.as_deref(), &path.key("client_key"));
         if config.client_certificate.is_some() != config.client_key.is_some() {
             self.mistake(path, "`client_certificate` and `client_key` belong together");
