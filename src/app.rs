@@ -105,6 +105,7 @@ impl App {
         let env = Arc::new(UpstreamEnv {
             resolver: overrides.resolver.unwrap_or_else(Resolver::system),
             roots: tls.roots,
+            metrics: telemetry.metrics.clone(),
             own_listeners: ArcSwap::from_pointee(OwnListeners::new(Vec::new())),
         });
         let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone()));
@@ -170,6 +171,7 @@ impl App {
 }
 
 /// The one place where tasks of the process itself are spawned.
+#[expect(clippy::disallowed_methods, reason = "this is the place that spawns the tasks of the process")]
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }

@@ -14,6 +14,9 @@
 //! telemetry                 log, metrics, identities
 //! ```
 
+// Unit tests dial their own sockets and collect their own bodies.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
 pub mod admin;
 pub mod app;
 pub mod cli;

@@ -69,6 +69,10 @@ const TIMEOUTS: SocketTimeouts = SocketTimeouts {
 const CONNECTIONS: usize = 64;
 
 /// Serves admin requests until cancelled.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "admin connections end with the listener's cancellation; draining does not wait for scrapers"
+)]
 pub async fn run(
     listener: crate::proxy::listener::Listener,
     admin: Arc<Admin>,

@@ -13,6 +13,7 @@ use super::location::Locations;
 use super::member::{Member, Prepared};
 use crate::resilience::retry::Heal;
 use crate::secret::cache::{RefreshOutcome, SecretCache};
+use crate::telemetry::{HealResult, ProviderMetrics};
 
 /// How long the member of a list that worked is used first; then the newer one is tried again.
 const PREFER: Duration = Duration::from_secs(30);
@@ -24,25 +25,17 @@ pub struct Credential {
     started: Instant,
     /// Member that is preferred, and until when: milliseconds since `started`, times [`SLOTS`], plus the member.
     preference: AtomicU64,
-    healed: AtomicU64,
-    heal_failed: AtomicU64,
+    metrics: Arc<ProviderMetrics>,
 }
 
 const SLOTS: u64 = 16;
 
 impl Credential {
     /// Binds the members of a compiled credential to the secrets of the cache.
-    pub fn bind(members: &[Vec<Part>], cache: &SecretCache) -> Self {
+    pub fn bind(members: &[Vec<Part>], cache: &SecretCache, metrics: Arc<ProviderMetrics>) -> Self {
         let locations = Locations::new(members.iter().flatten().map(|part| part.location.clone()));
         let members = members.iter().map(|parts| Member::bind(parts.clone(), cache)).collect();
-        Self {
-            members,
-            locations,
-            started: Instant::now(),
-            preference: AtomicU64::new(0),
-            healed: AtomicU64::new(0),
-            heal_failed: AtomicU64::new(0),
-        }
+        Self { members, locations, started: Instant::now(), preference: AtomicU64::new(0), metrics }
     }
 
     /// The places that belong to it.
@@ -63,11 +56,6 @@ impl Credential {
     /// Whether it has no member.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
-    }
-
-    /// How often a 401 was healed, and how often nothing could be done.
-    pub fn heals(&self) -> (u64, u64) {
-        (self.healed.load(Ordering::Relaxed), self.heal_failed.load(Ordering::Relaxed))
     }
 
     /// The member to inject: the chosen one, or the next that can be had. In an overlap one secret may be there and the
@@ -121,14 +109,14 @@ impl Heal for Credential {
         Box::pin(async move {
             let next = self.heal_after(tried, stamp).await;
             if next.is_none() {
-                self.heal_failed.fetch_add(1, Ordering::Relaxed);
+                self.metrics.healed(HealResult::Failed);
             }
             next
         })
     }
 
     fn worked(&self, choice: usize) {
-        self.healed.fetch_add(1, Ordering::Relaxed);
+        self.metrics.healed(HealResult::Healed);
         let until = self.now() + u64::try_from(PREFER.as_millis()).unwrap_or(0);
         self.preference.store(until * SLOTS + choice as u64 % SLOTS, Ordering::Relaxed);
     }

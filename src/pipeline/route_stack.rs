@@ -62,7 +62,7 @@ impl RouteStack {
             let locations = credential.locations().clone();
             let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
             // A single value from the environment can neither change nor be replaced: no loop, no replay buffer.
-            let heal = credential.can_heal().then(|| credential as Arc<dyn Heal>);
+            let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
             (wrap(Layers { heal, ..plain }, inject), locations)
         };
         Self {

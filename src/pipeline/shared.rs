@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use crate::credential::Credential;
 use crate::credential::kinds::Part;
@@ -94,8 +95,10 @@ impl Shared {
     /// A credential of a provider, bound to its secrets.
     pub fn credential(&self, provider: &Arc<str>, members: &[Vec<Part>]) -> Arc<Credential> {
         let key = (provider.clone(), members.to_vec());
-        let made: Result<_, std::convert::Infallible> =
-            self.credentials.get_or_make(&key, || Ok(Arc::new(Credential::bind(members, &self.secrets))));
+        let made: Result<_, std::convert::Infallible> = self.credentials.get_or_make(&key, || {
+            let metrics = self.telemetry.metrics.provider(provider);
+            Ok(Arc::new(Credential::bind(members, &self.secrets, metrics)))
+        });
         match made {
             Ok(credential) => credential,
         }
@@ -122,6 +125,12 @@ impl Shared {
             let stats = upstream.stats();
             let busy = stats.open.saturating_sub(stats.idle);
             metrics.provider(&provider).set_connections(stats.idle as u64, busy as u64);
+        }
+        for secret in self.secrets.status() {
+            metrics.secret(&secret.reference).failed_in_all(secret.failed_reads);
+            let Some((version, age)) = secret.version.zip(secret.age_seconds) else { continue };
+            let read_at = SystemTime::now().checked_sub(Duration::from_secs(age));
+            metrics.secret(&secret.reference).read(version, read_at.unwrap_or(SystemTime::UNIX_EPOCH));
         }
     }
 }

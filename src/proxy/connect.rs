@@ -114,9 +114,13 @@ fn accept(
     let opening = Opening { host, port, record, active };
     let (proxy_of_task, context) = (proxy.clone(), context.clone());
     proxy.tasks.spawn(async move {
+        // The tunnel goes on behind the HTTP connection, and so does its place.
+        let context = context;
         let Some((socket, opening)) = take_over(upgrade, opening).await else { return };
         match admission {
-            ConnectAdmission::Intercept(_) => intercept::serve(proxy_of_task, context, socket, opening).await,
+            ConnectAdmission::Intercept(_) => {
+                intercept::serve(proxy_of_task, context.clone(), socket, opening).await
+            }
             ConnectAdmission::Tunnel(permit) => {
                 let mut opening = opening;
                 opening.record.event.door = Door::Tunnel;

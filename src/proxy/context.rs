@@ -141,6 +141,8 @@ pub struct ConnectionContext {
     pub intercepted: Option<(Host, u16)>,
     /// Watches streams that take nothing; HTTP/2 only.
     pub stalls: Option<super::stalls::Stalls>,
+    /// The connection's place among `max_connections`; kept by tunnels and upgraded connections too.
+    pub place: Arc<super::listener::Place>,
 }
 
 /// Wrong tokens per peer: ten at once, then one in a second; who goes on is answered late.

@@ -193,7 +193,7 @@ fn answer(
     record.answered(response.status().as_u16());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let idle = judged.admission.route.upgrade_idle;
-        return upgrade::switch(proxy, response, client, idle, record, active);
+        return upgrade::switch(proxy, context, response, client, idle, record, active);
     }
     if proxy.drain.is_cancelled() && head.version != http::Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -51,6 +51,7 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
         activity,
         intercepted: Some((host, port)),
         stalls: (protocol == Protocol::Http2).then(Stalls::default),
+        place: context.place.clone(),
     };
     // Boxed: this is the one place where serving a connection leads to serving another.
     Box::pin(serve_http(proxy, Arc::new(inside), TokioIo::new(stream), protocol)).await;

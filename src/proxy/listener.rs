@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::serve;
 use super::context::{ConnectionContext, ListenerContext, Proxy};
+use super::overload::Overload;
 use super::socket::{Socket, SocketTimeouts};
 use crate::telemetry::Client;
 
@@ -113,20 +114,16 @@ pub async fn run(
         };
         match accepted {
             Ok((socket, client)) => {
+                let place = Place::new(&proxy, permit, context.metrics.accept());
                 let connection = ConnectionContext {
                     listener: context.clone(),
                     client,
                     activity: socket.activity(),
                     intercepted: None,
                     stalls: None,
+                    place: Arc::new(place),
                 };
-                let (proxy_of_task, counted) = (proxy.clone(), context.metrics.accept());
-                proxy.overload.opened();
-                proxy.tasks.spawn(async move {
-                    let held = Held { proxy: proxy_of_task.clone(), _permit: permit, _counted: counted };
-                    serve(proxy_of_task, connection, socket).await;
-                    drop(held);
-                });
+                proxy.tasks.spawn(serve(proxy.clone(), connection, socket));
             }
             // A client that is gone already, or no descriptor left: wait a moment instead of spinning.
             Err(error) => {
@@ -137,15 +134,26 @@ pub async fn run(
     }
 }
 
-/// What a connection holds as long as it lives.
-struct Held {
-    proxy: Arc<Proxy>,
+/// A connection's place among those that may be open. Given back when the last task of the connection has ended.
+pub struct Place {
+    overload: Arc<Overload>,
     _permit: tokio::sync::OwnedSemaphorePermit,
     _counted: crate::telemetry::DownstreamConnection,
 }
 
-impl Drop for Held {
+impl Place {
+    fn new(
+        proxy: &Proxy,
+        permit: tokio::sync::OwnedSemaphorePermit,
+        counted: crate::telemetry::DownstreamConnection,
+    ) -> Self {
+        proxy.overload.opened();
+        Self { overload: proxy.overload.clone(), _permit: permit, _counted: counted }
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.proxy.overload.closed();
+        self.overload.closed();
     }
 }

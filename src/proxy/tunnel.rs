@@ -94,7 +94,21 @@ pub fn flag_of(error: &TlsError) -> Flag {
         TlsError::Timeout => Flag::DownstreamTimeout,
         TlsError::Closed | TlsError::Io(_) => Flag::DownstreamGone,
         TlsError::SniMismatch => Flag::Denied,
-        _ => Flag::DownstreamProtocol,
+        TlsError::NotTls
+        | TlsError::ClientHello(_)
+        | TlsError::ClientHelloTooLong { .. }
+        | TlsError::Handshake(_) => Flag::DownstreamProtocol,
+        TlsError::File { .. }
+        | TlsError::Pem { .. }
+        | TlsError::KeyMode { .. }
+        | TlsError::KeyOwner { .. }
+        | TlsError::UnusableAuthority { .. }
+        | TlsError::AuthorityExpired
+        | TlsError::Mint(_)
+        | TlsError::InvalidHost
+        | TlsError::Config(_)
+        | TlsError::Random
+        | TlsError::Shared(_) => Flag::Internal,
     }
 }
 

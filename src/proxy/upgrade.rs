@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::context::Proxy;
+use super::context::{ConnectionContext, Proxy};
 use super::relay::{Moved, RelayEnd, relay};
 use super::socket::ActivityGuard;
 use crate::message::body::Body;
@@ -22,6 +22,7 @@ pub const WEBSOCKET: &str = "websocket";
 /// Hands the 101 to the app and copies behind it. The record ends with the copying.
 pub fn switch(
     proxy: &Arc<Proxy>,
+    context: &Arc<ConnectionContext>,
     mut response: Response<Body>,
     client: Option<OnUpgrade>,
     idle: Duration,
@@ -34,7 +35,7 @@ pub fn switch(
     headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     record.event.upgrade = Some(WEBSOCKET);
-    let proxy_of_task = proxy.clone();
+    let (proxy_of_task, place) = (proxy.clone(), context.place.clone());
     proxy.tasks.spawn(async move {
         let Some(client) = client else { return };
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
@@ -42,7 +43,7 @@ pub fn switch(
         let end =
             relay(TokioIo::new(client), TokioIo::new(upstream), idle, &moved, &proxy_of_task.abort).await;
         finish(&mut record, &moved, end);
-        drop(active);
+        drop((active, place));
     });
     response
 }

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::message::failure::{Failure, Fault};
 use crate::message::target::{Host, Scheme};
+use crate::telemetry::Metrics;
 
 use super::client_tls::{ClientConfigs, TlsSetupError};
 use super::error::{dial_fault, handshake_fault, setup_fault};
@@ -43,6 +44,8 @@ pub struct UpstreamEnv {
     pub resolver: Resolver,
     /// The system's certificate authorities, never outgate's own.
     pub roots: Arc<RootCertStore>,
+    /// Where dials are counted.
+    pub metrics: Arc<Metrics>,
     /// What outgate listens on; known only after binding.
     pub own_listeners: ArcSwap<OwnListeners>,
 }
@@ -372,6 +375,7 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr)> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is the place that dials, and the address was checked")]
 async fn connect_one(address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Small writes go out at once: a request head must not wait for the acknowledgement of the one before.

@@ -46,6 +46,14 @@ pub async fn begin(
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a connection to a provider lives in a task of its own, and ends with its pool"
+)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a connection to a provider lives in a task of its own, and ends with its pool"
+)]
 async fn begin_http1(
     pool: &Arc<Pool>,
     place: Place,
@@ -71,6 +79,10 @@ async fn begin_http1(
     Ok(Lease::Http1(Http1Lease::new(pool.clone(), connection, true)))
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a connection to a provider lives in a task of its own, and ends with its pool"
+)]
 async fn begin_http2(pool: &Arc<Pool>, place: Place, connected: Connected) -> Result<Lease, Failure> {
     let (origin, made) = (place.origin().clone(), made(&place, &connected));
     let socket = Socket::new(connected.stream, place, false);

@@ -13,6 +13,7 @@ use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::{EgressRequest, Exchange};
 use crate::message::target::{Host, Scheme};
+use crate::telemetry::{DialResult, ProviderMetrics};
 
 use super::client_tls::TlsSetupError;
 use super::connector::{Connector, Dialled, Purpose, UpstreamEnv};
@@ -41,6 +42,7 @@ pub enum UpstreamError {
 pub struct Upstream {
     connector: Connector,
     pool: Arc<Pool>,
+    metrics: Arc<ProviderMetrics>,
     scheme: Scheme,
     /// Bound of the wait for a connection to come back.
     wait: Duration,
@@ -66,8 +68,9 @@ impl Upstream {
         let pool = Pool::new(settings.scheme, settings.http, settings.pool.clone());
         let (scheme, wait) = (settings.scheme, settings.connect_timeout);
         let wait_behind_dial = wait + settings.tls_timeout;
+        let metrics = env.metrics.provider(&settings.provider);
         let connector = Connector::new(settings, env, identity, proxy_auth)?;
-        Ok(Arc::new(Self { connector, pool, scheme, wait, wait_behind_dial }))
+        Ok(Arc::new(Self { connector, pool, metrics, scheme, wait, wait_behind_dial }))
     }
 
     /// Sends a request and returns when the head of the answer is there. The answer's head is cleaned
@@ -110,7 +113,9 @@ impl Upstream {
         port: u16,
         exchange: &Exchange,
     ) -> Result<TcpStream, Failure> {
-        let Dialled { stream, peer, dns, connect } = self.connector.dial_raw(host, port).await?;
+        let dialled = self.connector.dial_raw(host, port).await;
+        self.count(dialled.as_ref().err());
+        let Dialled { stream, peer, dns, connect } = dialled?;
         let mut facts = exchange.facts();
         facts.dns = dns;
         facts.connect = Some(connect);
@@ -168,9 +173,15 @@ impl Upstream {
         }
     }
 
+    fn count(&self, failure: Option<&Failure>) {
+        self.metrics.dialed(failure.map_or(DialResult::Ok, |failure| dial_result(failure.fault)));
+    }
+
     async fn open(&self, place: Place, purpose: Purpose) -> Result<(Lease, Timings), Failure> {
         let origin = place.origin().clone();
-        match self.connector.connect(&origin.host, origin.port, purpose).await {
+        let dialled = self.connector.connect(&origin.host, origin.port, purpose).await;
+        self.count(dialled.as_ref().err());
+        match dialled {
             Ok(connected) => {
                 let timings = Timings { dns: connected.dns, connect: connected.connect, tls: connected.tls };
                 Ok((handshake::begin(&self.pool, place, connected, purpose).await?, timings))
@@ -180,6 +191,36 @@ impl Upstream {
                 Err(failure)
             }
         }
+    }
+}
+
+/// The label of a dial that failed.
+fn dial_result(fault: Fault) -> DialResult {
+    match fault {
+        Fault::AddressDenied | Fault::OwnListener => DialResult::AddressDenied,
+        Fault::Dns => DialResult::Dns,
+        Fault::TlsCertificate | Fault::TlsAlert | Fault::TlsProtocol => DialResult::Tls,
+        Fault::DnsTimeout | Fault::ConnectTimeout | Fault::TlsTimeout => DialResult::Timeout,
+        Fault::ConnectRefused
+        | Fault::ConnectUnroutable
+        | Fault::Connect
+        | Fault::UpstreamProxy
+        | Fault::ConnectionLimit
+        | Fault::Reset
+        | Fault::Protocol
+        | Fault::HeadTooLarge
+        | Fault::Upgrade
+        | Fault::ResponseTimeout
+        | Fault::IdleTimeout
+        | Fault::Deadline
+        | Fault::Total
+        | Fault::Credential
+        | Fault::TargetTooLong
+        | Fault::DownstreamGone
+        | Fault::DownstreamMalformed
+        | Fault::DownstreamStalled
+        | Fault::BodyTooLarge
+        | Fault::Internal => DialResult::Connect,
     }
 }
 

@@ -77,6 +77,8 @@ struct Book {
     last: Option<(u64, RefreshOutcome)>,
     failed_at: Option<Instant>,
     failures: u32,
+    /// Failed reads since the start; never reset.
+    failures_in_all: u64,
     retry_at: Option<Instant>,
     healed_at: Option<Instant>,
     error: Option<Arc<SecretError>>,
@@ -175,9 +177,9 @@ impl SecretEntry {
 
     pub(super) fn status(&self) -> SecretStatus {
         let current = self.current();
-        let (tried, error) = {
+        let (tried, error, failed_reads) = {
             let book = self.book();
-            (book.ended > 0, book.error.as_ref().map(|error| error.code()))
+            (book.ended > 0, book.error.as_ref().map(|error| error.code()), book.failures_in_all)
         };
         let version = current.ok();
         SecretStatus {
@@ -192,6 +194,7 @@ impl SecretEntry {
             version: version.as_ref().map(|version| version.number),
             age_seconds: version.map(|version| version.read_at.elapsed().as_secs()),
             last_error_code: error,
+            failed_reads,
             required: self.required(),
         }
     }
@@ -285,6 +288,7 @@ impl SecretEntry {
             book.retry_at =
                 (self.source != Source::Fixed).then(|| now + retry_after(book.failures, fastrand::f64()));
             book.failures = book.failures.saturating_add(1);
+            book.failures_in_all += 1;
             book.error.replace(Arc::clone(&error)).as_ref() != Some(&error)
         };
         // A store that is down for a day is one line, and not one for each retry.

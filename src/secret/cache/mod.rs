@@ -57,6 +57,8 @@ pub struct SecretStatus {
     pub age_seconds: Option<u64>,
     /// Code of the last read's error; none after a good read.
     pub last_error_code: Option<&'static str>,
+    /// Reads that failed since the start.
+    pub failed_reads: u64,
     /// Whether readiness waits for it.
     pub required: bool,
 }

@@ -19,9 +19,9 @@ impl SecretMetrics {
         self.read_at.store(since_1970(now), Relaxed);
     }
 
-    /// Counts a read that failed.
-    pub fn failed(&self) {
-        self.errors.fetch_add(1, Relaxed);
+    /// Sets how many reads failed since the start; it only grows.
+    pub fn failed_in_all(&self, reads: u64) {
+        self.errors.store(reads, Relaxed);
     }
 
     /// Seconds since the last good read; `None` if there was none.

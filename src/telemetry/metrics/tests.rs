@@ -262,7 +262,7 @@ fn results_are_counted_by_what_came_of_it() {
 fn secrets_have_an_age_once_they_were_read() {
     let metrics = Metrics::new();
     let secret = metrics.secret("env:A");
-    secret.failed();
+    secret.failed_in_all(1);
     assert_eq!(samples(&metrics, "outgate_secret_age_seconds"), "");
     secret.read(2, SystemTime::now() - Duration::from_secs(60));
     let age = samples(&metrics, "outgate_secret_age_seconds{reference=\"env:A\"}");

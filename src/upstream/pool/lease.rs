@@ -88,6 +88,10 @@ impl Http1Lease {
     }
 
     /// The answer has ended, and the connection may carry another request as soon as hyper says so.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "gives a connection back to its pool; ends with the connection"
+    )]
     pub fn finish(mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         if connection.sender.is_ready() {

@@ -34,6 +34,7 @@ const HOST: &str = "api.test";
 
 fn env_with(addresses: Vec<IpAddr>) -> Arc<UpstreamEnv> {
     Arc::new(UpstreamEnv {
+        metrics: Arc::new(crate::telemetry::Metrics::new()),
         resolver: Resolver::scripted(Arc::new(move |name| match name {
             HOST => Ok(addresses.clone()),
             _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),

@@ -1,0 +1,33 @@
+# Two commands matter: `make demo` shows the main job, `make test` runs everything.
+
+CARGO ?= cargo
+
+.PHONY: demo test bench check clients docs
+
+## Build, then show every door at work on this machine, with a provider of its own.
+demo:
+	$(CARGO) run --release --quiet -- demo
+
+## Keep the demo up, with curl lines to try.
+stay:
+	$(CARGO) run --release --quiet -- demo --stay
+
+## Everything: unit and integration tests, then real clients (installs their packages by name where missing).
+test:
+	$(CARGO) test --locked
+	$(CARGO) build --locked
+	tests/clients/run.sh
+
+## Format, lints and documents, as CI does before the tests.
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+## Figures: CPU, latency, memory, start-up, against a bare pass-through.
+bench:
+	$(CARGO) bench --bench proxy
+
+## Rewrite what is generated: docs/configuration.md and the snapshots of tests.
+generate:
+	INSTA_UPDATE=always OUTGATE_GENERATE=1 $(CARGO) test --locked

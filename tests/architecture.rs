@@ -1,0 +1,160 @@
+//! Who may import whom. Rows import lower rows only, and within a row not at all; `proxy` sees even less. A new edge fails
+//! here, and is a decision for `docs/decisions/`.
+
+// A test says what went wrong by failing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The rows of the house, lowest first.
+const ROWS: [&[&str]; 9] = [
+    &["telemetry"],
+    &["tls", "message"],
+    &["upstream"],
+    &["secret", "resilience"],
+    &["credential"],
+    &["policy"],
+    &["pipeline"],
+    &["proxy"],
+    &["cli", "app", "admin", "process", "main"],
+];
+
+/// What `proxy` may see: what it strips it learns from the decision, and it cannot dial.
+const PROXY_SEES: [&str; 4] = ["pipeline", "tls", "message", "telemetry"];
+
+/// `policy` uses only the settings of the rows below it, never their running parts.
+const POLICY_SEES: [(&str, &[&str]); 5] = [
+    ("credential", &["CredentialConfig", "kinds", "scrub"]),
+    ("resilience", &["REPLAY_BUFFER"]),
+    ("secret", &["reference", "StoreConfig"]),
+    ("tls", &["pem"]),
+    ("upstream", &["config", "guard", "settings"]),
+];
+
+/// Edges inside the wiring row: these modules start one another.
+const WIRING: [(&str, &str); 5] =
+    [("main", "cli"), ("cli", "app"), ("cli", "process"), ("app", "admin"), ("app", "process")];
+
+fn row(module: &str) -> usize {
+    ROWS.iter().position(|row| row.contains(&module)).unwrap_or_else(|| panic!("`{module}` has no row"))
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The top-level module of a file, and the text of it that is not test code.
+fn module_of(file: &Path) -> String {
+    let relative = file.strip_prefix(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
+    let first = relative.components().next().unwrap().as_os_str().to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn without_tests(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\n").next().unwrap()
+}
+
+/// Every `crate::a::b` of the code: the module and what is named in it.
+fn edges(text: &str) -> BTreeSet<(String, String)> {
+    let code: String =
+        text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let module: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let inner = rest[module.len()..].strip_prefix("::").unwrap_or_default();
+        if let Some(list) = inner.strip_prefix('{') {
+            let list = &list[..list.find('}').unwrap_or(list.len())];
+            for name in list.split(',') {
+                let name = name.trim().split("::").next().unwrap().split(' ').next().unwrap();
+                found.insert((module.clone(), name.to_owned()));
+            }
+        } else {
+            let name: String = inner.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            found.insert((module.clone(), name));
+        }
+    }
+    found
+}
+
+fn all_edges() -> BTreeMap<String, BTreeSet<(String, String)>> {
+    let mut all: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    for file in sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
+        let module = module_of(&file);
+        let is_test = file.components().any(|part| part.as_os_str() == "tests") || file.ends_with("tests.rs");
+        if module == "lib" || is_test {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        all.entry(module.clone())
+            .or_default()
+            .extend(edges(without_tests(&text)).into_iter().filter(|(to, _)| *to != module));
+    }
+    all
+}
+
+#[test]
+fn imports_go_down_only() {
+    let mut wrong = Vec::new();
+    for (from, edges) in all_edges() {
+        for (to, name) in edges {
+            let wiring = WIRING.contains(&(from.as_str(), to.as_str()));
+            if row(&to) >= row(&from) && !wiring {
+                wrong.push(format!("{from} -> {to}::{name}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that go up or sideways:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_proxy_cannot_dial() {
+    let edges = all_edges();
+    let seen: BTreeSet<&str> = edges["proxy"].iter().map(|(to, _)| to.as_str()).collect();
+    let allowed: BTreeSet<&str> = PROXY_SEES.into_iter().collect();
+    assert!(seen.is_subset(&allowed), "proxy sees {seen:?}, and may see {allowed:?}");
+}
+
+#[test]
+fn the_policy_sees_settings_only() {
+    let allowed: BTreeMap<&str, &[&str]> = POLICY_SEES.into_iter().collect();
+    let wrong: Vec<String> = all_edges()["policy"]
+        .iter()
+        .filter(|(to, name)| {
+            to != "message" && !allowed.get(to.as_str()).is_some_and(|names| names.contains(&name.as_str()))
+        })
+        .map(|(to, name)| format!("{to}::{name}"))
+        .collect();
+    assert!(wrong.is_empty(), "policy is pure and takes only settings, not {wrong:?}");
+}
+
+#[test]
+fn one_place_dials_and_one_kind_of_name_is_not_used() {
+    for file in sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        for vague in ["util", "utils", "common", "helpers", "manager", "handler", "misc"] {
+            assert_ne!(name, vague, "{}", file.display());
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("../shared"), "{}", file.display());
+    }
+}
+
+/// The test reads what it should: an import that goes up is found.
+#[test]
+fn the_check_can_fail() {
+    let found = edges("use crate::proxy::{socket::Socket, relay};\nuse crate::tls::pem;\n// crate::policy\n");
+    let expected = [("proxy", "socket"), ("proxy", "relay"), ("tls", "pem")];
+    assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())).into_iter().collect());
+    assert!(row("proxy") > row("upstream"));
+}
