@@ -27,6 +27,7 @@ use crate::message::target::Authority;
 use crate::pipeline::reload::{ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::proxy::context::TokenCheck;
+use crate::proxy::socket::SocketTimeouts;
 use crate::telemetry::Metrics;
 use crate::tls::leaf_cache::LeafCache;
 
@@ -57,16 +58,28 @@ pub enum Reach {
     HealthOnly,
 }
 
+/// Admin clients are scrapers, probes and people.
+const TIMEOUTS: SocketTimeouts = SocketTimeouts {
+    header: std::time::Duration::from_secs(5),
+    idle: std::time::Duration::from_secs(120),
+    write: std::time::Duration::from_secs(10),
+};
+
 /// Connections of the admin listener at a time; more wait in the backlog.
 const CONNECTIONS: usize = 64;
 
 /// Serves admin requests until cancelled.
-pub async fn run(listener: crate::proxy::listener::Listener, admin: Arc<Admin>, health_only: bool, cancel: CancellationToken) {
+pub async fn run(
+    listener: crate::proxy::listener::Listener,
+    admin: Arc<Admin>,
+    health_only: bool,
+    cancel: CancellationToken,
+) {
     let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
-            accepted = listener.accept_raw() => accepted,
+            accepted = listener.accept_raw(TIMEOUTS) => accepted,
             () = cancel.cancelled() => return,
         };
         let (io, reach) = match accepted {
@@ -84,7 +97,7 @@ pub async fn run(listener: crate::proxy::listener::Listener, admin: Arc<Admin>, 
                 async move { Ok::<_, Infallible>(serve(&admin, reach, request).await) }
             });
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).max_headers(100);
+            builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(100);
             let connection = builder.serve_connection(TokioIo::new(io), service);
             tokio::select! {
                 _ = connection => {}
@@ -115,7 +128,9 @@ async fn serve(admin: &Admin, reach: Reach, request: Request<Incoming>) -> Respo
         (&Method::GET, "/status") => json(StatusCode::OK, &status::status(admin)),
         (&Method::GET, "/") => page(),
         (&Method::POST, "/reload") => reload(admin).await,
-        (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/" | "/reload") => text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n"),
+        (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/" | "/reload") => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+        }
         _ => text(StatusCode::NOT_FOUND, "not found; try /status, /metrics, /healthz, /readyz\n"),
     }
 }
@@ -179,7 +194,10 @@ fn readiness(admin: &Admin) -> Response<Body> {
     if admin.ready.load(std::sync::atomic::Ordering::Acquire) && admin.shared.secrets.ready() {
         return text(StatusCode::OK, "ready\n");
     }
-    text(StatusCode::SERVICE_UNAVAILABLE, "not ready: a secret that is `required` has not been read, or outgate is stopping\n")
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "not ready: a secret that is `required` has not been read, or outgate is stopping\n",
+    )
 }
 
 fn metrics(metrics: &Metrics) -> Response<Body> {

@@ -15,7 +15,7 @@ pub fn status(admin: &Admin) -> Value {
             json!({
                 "name": *provider.name,
                 "hosts": provider.host_names,
-                "scheme": provider.upstream.scheme.as_str(),
+                "scheme": provider.upstream.settings.scheme.as_str(),
                 "intercept": provider.intercept.intercept,
                 "intercept_because": provider.intercept.because,
                 "local": provider.local_path,
@@ -27,13 +27,14 @@ pub fn status(admin: &Admin) -> Value {
         .shared
         .upstreams()
         .iter()
-        .map(|upstream| {
+        .map(|(provider, upstream)| {
             let stats = upstream.stats();
             json!({
-                "provider": *upstream.settings().provider,
+                "provider": **provider,
                 "open": stats.open,
                 "idle": stats.idle,
                 "waiting": stats.waiting,
+                "http2": stats.http2,
                 "dials": stats.dials_ok + stats.dials_failed,
                 "dials_failed": stats.dials_failed,
             })

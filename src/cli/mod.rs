@@ -1,1 +1,158 @@
-//! cli
+//! The commands, one file each.
+//!
+//! Exit codes: 0 done; 1 it failed (a listener that cannot be bound, a probe that got no answer); 2 the arguments are wrong;
+//! 3 the policy has mistakes; `explain` answers 4 where the request would be denied; `exec` passes on its command's.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::policy::compiled::CompiledPolicy;
+
+mod ca;
+mod check;
+mod demo;
+mod env;
+mod exec;
+mod explain;
+mod probe;
+mod run;
+mod schema;
+
+/// The command failed.
+pub const FAILED: u8 = 1;
+/// The policy has mistakes.
+pub const BAD_POLICY: u8 = 3;
+/// `explain`: the request would be denied.
+pub const DENIED: u8 = 4;
+
+#[derive(Parser)]
+#[command(
+    name = "outgate",
+    version,
+    about = "A sidecar egress proxy for third-party API calls",
+    max_term_width = 110
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The policy that a command is about.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PolicyArgument {
+    /// Policy file, or directory of *.yaml.
+    #[arg(short, long, value_name = "PATH", env = "OUTGATE_CONFIG", default_value = "proxy.yaml")]
+    pub config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy.
+    Run(run::Arguments),
+    /// Check a policy and report all mistakes at once.
+    Check(check::Arguments),
+    /// Say what would happen to a request, and which line of the policy decides.
+    Explain(explain::Arguments),
+    /// Print the JSON Schema of the policy, or its reference as Markdown.
+    Schema(schema::Arguments),
+    /// Make or show the CA of TLS interception.
+    Ca(ca::Arguments),
+    /// Print the environment that points an app at outgate.
+    Env(env::Arguments),
+    /// Run a command with that environment.
+    Exec(exec::Arguments),
+    /// Show everything at work on this machine, with a provider of its own.
+    Demo(demo::Arguments),
+    /// Ask a running outgate whether it is healthy; for images without a shell.
+    Probe(probe::Arguments),
+    /// Print shell completions.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command of the arguments.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; clap knows which stream each belongs to.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match arguments.command {
+        Command::Run(arguments) => run::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Ca(arguments) => ca::run(&arguments),
+        Command::Env(arguments) => env::run(&arguments),
+        Command::Exec(arguments) => exec::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "outgate", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Reads the policy, or prints its mistakes.
+fn load(argument: &PolicyArgument) -> Result<CompiledPolicy, ExitCode> {
+    crate::pipeline::reload::read(&argument.config).map_err(|rejection| {
+        let colour = std::io::stderr().is_terminal();
+        let _ = writeln!(std::io::stderr(), "{}", rejection.render(colour).trim_end());
+        ExitCode::from(BAD_POLICY)
+    })
+}
+
+/// Writes to standard output; a closed pipe ends quietly.
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+/// Prints why a command failed.
+fn fail(message: impl std::fmt::Display) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "outgate: {message}");
+    ExitCode::from(FAILED)
+}
+
+/// Colours where a person reads.
+struct Style {
+    colour: bool,
+}
+
+impl Style {
+    fn of_stdout() -> Self {
+        Self { colour: std::io::stdout().is_terminal() }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn bold(&self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn faint(&self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    fn good(&self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    fn bad(&self, text: &str) -> String {
+        self.paint("31", text)
+    }
+}

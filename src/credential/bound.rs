@@ -50,6 +50,11 @@ impl Credential {
         &self.locations
     }
 
+    /// Whether a 401 can lead to anything: another member, or a secret that may have changed.
+    pub fn can_heal(&self) -> bool {
+        self.members.len() > 1 || self.members.iter().any(Member::can_change)
+    }
+
     /// How many members it has.
     pub fn len(&self) -> usize {
         self.members.len()

@@ -64,6 +64,11 @@ impl Member {
         &self.reference
     }
 
+    /// Whether reading its secrets again could give another value; the environment cannot change.
+    pub fn can_change(&self) -> bool {
+        self.secrets.iter().any(|(reference, _)| reference.store() != "env")
+    }
+
     /// The live secrets, for healing.
     pub fn secrets(&self) -> impl Iterator<Item = &Arc<SecretEntry>> {
         self.secrets.iter().map(|(_, entry)| entry)

@@ -17,8 +17,8 @@ use std::time::Duration;
 pub enum QuantityFault {
     /// Not a duration.
     #[error("expected a whole number and a unit (`ms`, `s`, `m`, `h` or `d`), such as `10s`")]
-    Span,
-    /// A duration above [`Span::MAX`].
+    TimeSpan,
+    /// A duration above [`TimeSpan::MAX`].
     #[error("a duration can have at most 36500 days")]
     LongSpan,
     /// Not a size.
@@ -50,29 +50,29 @@ fn split_number(text: &str) -> Option<(u64, &str)> {
 
 /// A duration: `250ms`, `10s`, `5m`, `1h`, `1d`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span(Duration);
+pub struct TimeSpan(Duration);
 
 /// Milliseconds of the units, the largest first.
 const SPAN_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-impl Span {
+impl TimeSpan {
     /// The longest: 36500 days. A later point in time can still be computed.
     pub const MAX: Self = Self(Duration::from_secs(36_500 * 86_400));
 
-    /// From milliseconds; what exceeds [`Span::MAX`] becomes it.
+    /// From milliseconds; what exceeds [`TimeSpan::MAX`] becomes it.
     pub const fn from_millis(millis: u64) -> Self {
         let span = Duration::from_millis(millis);
         if span.as_millis() > Self::MAX.0.as_millis() { Self::MAX } else { Self(span) }
     }
 
-    /// From seconds; what exceeds [`Span::MAX`] becomes it.
+    /// From seconds; what exceeds [`TimeSpan::MAX`] becomes it.
     pub const fn from_secs(secs: u64) -> Self {
         Self::from_millis(secs.saturating_mul(1_000))
     }
 
     /// The duration; whole milliseconds.
-    pub const fn get(self) -> Duration {
+    pub const fn duration(self) -> Duration {
         self.0
     }
 
@@ -82,25 +82,25 @@ impl Span {
     }
 }
 
-impl From<Span> for Duration {
-    fn from(span: Span) -> Self {
+impl From<TimeSpan> for Duration {
+    fn from(span: TimeSpan) -> Self {
         span.0
     }
 }
 
-impl FromStr for Span {
+impl FromStr for TimeSpan {
     type Err = QuantityFault;
 
     fn from_str(text: &str) -> Result<Self, QuantityFault> {
-        let (number, unit) = split_number(text).ok_or(QuantityFault::Span)?;
-        let unit = SPAN_UNITS.iter().find(|(name, _)| *name == unit).ok_or(QuantityFault::Span)?;
+        let (number, unit) = split_number(text).ok_or(QuantityFault::TimeSpan)?;
+        let unit = SPAN_UNITS.iter().find(|(name, _)| *name == unit).ok_or(QuantityFault::TimeSpan)?;
         let millis = number.checked_mul(unit.1).ok_or(QuantityFault::LongSpan)?;
         let span = Duration::from_millis(millis);
         if span > Self::MAX.0 { Err(QuantityFault::LongSpan) } else { Ok(Self(span)) }
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for TimeSpan {
     /// In the largest unit that divides it: `90s`, `2m`, `0s`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
@@ -126,8 +126,8 @@ impl ByteSize {
         Self(bytes)
     }
 
-    /// The bytes.
-    pub const fn get(self) -> u64 {
+    /// The number of bytes.
+    pub const fn bytes(self) -> u64 {
         self.0
     }
 
@@ -166,12 +166,12 @@ impl fmt::Display for ByteSize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     count: u32,
-    per: Span,
+    per: TimeSpan,
 }
 
 impl Rate {
     /// So many per `per`; `None` where that is no time.
-    pub fn new(count: u32, per: Span) -> Option<Self> {
+    pub fn new(count: u32, per: TimeSpan) -> Option<Self> {
         (!per.is_zero()).then_some(Self { count, per })
     }
 
@@ -182,7 +182,7 @@ impl Rate {
 
     /// In which time; never zero.
     pub const fn per(self) -> Duration {
-        self.per.get()
+        self.per.duration()
     }
 }
 
@@ -195,8 +195,10 @@ impl FromStr for Rate {
         if !rest.is_empty() {
             return Err(QuantityFault::Rate);
         }
-        let bare_unit =
-            SPAN_UNITS.iter().find(|(name, _)| *name == per).map(|(_, millis)| Span::from_millis(*millis));
+        let bare_unit = SPAN_UNITS
+            .iter()
+            .find(|(name, _)| *name == per)
+            .map(|(_, millis)| TimeSpan::from_millis(*millis));
         let per = match bare_unit {
             Some(per) => per,
             None => per.parse().map_err(|fault| match fault {
@@ -318,7 +320,7 @@ macro_rules! text_form {
     };
 }
 
-text_form!(Span, "Duration", "a duration such as `10s`", "^[0-9]+(ms|s|m|h|d)$", "10s");
+text_form!(TimeSpan, "Duration", "a duration such as `10s`", "^[0-9]+(ms|s|m|h|d)$", "10s");
 text_form!(ByteSize, "Size", "a size such as `64KiB`", "^[0-9]+(B|KiB|MiB|GiB|TiB)$", "64KiB");
 text_form!(Rate, "Rate", "a rate such as `100/s`", "^[0-9]+/([0-9]+)?(ms|s|m|h|d)$", "100/15m");
 text_form!(Ratio, "Ratio", "a percentage such as `20%`", r"^[0-9]+(\.[0-9]{1,4})?%$", "20%");
@@ -344,19 +346,19 @@ mod tests {
             ("0ms", 0, "0s"),
             ("36500d", 36_500 * 86_400_000, "36500d"),
         ] {
-            let span: Span = text.parse().unwrap();
-            assert_eq!(span.get(), Duration::from_millis(millis), "{text}");
+            let span: TimeSpan = text.parse().unwrap();
+            assert_eq!(span.duration(), Duration::from_millis(millis), "{text}");
             assert_eq!(span.to_string(), printed, "{text}");
         }
         for text in
             ["", "10", "s", "1.5s", "10 s", " 10s", "10S", "10sec", "1h30m", "-1s", "+1s", "١s", "1M", "10µs"]
         {
-            assert_eq!(text.parse::<Span>(), Err(QuantityFault::Span), "{text}");
+            assert_eq!(text.parse::<TimeSpan>(), Err(QuantityFault::TimeSpan), "{text}");
         }
         for text in ["36501d", "18446744073709551615ms", "18446744073709551615d"] {
-            assert_eq!(text.parse::<Span>(), Err(QuantityFault::LongSpan), "{text}");
+            assert_eq!(text.parse::<TimeSpan>(), Err(QuantityFault::LongSpan), "{text}");
         }
-        assert_eq!(Span::from_secs(u64::MAX), Span::MAX);
+        assert_eq!(TimeSpan::from_secs(u64::MAX), TimeSpan::MAX);
     }
 
     #[test]
@@ -373,7 +375,7 @@ mod tests {
             ("0MiB", 0, "0B"),
         ] {
             let size: ByteSize = text.parse().unwrap();
-            assert_eq!((size.get(), size.to_string().as_str()), (bytes, printed), "{text}");
+            assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, printed), "{text}");
         }
         for (text, fault) in [
             ("64", QuantityFault::ByteSize),
@@ -439,9 +441,9 @@ mod tests {
 
     #[test]
     fn json_has_the_text_form_only() {
-        assert_eq!(serde_json::from_str::<Span>("\"10s\"").unwrap(), Span::from_secs(10));
+        assert_eq!(serde_json::from_str::<TimeSpan>("\"10s\"").unwrap(), TimeSpan::from_secs(10));
         assert_eq!(serde_json::to_string(&Ratio::from_percent(20)).unwrap(), "\"20%\"");
-        let error = serde_json::from_str::<Span>("10").unwrap_err().to_string();
+        let error = serde_json::from_str::<TimeSpan>("10").unwrap_err().to_string();
         assert!(error.contains("expected a duration such as `10s`"), "{error}");
         let error = serde_json::from_str::<ByteSize>("\"canary\"").unwrap_err().to_string();
         assert!(!error.contains("canary"), "{error}");
@@ -452,7 +454,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_printed_is_read_again(number in 0u64..1_000_000_000_000, count: u32, millionths: u32) {
-            let span = Span::from_millis(number);
+            let span = TimeSpan::from_millis(number);
             prop_assert_eq!(span.to_string().parse(), Ok(span));
             let size = ByteSize::from_bytes(number);
             prop_assert_eq!(size.to_string().parse(), Ok(size));
@@ -465,7 +467,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(text in "[0-9a-zA-Z/%.µ]{0,24}") {
-            let _ = (text.parse::<Span>(), text.parse::<ByteSize>(), text.parse::<Rate>(), text.parse::<Ratio>());
+            let _ = (text.parse::<TimeSpan>(), text.parse::<ByteSize>(), text.parse::<Rate>(), text.parse::<Ratio>());
         }
     }
 }

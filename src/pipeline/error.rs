@@ -60,7 +60,9 @@ impl EgressError {
     /// What the app is told.
     pub fn answer(&self) -> Answer {
         match self {
-            Self::Denied(_) => row(403, "denied", "http_request_denied", Flag::Denied, "denied by the policy"),
+            Self::Denied(_) => {
+                row(403, "denied", "http_request_denied", Flag::Denied, "denied by the policy")
+            }
             Self::Head(fault) => head(*fault),
             Self::Target(fault) => bad_request(target_title(*fault)),
             Self::BadRequest(title) => bad_request(title),
@@ -71,9 +73,13 @@ impl EgressError {
                 let title = "this listener wants a token in Proxy-Authorization";
                 row(407, "proxy_auth_required", "http_request_error", Flag::ProxyAuthRequired, title)
             }
-            Self::Loop => {
-                row(502, "loop_detected", "proxy_loop_detected", Flag::Loop, "the request has already passed this outgate")
-            }
+            Self::Loop => row(
+                502,
+                "loop_detected",
+                "proxy_loop_detected",
+                Flag::Loop,
+                "the request has already passed this outgate",
+            ),
             Self::PayloadTooLarge => too_large(),
             Self::Overloaded => {
                 let title = "outgate is at its limit of connections, descriptors or memory";
@@ -146,12 +152,19 @@ impl EgressError {
     /// Whether the app's connection cannot be trusted after this: framing or the rest of a body is in doubt.
     pub fn closes(&self) -> bool {
         match self {
-            Self::Head(_) | Self::Target(_) | Self::BadRequest(_) | Self::PayloadTooLarge | Self::Internal => true,
+            Self::Head(_)
+            | Self::Target(_)
+            | Self::BadRequest(_)
+            | Self::PayloadTooLarge
+            | Self::Internal => true,
             Self::Misdirected(_) | Self::Overloaded => true,
             Self::Denied(_) | Self::ProxyAuth | Self::Loop => false,
             Self::Failure(failure) => matches!(
                 failure.fault,
-                Fault::DownstreamGone | Fault::DownstreamMalformed | Fault::DownstreamStalled | Fault::BodyTooLarge
+                Fault::DownstreamGone
+                    | Fault::DownstreamMalformed
+                    | Fault::DownstreamStalled
+                    | Fault::BodyTooLarge
             ),
         }
     }
@@ -175,7 +188,13 @@ impl From<TargetFault> for EgressError {
     }
 }
 
-fn row(status: u16, code: &'static str, proxy_status: &'static str, flag: Flag, title: &'static str) -> Answer {
+fn row(
+    status: u16,
+    code: &'static str,
+    proxy_status: &'static str,
+    flag: Flag,
+    title: &'static str,
+) -> Answer {
     // All numbers of this table are statuses; a test walks over every row.
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Answer { status, code, proxy_status, flag, title }
@@ -191,7 +210,13 @@ fn too_large() -> Answer {
 }
 
 fn internal() -> Answer {
-    row(500, "internal", "proxy_internal_error", Flag::Internal, "a bug in outgate; the log has more under this request id")
+    row(
+        500,
+        "internal",
+        "proxy_internal_error",
+        Flag::Internal,
+        "a bug in outgate; the log has more under this request id",
+    )
 }
 
 fn head(fault: HeadFault) -> Answer {
@@ -228,23 +253,39 @@ fn fault(fault: Fault) -> Answer {
             let title = "the host's address is not public, and the policy does not allow it (`addresses.allow_private`)";
             row(403, "address_denied", "destination_ip_prohibited", Flag::AddressDenied, title)
         }
-        Fault::OwnListener => {
-            row(403, "address_denied", "destination_ip_prohibited", Flag::AddressDenied, "the address is outgate's own")
-        }
-        Fault::Dns => row(502, "upstream_dns", "dns_error", Flag::DnsFailure, "the provider's name could not be resolved"),
+        Fault::OwnListener => row(
+            403,
+            "address_denied",
+            "destination_ip_prohibited",
+            Flag::AddressDenied,
+            "the address is outgate's own",
+        ),
+        Fault::Dns => row(
+            502,
+            "upstream_dns",
+            "dns_error",
+            Flag::DnsFailure,
+            "the provider's name could not be resolved",
+        ),
         Fault::DnsTimeout => {
             let title = "the provider's name was not resolved in time (`timeouts.connect`)";
             row(504, "upstream_dns_timeout", "dns_timeout", Flag::DnsFailure, title)
         }
         Fault::ConnectRefused => connect("connection_refused", "the provider refused the connection"),
         Fault::ConnectUnroutable => connect("destination_ip_unroutable", "there is no route to the provider"),
-        Fault::Connect => connect("destination_unavailable", "the connection to the provider could not be made"),
-        Fault::UpstreamProxy => connect("destination_unavailable", "the upstream proxy refused or broke the connection"),
+        Fault::Connect => {
+            connect("destination_unavailable", "the connection to the provider could not be made")
+        }
+        Fault::UpstreamProxy => {
+            connect("destination_unavailable", "the upstream proxy refused or broke the connection")
+        }
         Fault::ConnectTimeout => {
             let title = "the connection to the provider was not made in time (`timeouts.connect`)";
             row(504, "upstream_connect_timeout", "connection_timeout", Flag::ConnectFailure, title)
         }
-        Fault::TlsCertificate => tls("tls_certificate_error", "the provider's certificate is not valid for its host"),
+        Fault::TlsCertificate => {
+            tls("tls_certificate_error", "the provider's certificate is not valid for its host")
+        }
         Fault::TlsAlert => tls("tls_alert_received", "the provider refused the TLS handshake"),
         Fault::TlsProtocol => tls("tls_protocol_error", "the TLS handshake with the provider failed"),
         Fault::TlsTimeout => {
@@ -263,10 +304,14 @@ fn fault(fault: Fault) -> Answer {
         Fault::HeadTooLarge => {
             protocol("http_response_header_section_size", "the head of the provider's answer is too large")
         }
-        Fault::Upgrade => protocol("http_upgrade_failed", "the provider switched protocols unasked, or not as asked"),
+        Fault::Upgrade => {
+            protocol("http_upgrade_failed", "the provider switched protocols unasked, or not as asked")
+        }
         Fault::ResponseTimeout => timeout("the provider did not answer in time (`timeouts.response`)"),
         Fault::IdleTimeout => timeout("the provider took no byte of the request in time (`timeouts.idle`)"),
-        Fault::Deadline => timeout("no answer within the deadline (`timeouts.deadline`, or what the request asked for)"),
+        Fault::Deadline => {
+            timeout("no answer within the deadline (`timeouts.deadline`, or what the request asked for)")
+        }
         Fault::Total => timeout("the exchange took longer than `timeouts.total`"),
         Fault::Credential => {
             let title = "the credential for this provider is not available; nothing was sent";
@@ -276,9 +321,13 @@ fn fault(fault: Fault) -> Answer {
             let title = "the target is too long with the credential in its query";
             row(414, "uri_too_long", "http_request_error", Flag::DownstreamProtocol, title)
         }
-        Fault::DownstreamGone => {
-            row(400, "bad_request", "http_request_error", Flag::DownstreamGone, "the request body ended before its end")
-        }
+        Fault::DownstreamGone => row(
+            400,
+            "bad_request",
+            "http_request_error",
+            Flag::DownstreamGone,
+            "the request body ended before its end",
+        ),
         Fault::DownstreamMalformed => bad_request("the request body is malformed"),
         Fault::DownstreamStalled => {
             let title = "the request body stalled (`runtime.downstream.body_timeout`)";

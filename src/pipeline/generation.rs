@@ -7,7 +7,7 @@ use http::Method;
 
 use super::error::EgressError;
 use super::route_stack::RouteStack;
-use super::shared::{Shared, UpstreamKey};
+use super::shared::Shared;
 use super::tunnel::TunnelPermit;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider};
@@ -81,7 +81,7 @@ impl Generation {
         for provider in &policy.providers {
             providers.push(LiveProvider::build(provider, mode, shared)?);
         }
-        let unmatched = shared.upstream(&key_of(&policy.unmatched_upstream))?;
+        let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
         let redaction = Arc::new(Redaction::new::<&str, &str>(mode, &[], &[]));
         Ok(Self { number, policy, providers, unmatched, unmatched_metrics, redaction })
@@ -89,14 +89,16 @@ impl Generation {
 
     /// Everything this generation uses of the shared state, to drop the rest.
     pub fn retain(&self, shared: &Shared) {
-        let mut upstreams: Vec<UpstreamKey> =
-            self.policy.providers.iter().map(|provider| key_of(&provider.upstream)).collect();
-        upstreams.push(key_of(&self.policy.unmatched_upstream));
+        let mut upstreams: Vec<crate::policy::compiled::UpstreamKey> =
+            self.policy.providers.iter().map(|provider| provider.upstream.clone()).collect();
+        upstreams.push(self.policy.unmatched_upstream.clone());
         let credentials: Vec<_> = self
             .policy
             .providers
             .iter()
-            .flat_map(|provider| provider.routes.iter().map(|route| (provider.name.clone(), route.settings.credential.clone())))
+            .flat_map(|provider| {
+                provider.routes.iter().map(|route| (provider.name.clone(), route.settings.credential.clone()))
+            })
             .collect();
         shared.retain(&upstreams, &credentials);
     }
@@ -134,7 +136,7 @@ impl Generation {
     ) -> Result<Admission, EgressError> {
         match self.policy.connect(host, port).map_err(refused)? {
             ConnectDecision::Intercept(provider) => {
-                let scheme = self.policy.providers[provider].upstream.scheme;
+                let scheme = self.policy.providers[provider].upstream.settings.scheme;
                 self.admit(provider, Target { scheme, host: host.clone(), port }, method, path)
             }
             ConnectDecision::Tunnel(_) | ConnectDecision::Unmatched => {
@@ -149,7 +151,12 @@ impl Generation {
     }
 
     /// Finds where a request at the local endpoint goes, by its `Host`.
-    pub fn local_by_host<'a>(&'a self, host: &Host, port: Option<u16>, path: &'a str) -> Option<LocalDecision<'a>> {
+    pub fn local_by_host<'a>(
+        &'a self,
+        host: &Host,
+        port: Option<u16>,
+        path: &'a str,
+    ) -> Option<LocalDecision<'a>> {
         self.policy.local_by_host(host, port, path)
     }
 
@@ -161,12 +168,23 @@ impl Generation {
     }
 
     /// Judges a request at the local endpoint.
-    pub fn admit_local(&self, local: &LocalDecision<'_>, method: &Method, path: &str) -> Result<Admission, EgressError> {
+    pub fn admit_local(
+        &self,
+        local: &LocalDecision<'_>,
+        method: &Method,
+        path: &str,
+    ) -> Result<Admission, EgressError> {
         self.admit(local.provider, local.target.clone(), method, path)
     }
 
     /// The target of an absolute URL that an answer points at, if it is one of the same provider's hosts; for rewriting.
-    pub fn is_same_provider(&self, provider: usize, scheme: Scheme, host: &Host, port: Option<u16>) -> Option<Target> {
+    pub fn is_same_provider(
+        &self,
+        provider: usize,
+        scheme: Scheme,
+        host: &Host,
+        port: Option<u16>,
+    ) -> Option<Target> {
         let settings = self.policy.providers.get(provider)?;
         let port = port.unwrap_or(scheme.default_port());
         settings.own_hosts.get(host.as_str(), port)?;
@@ -187,7 +205,8 @@ impl Generation {
                 provider: settings.map(|settings| settings.name.clone()),
                 opaque: settings.is_some_and(|settings| settings.opaque),
                 upgrade_idle: settings.map_or(Duration::from_secs(3600), |settings| upgrade_idle(settings)),
-                metrics: live.map_or_else(|| self.unmatched_metrics.clone(), |live| live.tunnel_metrics.clone()),
+                metrics: live
+                    .map_or_else(|| self.unmatched_metrics.clone(), |live| live.tunnel_metrics.clone()),
                 upstream: live.map_or_else(|| self.unmatched.clone(), |live| live.upstream.clone()),
                 host: host.clone(),
                 port,
@@ -205,7 +224,13 @@ impl Generation {
         })
     }
 
-    fn admit(&self, provider: usize, target: Target, method: &Method, path: &str) -> Result<Admission, EgressError> {
+    fn admit(
+        &self,
+        provider: usize,
+        target: Target,
+        method: &Method,
+        path: &str,
+    ) -> Result<Admission, EgressError> {
         let chosen = self.policy.route(provider, method, path).map_err(refused)?;
         let route = self.providers[provider].routes[chosen.route].clone();
         Ok(Admission { target, route })
@@ -214,7 +239,7 @@ impl Generation {
 
 impl LiveProvider {
     fn build(provider: &Arc<Provider>, mode: QueryMode, shared: &Shared) -> Result<Self, UpstreamError> {
-        let upstream = shared.upstream(&key_of(&provider.upstream))?;
+        let upstream = shared.upstream(&provider.upstream)?;
         let redaction = Arc::new(Redaction::new(mode, &provider.redact_query, &provider.redact_path));
         let routes = provider
             .routes

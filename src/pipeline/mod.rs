@@ -9,3 +9,4 @@ pub mod reload;
 pub mod route_stack;
 pub mod shared;
 pub mod tunnel;
+pub mod watch;

@@ -159,10 +159,15 @@ fn prepare(generation: &Generation, shared: &Shared) {
         provider == "unmatched"
             || policy.providers.iter().any(|known| {
                 &*known.name == provider
-                    && route.is_none_or(|route| route == "tunnel" || known.routes.iter().any(|r| &*r.name == route))
+                    && route.is_none_or(|route| {
+                        route == "tunnel" || known.routes.iter().any(|r| &*r.name == route)
+                    })
             })
     });
-    shared.telemetry.metrics.retain_secrets(|reference| known.iter().any(|known| known.to_string() == reference));
+    shared
+        .telemetry
+        .metrics
+        .retain_secrets(|reference| known.iter().any(|known| known.to_string() == reference));
 }
 
 fn prepare_secrets(generation: &Generation, shared: &Shared) {
@@ -170,6 +175,7 @@ fn prepare_secrets(generation: &Generation, shared: &Shared) {
     for (reference, _) in secrets {
         shared.secrets.entry(reference);
     }
-    let required = secrets.iter().filter(|(_, required)| *required).map(|(reference, _)| reference.clone()).collect();
+    let required =
+        secrets.iter().filter(|(_, required)| *required).map(|(reference, _)| reference.clone()).collect();
     shared.secrets.require(&required);
 }

@@ -52,7 +52,8 @@ impl RouteStack {
     ) -> Self {
         let settings = &route.settings;
         let timeouts = settings.timeouts;
-        let attempt = AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
+        let attempt =
+            AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
         let plain = Layers { attempt, replay_buffer: settings.replay_buffer, heal: None };
         let (service, locations) = if settings.credential.is_empty() {
             (wrap(plain, upstream.service()), Locations::default())

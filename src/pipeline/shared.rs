@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::credential::Credential;
 use crate::credential::kinds::Part;
+use crate::policy::compiled::UpstreamKey;
 use crate::secret::SecretCache;
-use crate::secret::reference::SecretRef;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Metrics, Telemetry};
 use crate::upstream::identity::{ClientIdentity, IdentitySource, ProxyAuthSource, SecretMissing};
-use crate::upstream::settings::UpstreamSettings;
+
 use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
 use zeroize::Zeroizing;
 
@@ -43,21 +43,11 @@ impl<K: Eq + Hash + Clone, V> StateMap<K, V> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| used.contains(key));
     }
 
-    /// All live values.
-    pub fn values(&self) -> Vec<Arc<V>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    /// All live values with their keys.
+    pub fn entries(&self) -> Vec<(K, Arc<V>)> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
-}
-
-/// Identity of a pool: what it is made of, and which secrets it takes its certificate and proxy password from.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct UpstreamKey {
-    /// Settings of the upstream.
-    pub settings: UpstreamSettings,
-    /// Client certificate and key.
-    pub identity: Option<(SecretRef, SecretRef)>,
-    /// `user:password` of the corporate proxy.
-    pub proxy_auth: Option<SecretRef>,
 }
 
 /// What all generations share.
@@ -75,7 +65,13 @@ pub struct Shared {
 impl Shared {
     /// Shared state that holds nothing yet.
     pub fn new(secrets: Arc<SecretCache>, telemetry: Arc<Telemetry>, upstream_env: Arc<UpstreamEnv>) -> Self {
-        Self { secrets, telemetry, upstream_env, upstreams: StateMap::default(), credentials: StateMap::default() }
+        Self {
+            secrets,
+            telemetry,
+            upstream_env,
+            upstreams: StateMap::default(),
+            credentials: StateMap::default(),
+        }
     }
 
     /// The pool of an upstream.
@@ -111,9 +107,22 @@ impl Shared {
         self.credentials.retain(credentials);
     }
 
-    /// The live pools, for status and metrics.
-    pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
-        self.upstreams.values()
+    /// The live pools with their providers, for status and metrics.
+    pub fn upstreams(&self) -> Vec<(Arc<str>, Arc<Upstream>)> {
+        self.upstreams
+            .entries()
+            .into_iter()
+            .map(|(key, upstream)| (key.settings.provider, upstream))
+            .collect()
+    }
+
+    /// Sets the metrics of pools and secrets to what they are now.
+    pub fn export(&self, metrics: &Metrics) {
+        for (provider, upstream) in self.upstreams() {
+            let stats = upstream.stats();
+            let busy = stats.open.saturating_sub(stats.idle);
+            metrics.provider(&provider).set_connections(stats.idle as u64, busy as u64);
+        }
     }
 }
 
@@ -131,7 +140,9 @@ impl IdentitySource for SecretIdentity {
     }
 
     fn current(&self) -> Result<ClientIdentity, SecretMissing> {
-        let read = |entry: &crate::secret::SecretEntry| entry.current().map_err(|error| SecretMissing(error.to_string()));
+        let read = |entry: &crate::secret::SecretEntry| {
+            entry.current().map_err(|error| SecretMissing(error.to_string()))
+        };
         let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
         Ok(ClientIdentity {
             version: certificate.number + key.number,
@@ -147,7 +158,8 @@ struct SecretProxyAuth(Arc<crate::secret::SecretEntry>);
 impl ProxyAuthSource for SecretProxyAuth {
     fn user_password(&self) -> Result<Zeroizing<String>, SecretMissing> {
         let version = self.0.current().map_err(|error| SecretMissing(error.to_string()))?;
-        let text = std::str::from_utf8(version.value.expose()).map_err(|_| SecretMissing("not UTF-8".to_owned()))?;
+        let text =
+            std::str::from_utf8(version.value.expose()).map_err(|_| SecretMissing("not UTF-8".to_owned()))?;
         Ok(Zeroizing::new(text.to_owned()))
     }
 }
@@ -166,6 +178,6 @@ mod tests {
         let Ok(changed) = map.get_or_make(&("stripe", 2), || make("c"));
         assert_eq!(*changed, "c");
         map.retain(&[("stripe", 2)]);
-        assert_eq!(map.values().len(), 1);
+        assert_eq!(map.entries().len(), 1);
     }
 }

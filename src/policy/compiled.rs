@@ -19,7 +19,7 @@ use crate::credential::scrub::Scrub;
 use crate::message::target::{Host, Target};
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
-use crate::upstream::config::UpstreamSettings;
+use crate::upstream::settings::UpstreamSettings;
 
 /// A whole policy.
 pub struct CompiledPolicy {
@@ -30,7 +30,7 @@ pub struct CompiledPolicy {
     /// What happens to hosts that no provider names.
     pub unmatched: Unmatched,
     /// How hosts that no provider names are dialled, where `unmatched: tunnel` lets them.
-    pub unmatched_upstream: UpstreamSettings,
+    pub unmatched_upstream: UpstreamKey,
     /// The providers, by name.
     pub providers: Vec<Arc<Provider>>,
     /// Providers by host, for forward and CONNECT.
@@ -212,6 +212,18 @@ pub struct Telemetry {
     pub query: QueryConfig,
 }
 
+/// What a pool is made of, and which secrets it takes its certificate and proxy password from. Equal keys keep their
+/// connections over a reload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamKey {
+    /// Settings of the upstream.
+    pub settings: UpstreamSettings,
+    /// Client certificate and key.
+    pub identity: Option<(SecretRef, SecretRef)>,
+    /// `user:password` of the corporate proxy.
+    pub proxy_auth: Option<SecretRef>,
+}
+
 /// One provider.
 #[derive(Debug)]
 pub struct Provider {
@@ -228,7 +240,7 @@ pub struct Provider {
     /// Hosts in their normal form, for people.
     pub host_names: Vec<String>,
     /// How it is reached.
-    pub upstream: UpstreamSettings,
+    pub upstream: UpstreamKey,
     /// Doors by which its hosts are found.
     pub doors: Doors,
     /// Whether TLS is intercepted, and which key decides.

@@ -69,9 +69,16 @@ pub struct LocalDecision<'a> {
 
 impl CompiledPolicy {
     /// The provider of an absolute target. `port` is as the app wrote it.
-    pub fn forward(&self, scheme: Scheme, host: &Host, port: Option<u16>) -> Result<(usize, Target), Refusal> {
-        let found = self.hosts_for(host, scheme, port, |provider| provider.doors.forward).ok_or(Refusal::NoProvider)?;
-        let own = self.providers[found.0].upstream.scheme;
+    pub fn forward(
+        &self,
+        scheme: Scheme,
+        host: &Host,
+        port: Option<u16>,
+    ) -> Result<(usize, Target), Refusal> {
+        let found = self
+            .hosts_for(host, scheme, port, |provider| provider.doors.forward)
+            .ok_or(Refusal::NoProvider)?;
+        let own = self.providers[found.0].upstream.settings.scheme;
         if scheme == Scheme::Https && own == Scheme::Http {
             return Err(Refusal::Downgrade);
         }
@@ -83,7 +90,11 @@ impl CompiledPolicy {
         match self.hosts.get(host.as_str(), port) {
             Some(index) if self.providers[*index].doors.connect => {
                 let intercept = self.providers[*index].intercept.intercept;
-                Ok(if intercept { ConnectDecision::Intercept(*index) } else { ConnectDecision::Tunnel(*index) })
+                Ok(if intercept {
+                    ConnectDecision::Intercept(*index)
+                } else {
+                    ConnectDecision::Tunnel(*index)
+                })
             }
             Some(_) => Err(Refusal::NoProvider),
             None if self.unmatched == Unmatched::Tunnel && port == 443 => Ok(ConnectDecision::Unmatched),
@@ -104,7 +115,12 @@ impl CompiledPolicy {
         let rest = path.strip_prefix(prefix)?;
         if rest.is_empty() || rest.starts_with('/') {
             let taken = &path[..prefix.len()];
-            return Some(LocalDecision { provider: index, target: provider.first.clone(), path: rest, prefix: taken.into() });
+            return Some(LocalDecision {
+                provider: index,
+                target: provider.first.clone(),
+                path: rest,
+                prefix: taken.into(),
+            });
         }
         let named = rest.strip_prefix('@')?;
         let (authority, rest) = named.split_at(named.find('/').unwrap_or(named.len()));
@@ -114,7 +130,12 @@ impl CompiledPolicy {
     }
 
     /// Where a request in origin form goes, by its `Host`.
-    pub fn local_by_host<'a>(&'a self, host: &Host, port: Option<u16>, path: &'a str) -> Option<LocalDecision<'a>> {
+    pub fn local_by_host<'a>(
+        &'a self,
+        host: &Host,
+        port: Option<u16>,
+        path: &'a str,
+    ) -> Option<LocalDecision<'a>> {
         // Port 0 of the table is a name that belongs to outgate itself, whatever port it listens on.
         if let Some(index) = self.local_hosts.get(host.as_str(), 0) {
             let target = self.providers[*index].first.clone();
@@ -124,8 +145,9 @@ impl CompiledPolicy {
             let port = port.unwrap_or(scheme.default_port());
             let index = *self.local_hosts.get(host.as_str(), port)?;
             let provider = &self.providers[index];
-            (provider.upstream.scheme == scheme || port != scheme.default_port())
-                .then(|| (index, Target { scheme: provider.upstream.scheme, host: host.clone(), port }))
+            (provider.upstream.settings.scheme == scheme || port != scheme.default_port()).then(|| {
+                (index, Target { scheme: provider.upstream.settings.scheme, host: host.clone(), port })
+            })
         })?;
         Some(LocalDecision { provider: index, target, path, prefix: "".into() })
     }
@@ -150,7 +172,9 @@ impl CompiledPolicy {
         candidates.into_iter().flatten().find_map(|port| {
             let index = *self.hosts.get(host.as_str(), port)?;
             let provider = &self.providers[index];
-            open(provider).then(|| (index, Target { scheme: provider.upstream.scheme, host: host.clone(), port }))
+            open(provider).then(|| {
+                (index, Target { scheme: provider.upstream.settings.scheme, host: host.clone(), port })
+            })
         })
     }
 
@@ -182,9 +206,9 @@ impl Provider {
     /// The target of `@host[:port]` at the local endpoint, where the host is the provider's.
     pub fn target_named(&self, authority: &str) -> Option<Target> {
         let authority = crate::message::target::Authority::parse(authority).ok()?;
-        let port = authority.port.unwrap_or(self.upstream.scheme.default_port());
+        let port = authority.port.unwrap_or(self.upstream.settings.scheme.default_port());
         self.own_hosts.get(authority.host.as_str(), port)?;
-        Some(Target { scheme: self.upstream.scheme, host: authority.host, port })
+        Some(Target { scheme: self.upstream.settings.scheme, host: authority.host, port })
     }
 }
 
@@ -201,7 +225,9 @@ impl Refusal {
         match self {
             Self::NoProvider => "no provider of the policy has this host and port at this door".into(),
             Self::Downgrade => "the request wants TLS, and the policy sends this host plain http".into(),
-            Self::Denied { provider, route, reason } => format!("{provider}: route `{route}` denies: {reason}").into(),
+            Self::Denied { provider, route, reason } => {
+                format!("{provider}: route `{route}` denies: {reason}").into()
+            }
             Self::Trace => "TRACE is never forwarded".into(),
             Self::Path(fault) => fault.to_string().into(),
         }

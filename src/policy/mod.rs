@@ -4,10 +4,16 @@
 //! decoded into the types of the layers below ([`decode`]), all mistakes at once ([`diagnostic`]). [`pattern`] holds the
 //! host and path patterns that routing works on.
 
+pub mod compile;
+pub mod compiled;
+pub mod decide;
 pub mod decode;
 pub mod diagnostic;
 pub mod load;
 pub mod merge;
 pub mod pattern;
+pub mod reference;
+pub mod schema;
 pub mod tree;
+pub mod widening;
 pub mod yaml;

@@ -127,7 +127,11 @@ impl<'de> Deserialize<'de> for ListenerAuth {
                 f.write_str("`none`, or `{ token: env:OUTGATE_TOKEN }`")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ListenerAuth, E> {
-                if text == "none" { Ok(ListenerAuth::None) } else { Err(E::custom("expected `none`, or `{ token: env:OUTGATE_TOKEN }`")) }
+                if text == "none" {
+                    Ok(ListenerAuth::None)
+                } else {
+                    Err(E::custom("expected `none`, or `{ token: env:OUTGATE_TOKEN }`"))
+                }
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ListenerAuth, A::Error> {
                 let config = TokenAuth::deserialize(de::value::MapAccessDeserializer::new(map))?;
@@ -222,7 +226,11 @@ impl<'de> Deserialize<'de> for Workers {
                 f.write_str("`auto`, or a number from 1 to 1024")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Workers, E> {
-                if text == "auto" { Ok(Workers::Auto) } else { Err(E::custom("expected `auto`, or a number from 1 to 1024")) }
+                if text == "auto" {
+                    Ok(Workers::Auto)
+                } else {
+                    Err(E::custom("expected `auto`, or a number from 1 to 1024"))
+                }
             }
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Workers, E> {
                 match u16::try_from(number) {

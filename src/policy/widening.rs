@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::compiled::{CompiledPolicy, Provider, Route};
 use super::schema::Unmatched;
+use crate::message::target::Scheme;
 
 /// Every change from `old` to `new` that widens access, one line each.
 pub fn widenings(old: &CompiledPolicy, new: &CompiledPolicy) -> Vec<String> {
@@ -15,7 +16,9 @@ pub fn widenings(old: &CompiledPolicy, new: &CompiledPolicy) -> Vec<String> {
     addresses(old, new, &mut wider);
     for provider in &new.providers {
         match old.providers.iter().find(|known| known.name == provider.name) {
-            None => wider.push(format!("provider `{}` is new: {}", provider.name, provider.host_names.join(", "))),
+            None => {
+                wider.push(format!("provider `{}` is new: {}", provider.name, provider.host_names.join(", ")))
+            }
             Some(known) => compare(known, provider, &mut wider),
         }
     }
@@ -23,7 +26,8 @@ pub fn widenings(old: &CompiledPolicy, new: &CompiledPolicy) -> Vec<String> {
 }
 
 fn addresses(old: &CompiledPolicy, new: &CompiledPolicy, wider: &mut Vec<String>) {
-    let (before, after) = (&old.unmatched_upstream.addresses, &new.unmatched_upstream.addresses);
+    let (before, after) =
+        (&old.unmatched_upstream.settings.addresses, &new.unmatched_upstream.settings.addresses);
     for range in after.allow_private.iter().filter(|range| !before.allow_private.contains(range)) {
         wider.push(format!("`addresses.allow_private` has {range} now"));
     }
@@ -48,12 +52,14 @@ fn compare(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
         }
     }
     if old.intercept.intercept && !new.intercept.intercept && new.doors.connect {
-        wider.push(format!("provider `{name}` is a blind tunnel now: its requests are no longer judged one by one"));
+        wider.push(format!(
+            "provider `{name}` is a blind tunnel now: its requests are no longer judged one by one"
+        ));
     }
     if new.opaque && !old.opaque && !new.intercept.intercept {
         wider.push(format!("provider `{name}` lets any bytes through its tunnel now"));
     }
-    if !new.upstream_is_https() && old.upstream_is_https() {
+    if new.upstream.settings.scheme == Scheme::Http && old.upstream.settings.scheme == Scheme::Https {
         wider.push(format!("provider `{name}` is spoken to in plain http now"));
     }
     if !new.canonical_paths && old.canonical_paths {
@@ -73,7 +79,9 @@ fn denials(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
     }
     // A route that lets through what a later route denies narrows that denial.
     let has_denial = new.routes.iter().any(|route| route.deny.is_some());
-    for route in new.routes.iter().filter(|route| has_denial && route.deny.is_none() && &*route.name != "default") {
+    for route in
+        new.routes.iter().filter(|route| has_denial && route.deny.is_none() && &*route.name != "default")
+    {
         if !old.routes.iter().any(|known| known.deny.is_none() && same(known, route)) {
             wider.push(format!("provider `{}`: route `{}` is allowed now", new.name, route.name));
         }

@@ -25,7 +25,11 @@ use crate::pipeline::generation::ConnectAdmission;
 use crate::telemetry::{Door, Flag};
 
 /// Serves a CONNECT.
-pub async fn connect(proxy: &Arc<Proxy>, context: &Arc<ConnectionContext>, mut arrival: Arrival) -> Response<Body> {
+pub async fn connect(
+    proxy: &Arc<Proxy>,
+    context: &Arc<ConnectionContext>,
+    mut arrival: Arrival,
+) -> Response<Body> {
     match judge(context, &mut arrival).await {
         Ok((admission, host, port)) => accept(proxy, context, arrival, admission, host, port),
         Err(error) => refuse_arrival(proxy, context, &error, arrival),
@@ -65,10 +69,13 @@ async fn judge(
 
 /// The target in authority form: nothing but `host:port`.
 fn authority(uri: &Uri) -> Result<Authority, EgressError> {
-    if uri.scheme().is_some() || uri.path_and_query().is_some_and(|path| !path.as_str().is_empty() && path != "/") {
+    if uri.scheme().is_some()
+        || uri.path_and_query().is_some_and(|path| !path.as_str().is_empty() && path != "/")
+    {
         return Err(EgressError::BadRequest("the target of CONNECT is not `host:port`"));
     }
-    let authority = uri.authority().ok_or(EgressError::BadRequest("the target of CONNECT is not `host:port`"))?;
+    let authority =
+        uri.authority().ok_or(EgressError::BadRequest("the target of CONNECT is not `host:port`"))?;
     Ok(Authority::parse(authority.as_str())?)
 }
 

@@ -129,13 +129,13 @@ where
         .max_local_error_reset_streams(1024);
     let service = service(&proxy, &context);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let stalled = async {
-        match &context.stalls {
+    let watched = context.clone();
+    let mut stalled = pin!(async move {
+        match &watched.stalls {
             Some(stalls) => stalls.stalled(bounds.socket.write).await,
             None => std::future::pending().await,
         }
-    };
-    let mut stalled = pin!(stalled);
+    });
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stalled.as_mut() => {}
@@ -159,7 +159,8 @@ fn service(
     Response = http::Response<crate::message::body::Body>,
     Error = Infallible,
     Future: Send + 'static,
-> + Clone {
+> + Clone
++ use<> {
     let (proxy, context) = (proxy.clone(), context.clone());
     service_fn(move |request| {
         let (proxy, context) = (proxy.clone(), context.clone());
@@ -175,11 +176,7 @@ fn record_unread(proxy: &Arc<Proxy>, context: &ConnectionContext, error: &hyper:
     let door = if context.intercepted.is_some() { Door::Intercept } else { Door::Local };
     let mut record = Record::open(&proxy.telemetry, new_request_id(), door, context.listener.name.clone());
     let text = error.to_string();
-    let status = if error.is_parse_too_large() {
-        if text.contains("URI") { 414 } else { 431 }
-    } else {
-        400
-    };
+    let status = if error.is_parse_too_large() { if text.contains("URI") { 414 } else { 431 } } else { 400 };
     record.event.client = Some(context.client);
     record.event.downstream_version = Some(HttpVersion::Http11);
     record.event.generation = proxy.generation.load().number;

@@ -70,7 +70,8 @@ impl Pseudonym {
     pub fn new() -> Self {
         let name = format!("outgate-{:016x}", fastrand::u64(..));
         let member = |version: &str| {
-            HeaderValue::try_from(format!("{version} {name}")).unwrap_or(HeaderValue::from_static("1.1 outgate"))
+            HeaderValue::try_from(format!("{version} {name}"))
+                .unwrap_or(HeaderValue::from_static("1.1 outgate"))
         };
         let via = [member("1.0"), member("1.1"), member("2")];
         Self { name, via }
@@ -144,8 +145,15 @@ pub struct ConnectionContext {
 
 /// Wrong tokens per peer: ten at once, then one in a second; who goes on is answered late.
 pub struct Guesses {
-    limiter: governor::DefaultKeyedRateLimiter<std::net::IpAddr, TokioClock>,
+    limiter: Limiter,
 }
+
+type Limiter = governor::RateLimiter<
+    std::net::IpAddr,
+    governor::state::keyed::DashMapStateStore<std::net::IpAddr>,
+    TokioClock,
+    governor::middleware::NoOpMiddleware<governor::nanos::Nanos>,
+>;
 
 /// How late.
 const SLOWED: Duration = Duration::from_secs(1);
@@ -211,7 +219,9 @@ pub fn carries_token(headers: &http::HeaderMap, check: &TokenCheck) -> bool {
     if !scheme.eq_ignore_ascii_case(b"basic") {
         return false;
     }
-    let Ok(pair) = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, rest).map(zeroize::Zeroizing::new) else {
+    let Ok(pair) =
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, rest).map(zeroize::Zeroizing::new)
+    else {
         return false;
     };
     match pair.iter().position(|byte| *byte == b':') {

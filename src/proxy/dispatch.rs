@@ -37,7 +37,11 @@ pub struct Arrival {
 }
 
 /// Serves one request.
-pub async fn dispatch(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, request: Request<Incoming>) -> Response<Body> {
+pub async fn dispatch(
+    proxy: Arc<Proxy>,
+    context: Arc<ConnectionContext>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let active = context.activity.begin();
     let generation = proxy.generation.load_full();
     let (parts, incoming) = request.into_parts();
@@ -77,11 +81,14 @@ fn door_of(context: &ConnectionContext, parts: &Parts) -> Door {
 /// A client with proxy variables set that calls `http://127.0.0.1:3128/stripe/...` sends it as an absolute request to
 /// outgate itself.
 fn names_own_listener(context: &ConnectionContext, parts: &Parts) -> bool {
-    let Some(authority) = parts.uri.authority().and_then(|authority| Authority::parse(authority.as_str()).ok()) else {
+    let Some(authority) =
+        parts.uri.authority().and_then(|authority| Authority::parse(authority.as_str()).ok())
+    else {
         return false;
     };
     let port = authority.port.or(Some(80));
-    context.listener.is_own_name(&authority.host) && (port == context.listener.port || context.listener.port.is_none())
+    context.listener.is_own_name(&authority.host)
+        && (port == context.listener.port || context.listener.port.is_none())
 }
 
 fn open(
@@ -156,7 +163,9 @@ fn forward(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged,
     let scheme = match uri.scheme_str() {
         Some("http") => Scheme::Http,
         Some("https") => Scheme::Https,
-        Some(_) | None => return Err(EgressError::BadRequest("the scheme of the target is neither http nor https")),
+        Some(_) | None => {
+            return Err(EgressError::BadRequest("the scheme of the target is neither http nor https"));
+        }
     };
     let authority = uri.authority().ok_or(EgressError::Target(TargetFault::Empty))?;
     let authority = Authority::parse(authority.as_str())?;
@@ -166,8 +175,13 @@ fn forward(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged,
     let port = authority.port.unwrap_or(scheme.default_port());
     note_target(&mut arrival.record, scheme, &authority, port);
     let path = arrival.parts.uri.path();
-    let admission =
-        arrival.generation.admit_forward(&arrival.parts.method, scheme, &authority.host, authority.port, path)?;
+    let admission = arrival.generation.admit_forward(
+        &arrival.parts.method,
+        scheme,
+        &authority.host,
+        authority.port,
+        path,
+    )?;
     Ok(Judged { admission, path_and_query: target_of(&arrival.parts), local: None })
 }
 
@@ -186,13 +200,20 @@ fn check_host_field(arrival: &Arrival) -> Result<(), EgressError> {
 fn intercepted(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, EgressError> {
     let Some((host, port)) = &context.intercepted else { return Err(EgressError::Internal) };
     let (host, port) = (host.clone(), *port);
-    note_target(&mut arrival.record, Scheme::Https, &Authority { host: host.clone(), port: Some(port) }, port);
+    note_target(
+        &mut arrival.record,
+        Scheme::Https,
+        &Authority { host: host.clone(), port: Some(port) },
+        port,
+    );
     if arrival.parts.uri.scheme_str().is_some_and(|scheme| scheme != "https") {
         return Err(EgressError::Misdirected("the scheme inside the connection is not https"));
     }
     for named in named_hosts(&arrival.parts)? {
         if named.host != host || named.port.unwrap_or(443) != port {
-            return Err(EgressError::Misdirected("the request's host is not the one the tunnel was opened for"));
+            return Err(EgressError::Misdirected(
+                "the request's host is not the one the tunnel was opened for",
+            ));
         }
     }
     let path = arrival.parts.uri.path();

@@ -52,7 +52,8 @@ pub async fn exchange(
     mut record: Record,
     active: ActivityGuard,
 ) -> Response<Body> {
-    let head = Head { method: parts.method.clone(), version: parts.version, host: parts.headers.get(HOST).cloned() };
+    let head =
+        Head { method: parts.method.clone(), version: parts.version, host: parts.headers.get(HOST).cloned() };
     match attempt(proxy, parts, incoming, &judged, &mut record).await {
         Ok((response, client)) => answer(proxy, context, response, client, &head, judged, record, active),
         Err(error) => refuse(proxy, context, &error, &head.method, record, active),
@@ -120,7 +121,11 @@ fn check_length(headers: &HeaderMap, bound: Option<u64>) -> Result<(), EgressErr
 fn deadline(headers: &HeaderMap, own: Duration) -> Result<Duration, EgressError> {
     let mut deadline = own;
     if let Some(value) = headers.get(OUTGATE_TIMEOUT) {
-        let wanted = value.to_str().ok().and_then(|text| humantime::parse_duration(text).ok()).filter(|d| !d.is_zero());
+        let wanted = value
+            .to_str()
+            .ok()
+            .and_then(|text| humantime::parse_duration(text).ok())
+            .filter(|d| !d.is_zero());
         let Some(wanted) = wanted else {
             return Err(EgressError::BadRequest("Outgate-Timeout is not a duration such as `3s` or `250ms`"));
         };
@@ -163,7 +168,10 @@ fn trace(headers: &mut HeaderMap, record: &mut Record) {
     record.event.trace_id = Some(parent.trace_id());
 }
 
-#[expect(clippy::too_many_arguments, reason = "the answer is where everything of an exchange comes together, once")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the answer is where everything of an exchange comes together, once"
+)]
 fn answer(
     proxy: &Arc<Proxy>,
     context: &Arc<ConnectionContext>,

@@ -26,7 +26,8 @@ impl LocalForm {
             self.rewrite_field(headers, &name, |value| self.local(value, own));
         }
         if headers.contains_key(LINK) {
-            let links: Vec<HeaderValue> = headers.get_all(LINK).iter().map(|value| self.links(value, own)).collect();
+            let links: Vec<HeaderValue> =
+                headers.get_all(LINK).iter().map(|value| self.links(value, own)).collect();
             headers.remove(LINK);
             for link in links {
                 headers.append(LINK, link);
@@ -34,7 +35,12 @@ impl LocalForm {
         }
     }
 
-    fn rewrite_field(&self, headers: &mut HeaderMap, name: &HeaderName, local: impl Fn(&str) -> Option<String>) {
+    fn rewrite_field(
+        &self,
+        headers: &mut HeaderMap,
+        name: &HeaderName,
+        local: impl Fn(&str) -> Option<String>,
+    ) {
         let rewritten = headers.get(name).and_then(|value| value.to_str().ok()).and_then(local);
         if let Some(value) = rewritten.and_then(|text| HeaderValue::from_str(&text).ok()) {
             headers.insert(name, value);
@@ -70,7 +76,8 @@ impl LocalForm {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let authority = Authority::parse(authority).ok()?;
-        let target = self.generation.is_same_provider(self.provider, scheme, &authority.host, authority.port)?;
+        let target =
+            self.generation.is_same_provider(self.provider, scheme, &authority.host, authority.port)?;
         let first = self.generation.is_first_host(self.provider, &target);
         match &self.prefix {
             Some(prefix) if first => Some(format!("http://{own}{}{path}", base(prefix))),

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::serve;
 use super::context::{ConnectionContext, ListenerContext, Proxy};
-use super::socket::Socket;
+use super::socket::{Socket, SocketTimeouts};
 use crate::telemetry::Client;
 
 /// A bound listener.
@@ -36,7 +36,8 @@ const BACKLOG: u32 = 4096;
 
 /// Binds a TCP listener.
 pub fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Listener> {
-    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    let socket =
+        if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(Listener::Tcp(socket.listen(BACKLOG)?))
@@ -61,6 +62,24 @@ impl Listener {
         }
     }
 
+    /// Accepts one connection as it is, with the address it came to; for the admin listener.
+    pub async fn accept_raw(
+        &self,
+        timeouts: SocketTimeouts,
+    ) -> io::Result<(Socket, Option<std::net::SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let own = stream.local_addr()?;
+                Ok((Socket::tcp(stream, timeouts), Some(own)))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::unix(stream, timeouts), None))
+            }
+        }
+    }
+
     async fn accept(&self, proxy: &Proxy) -> io::Result<(Socket, Client)> {
         match self {
             Self::Tcp(listener) => {
@@ -76,7 +95,12 @@ impl Listener {
 }
 
 /// Accepts until outgate drains. Above `permits` connections wait in the kernel's backlog.
-pub async fn run(listener: Listener, context: Arc<ListenerContext>, proxy: Arc<Proxy>, permits: Arc<Semaphore>) {
+pub async fn run(
+    listener: Listener,
+    context: Arc<ListenerContext>,
+    proxy: Arc<Proxy>,
+    permits: Arc<Semaphore>,
+) {
     loop {
         let permit = tokio::select! {
             permit = permits.clone().acquire_owned() => permit,

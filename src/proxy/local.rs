@@ -20,7 +20,9 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Judges a request at the local endpoint.
 pub fn judge(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, EgressError> {
     if !context.listener.local {
-        return Err(EgressError::BadRequest("this listener has no local endpoint: send an absolute target, or CONNECT"));
+        return Err(EgressError::BadRequest(
+            "this listener has no local endpoint: send an absolute target, or CONNECT",
+        ));
     }
     let authority = authority_of(arrival)?;
     refuse_other_sites(context, &arrival.parts.headers, &authority)?;
@@ -39,11 +41,19 @@ pub fn judge(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judge
             EgressError::Misdirected("the local endpoint does not answer to this name")
         });
     };
-    if context.listener.provider.is_some() && !is_own && generation.local_by_host(&authority.host, authority.port, &path).is_none() {
+    if context.listener.provider.is_some()
+        && !is_own
+        && generation.local_by_host(&authority.host, authority.port, &path).is_none()
+    {
         return Err(EgressError::Misdirected("the local endpoint does not answer to this name"));
     }
     let target = &decision.target;
-    note_target(&mut arrival.record, target.scheme, &Authority { host: target.host.clone(), port: None }, target.port);
+    note_target(
+        &mut arrival.record,
+        target.scheme,
+        &Authority { host: target.host.clone(), port: None },
+        target.port,
+    );
     let rest = if decision.path.is_empty() { "/" } else { decision.path };
     let path_and_query = with_query(rest, arrival.parts.uri.query())?;
     let prefix = (!decision.prefix.is_empty()).then(|| decision.prefix.to_string());
@@ -66,8 +76,14 @@ fn authority_of(arrival: &Arrival) -> Result<Authority, EgressError> {
 
 /// Browsers say where a request comes from; SDKs do not. What comes from another site is refused (Fetch standard,
 /// `Sec-Fetch-Site`, and `Origin` for browsers without it).
-fn refuse_other_sites(context: &ConnectionContext, headers: &HeaderMap, own: &Authority) -> Result<(), EgressError> {
-    let refused = || Err(EgressError::Denied("the local endpoint takes no requests from web pages of other sites".into()));
+fn refuse_other_sites(
+    context: &ConnectionContext,
+    headers: &HeaderMap,
+    own: &Authority,
+) -> Result<(), EgressError> {
+    let refused = || {
+        Err(EgressError::Denied("the local endpoint takes no requests from web pages of other sites".into()))
+    };
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         return if site == "same-origin" || site == "none" { Ok(()) } else { refused() };
     }

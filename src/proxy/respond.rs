@@ -1,6 +1,8 @@
 //! outgate's own answers: an [`EgressError`] becomes `application/problem+json` (RFC 9457), here and nowhere else.
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER,
+};
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::message::body::Body;
@@ -41,7 +43,11 @@ pub fn respond(error: &EgressError, request_id: &RequestId, close: bool) -> Resp
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(OUTGATE_ERROR, HeaderValue::from_static(answer.code));
     headers.insert(OUTGATE_SENT, HeaderValue::from_static(sent(error).as_str()));
-    insert(headers, PROXY_STATUS, format!("outgate; error={}; details=\"{}\"", answer.proxy_status, answer.code));
+    insert(
+        headers,
+        PROXY_STATUS,
+        format!("outgate; error={}; details=\"{}\"", answer.proxy_status, answer.code),
+    );
     stamp(headers, request_id);
     if let Some(after) = error.retry_after() {
         // Whole seconds, rounded up: who comes back a moment too early is refused again.
@@ -49,7 +55,10 @@ pub fn respond(error: &EgressError, request_id: &RequestId, close: bool) -> Resp
         insert(headers, RETRY_AFTER, seconds.to_string());
     }
     if answer.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-        headers.append(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"outgate\", charset=\"UTF-8\""));
+        headers.append(
+            PROXY_AUTHENTICATE,
+            HeaderValue::from_static("Basic realm=\"outgate\", charset=\"UTF-8\""),
+        );
         headers.append(PROXY_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if close {

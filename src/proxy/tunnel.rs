@@ -46,13 +46,19 @@ pub async fn serve(proxy: &Proxy, mut socket: Socket, opening: Opening, permit: 
     let moved = Arc::new(Moved::default());
     moved.up.fetch_add(first.len() as u64, std::sync::atomic::Ordering::Relaxed);
     let end = relay(&mut socket, &mut upstream, permit.upgrade_idle, &moved, &proxy.abort).await;
-    exchange.uploaded.store(moved.up.load(std::sync::atomic::Ordering::Relaxed), std::sync::atomic::Ordering::Relaxed);
+    exchange
+        .uploaded
+        .store(moved.up.load(std::sync::atomic::Ordering::Relaxed), std::sync::atomic::Ordering::Relaxed);
     finish(&mut record, &moved, end);
     drop(active);
     close(socket).await;
 }
 
-async fn dial(permit: &TunnelPermit, exchange: &Exchange, first: &[u8]) -> Result<tokio::net::TcpStream, Failure> {
+async fn dial(
+    permit: &TunnelPermit,
+    exchange: &Exchange,
+    first: &[u8],
+) -> Result<tokio::net::TcpStream, Failure> {
     let mut upstream = permit.dial(exchange).await?;
     exchange.facts().attempts = 1;
     if !first.is_empty() {
@@ -73,7 +79,8 @@ async fn judged_hello(
     match &hello.sni {
         Some(sni) if is_address || sni != host => {
             // The app learns at once that the name is wrong, instead of waiting for a silent close.
-            let _ = tokio::time::timeout(Duration::from_secs(1), socket.write_all(alert_unrecognized_name())).await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), socket.write_all(alert_unrecognized_name()))
+                .await;
             close_now(socket).await;
             Err(TlsError::SniMismatch)
         }
@@ -85,7 +92,7 @@ async fn judged_hello(
 pub fn flag_of(error: &TlsError) -> Flag {
     match error {
         TlsError::Timeout => Flag::DownstreamTimeout,
-        TlsError::ClosedEarly => Flag::DownstreamGone,
+        TlsError::Closed | TlsError::Io(_) => Flag::DownstreamGone,
         TlsError::SniMismatch => Flag::Denied,
         _ => Flag::DownstreamProtocol,
     }

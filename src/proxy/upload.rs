@@ -17,7 +17,12 @@ use crate::message::request::Exchange;
 use crate::pipeline::route_stack::RouteStack;
 
 /// Wraps the body of a request to `route`.
-pub fn upload(incoming: Incoming, exchange: Arc<Exchange>, route: Arc<RouteStack>, body_timeout: Duration) -> Body {
+pub fn upload(
+    incoming: Incoming,
+    exchange: Arc<Exchange>,
+    route: Arc<RouteStack>,
+    body_timeout: Duration,
+) -> Body {
     let body = Body::incoming(incoming, Side::Downstream);
     if body.is_end_stream() {
         return body;
@@ -40,7 +45,8 @@ impl Upload {
             Ok(data) => data,
             Err(frame) => return Ok(self.trailers(frame)),
         };
-        let total = self.exchange.uploaded.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
+        let total =
+            self.exchange.uploaded.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
         if self.route.max_body.is_some_and(|bound| total > bound) {
             return Err(BodyError::TooLarge);
         }

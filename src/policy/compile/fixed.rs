@@ -12,8 +12,8 @@ use crate::policy::compiled::{
     Admin, Ca, Doors, Downstream, Fixed, Interception, ListenAddress, Listener, Provider, Runtime, Telemetry,
 };
 use crate::policy::schema::{
-    AdminConfig, DoorConfig, DownstreamConfig, InterceptionConfig, ListenerAuth, ListenerConfig, PolicyConfig,
-    RuntimeConfig, TelemetryConfig,
+    AdminConfig, DoorConfig, DownstreamConfig, InterceptionConfig, ListenerAuth, ListenerConfig,
+    PolicyConfig, RuntimeConfig, TelemetryConfig,
 };
 use crate::policy::tree::PolicyPath;
 
@@ -41,7 +41,13 @@ impl Compiler<'_> {
     fn listeners(&mut self, config: &PolicyConfig, path: &PolicyPath) -> Vec<Listener> {
         let Some(list) = &config.listeners else {
             let address = ListenAddress::Tcp(LISTEN);
-            return vec![Listener { address, doors: ALL_DOORS, token: None, hosts: Vec::new(), provider: None }];
+            return vec![Listener {
+                address,
+                doors: ALL_DOORS,
+                token: None,
+                hosts: Vec::new(),
+                provider: None,
+            }];
         };
         if list.is_empty() {
             self.mistake(path, "at least one listener is needed");
@@ -51,7 +57,11 @@ impl Compiler<'_> {
 
     fn listener(&mut self, config: &ListenerConfig, path: &PolicyPath) -> Option<Listener> {
         let Some(text) = &config.address else {
-            self.mistake_with(path, "missing key `address`", "such as `127.0.0.1:3128` or `unix:/run/outgate/proxy.sock`");
+            self.mistake_with(
+                path,
+                "missing key `address`",
+                "such as `127.0.0.1:3128` or `unix:/run/outgate/proxy.sock`",
+            );
             return None;
         };
         let address = self.address(text, &path.key("address"))?;
@@ -92,7 +102,8 @@ impl Compiler<'_> {
         let mut listeners = Vec::new();
         for provider in providers {
             let own = config.providers.as_ref().and_then(|all| all.get(&*provider.name));
-            let Some(text) = own.and_then(|own| own.local.as_ref()).and_then(|local| local.address.as_ref()) else {
+            let Some(text) = own.and_then(|own| own.local.as_ref()).and_then(|local| local.address.as_ref())
+            else {
                 continue;
             };
             let path = provider.path.key("local").key("address");
@@ -104,7 +115,13 @@ impl Compiler<'_> {
                 continue;
             }
             let doors = Doors { forward: false, connect: false, local: true };
-            listeners.push(Listener { address, doors, token: None, hosts: Vec::new(), provider: Some(provider.name.clone()) });
+            listeners.push(Listener {
+                address,
+                doors,
+                token: None,
+                hosts: Vec::new(),
+                provider: Some(provider.name.clone()),
+            });
         }
         listeners
     }
@@ -149,7 +166,11 @@ impl Compiler<'_> {
         if let Ok(address) = text.parse() {
             return Some(ListenAddress::Tcp(address));
         }
-        self.mistake_with(path, "not an address", "such as `127.0.0.1:3128`, `[::1]:3128` or `unix:/run/outgate/proxy.sock`");
+        self.mistake_with(
+            path,
+            "not an address",
+            "such as `127.0.0.1:3128`, `[::1]:3128` or `unix:/run/outgate/proxy.sock`",
+        );
         None
     }
 
@@ -186,7 +207,11 @@ impl Compiler<'_> {
             Some(text) => match text.parse() {
                 Ok(address) => Some(address),
                 Err(_) => {
-                    self.mistake_with(&path.key("health_address"), "not an address", "such as `0.0.0.0:9902`");
+                    self.mistake_with(
+                        &path.key("health_address"),
+                        "not an address",
+                        "such as `0.0.0.0:9902`",
+                    );
                     None
                 }
             },
@@ -194,7 +219,11 @@ impl Compiler<'_> {
         Some(Admin { address, token: config.token, health_address })
     }
 
-    fn interception(&mut self, config: Option<&InterceptionConfig>, path: &PolicyPath) -> Option<Interception> {
+    fn interception(
+        &mut self,
+        config: Option<&InterceptionConfig>,
+        path: &PolicyPath,
+    ) -> Option<Interception> {
         let config = config.cloned().unwrap_or_default();
         let ca = config.ca.unwrap_or_default();
         let ca = match (&ca.directory, &ca.certificate, &ca.key) {
@@ -205,7 +234,11 @@ impl Compiler<'_> {
             }
             _ => {
                 let hint = "`{ directory: .outgate/ca }`, or `{ certificate: ca.pem, key: ca.key }`";
-                self.mistake_with(&path.key("ca"), "a CA is a directory, or a certificate with its key", hint);
+                self.mistake_with(
+                    &path.key("ca"),
+                    "a CA is a directory, or a certificate with its key",
+                    hint,
+                );
                 return None;
             }
         };
@@ -221,7 +254,12 @@ impl Compiler<'_> {
         }
         let downstream = self.downstream(&config.downstream.unwrap_or_default(), &path.key("downstream"));
         let drain = self.span(config.drain, Duration::from_secs(20), &path.key("drain"));
-        Runtime { workers: config.workers.unwrap_or_default(), max_connections: max_connections as usize, drain, downstream }
+        Runtime {
+            workers: config.workers.unwrap_or_default(),
+            max_connections: max_connections as usize,
+            drain,
+            downstream,
+        }
     }
 
     fn downstream(&mut self, config: &DownstreamConfig, path: &PolicyPath) -> Downstream {
@@ -236,7 +274,11 @@ impl Compiler<'_> {
         let seconds = Duration::from_secs;
         Downstream {
             header_timeout: self.span(config.header_timeout, seconds(10), &path.key("header_timeout")),
-            tls_handshake_timeout: self.span(config.tls_handshake_timeout, seconds(10), &path.key("tls_handshake_timeout")),
+            tls_handshake_timeout: self.span(
+                config.tls_handshake_timeout,
+                seconds(10),
+                &path.key("tls_handshake_timeout"),
+            ),
             idle_timeout: self.span(config.idle_timeout, seconds(300), &path.key("idle_timeout")),
             body_timeout: self.span(config.body_timeout, seconds(30), &path.key("body_timeout")),
             write_timeout: self.span(config.write_timeout, seconds(30), &path.key("write_timeout")),

@@ -29,11 +29,19 @@ impl Compiler<'_> {
         tables
     }
 
-    fn add_hosts(&mut self, tables: &mut Tables, providers: &[Arc<Provider>], index: usize, provider: &Provider) {
+    fn add_hosts(
+        &mut self,
+        tables: &mut Tables,
+        providers: &[Arc<Provider>],
+        index: usize,
+        provider: &Provider,
+    ) {
         for (place, name) in provider.host_names.iter().enumerate() {
             let Ok(pattern) = HostPattern::parse(name) else { continue };
-            let port = pattern.port().unwrap_or(provider.upstream.scheme.default_port());
-            if provider.doors.beyond_local() && let Err(other) = tables.hosts.insert(&pattern, port, index) {
+            let port = pattern.port().unwrap_or(provider.upstream.settings.scheme.default_port());
+            if provider.doors.beyond_local()
+                && let Err(other) = tables.hosts.insert(&pattern, port, index)
+            {
                 let other = &providers[other].name;
                 self.mistake_with(
                     &provider.path.key("hosts").index(place),
@@ -48,7 +56,13 @@ impl Compiler<'_> {
         }
     }
 
-    fn add_local(&mut self, tables: &mut Tables, providers: &[Arc<Provider>], index: usize, provider: &Provider) {
+    fn add_local(
+        &mut self,
+        tables: &mut Tables,
+        providers: &[Arc<Provider>],
+        index: usize,
+        provider: &Provider,
+    ) {
         if !provider.doors.local {
             return;
         }
@@ -56,14 +70,27 @@ impl Compiler<'_> {
             // Port 0 stands for the listener's own port, whatever it is.
             if let Err(other) = tables.local_hosts.insert(&pattern, 0, index) {
                 let path = provider.path.key("local").key("host");
-                self.mistake(&path, format!("`{}` is the local host of provider `{}` too", provider.local_host, providers[other].name));
+                self.mistake(
+                    &path,
+                    format!(
+                        "`{}` is the local host of provider `{}` too",
+                        provider.local_host, providers[other].name
+                    ),
+                );
             }
         }
-        let first = provider.local_path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
+        let first =
+            provider.local_path.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
         let list = tables.local_paths.entry(first).or_default();
         if let Some((_, other)) = list.iter().find(|(prefix, _)| *prefix == provider.local_path) {
             let path = provider.path.key("local").key("path");
-            self.mistake(&path, format!("`{}` is the local path of provider `{}` too", provider.local_path, providers[*other].name));
+            self.mistake(
+                &path,
+                format!(
+                    "`{}` is the local path of provider `{}` too",
+                    provider.local_path, providers[*other].name
+                ),
+            );
         }
         list.push((provider.local_path.clone(), index));
     }

@@ -17,6 +17,7 @@ mod fixed;
 mod hosts;
 mod provider;
 mod route;
+mod upstream;
 
 /// What the parts of the compiler share: where mistakes go, and which secrets were named.
 struct Compiler<'a> {
@@ -113,7 +114,7 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
 struct Parts {
     fixed: super::compiled::Fixed,
     unmatched: Unmatched,
-    unmatched_upstream: crate::upstream::config::UpstreamSettings,
+    unmatched_upstream: super::compiled::UpstreamKey,
     providers: Vec<Arc<super::compiled::Provider>>,
     tables: hosts::Tables,
 }
@@ -126,16 +127,17 @@ impl Compiler<'_> {
             Some(_) => self.mistake(&root.key("version"), "this outgate knows version 1"),
             None => self.mistake_with(&root, "missing key `version`", "begin the policy with `version: 1`"),
         }
-        self.stores = config.secrets.iter().flatten().map(|(name, store)| (name.clone(), store.clone())).collect();
+        self.stores =
+            config.secrets.iter().flatten().map(|(name, store)| (name.clone(), store.clone())).collect();
         let addresses = self.addresses(config);
-        let providers = self.providers(config, addresses.as_ref());
+        let providers = self.providers(config, &addresses);
         let fixed = self.fixed(config, &providers);
         let tables = self.tables(&providers);
-        let unmatched_upstream = self.unmatched_upstream(addresses.as_ref());
+        let unmatched_upstream = self.unmatched_upstream(&addresses);
         Some(Parts {
             fixed: fixed?,
             unmatched: config.unmatched.unwrap_or_default(),
-            unmatched_upstream: unmatched_upstream?,
+            unmatched_upstream,
             providers,
             tables,
         })

@@ -1,9 +1,9 @@
 //! Providers: hosts, upstream, doors, the decision to intercept, and their place at the local endpoint.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Compiler;
+use super::upstream::Addresses;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{Doors, InterceptDecision, Provider};
 use crate::policy::decode::decode;
@@ -11,54 +11,35 @@ use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
-use crate::upstream::config::{AddressSettings, UpstreamSettings};
 
 /// Keys of a provider that need to see the request: written anywhere, they make `intercept: auto` intercept.
 const SEE_THE_REQUEST: [&str; 16] = [
-    "headers", "max_body", "tenant", "limits", "concurrency", "quota", "responses", "retry", "idempotency", "breaker",
-    "cache", "redact", "scrub", "paths", "routes", "mode",
+    "headers",
+    "max_body",
+    "tenant",
+    "limits",
+    "concurrency",
+    "quota",
+    "responses",
+    "retry",
+    "idempotency",
+    "breaker",
+    "cache",
+    "redact",
+    "scrub",
+    "paths",
+    "routes",
+    "mode",
 ];
 /// Timeouts that a blind tunnel cannot keep.
 const SEE_THE_REQUEST_TIMEOUTS: [&str; 4] = ["response", "idle", "deadline", "total"];
 
 impl Compiler<'_> {
-    pub(super) fn addresses(&mut self, config: &PolicyConfig) -> Option<AddressSettings> {
-        let path = PolicyPath::root().key("addresses");
-        match AddressSettings::compile(config.addresses.as_ref()) {
-            Ok(settings) => {
-                if let Some(reference) = settings.proxy_auth() {
-                    self.proxy_auth(&path.key("upstream_proxy").key("auth"), reference);
-                }
-                if settings.resolves_at_proxy() {
-                    self.warnings.push(
-                        "addresses.upstream_proxy.resolve: `proxy` lets the proxy resolve names: the address rules cannot be kept"
-                            .to_owned(),
-                    );
-                }
-                Some(settings)
-            }
-            Err((key, message)) => {
-                self.mistake(&path.key(key), message);
-                None
-            }
-        }
-    }
-
-    fn proxy_auth(&mut self, path: &PolicyPath, text: &str) {
-        match text.parse() {
-            Ok(reference) => self.uses_secret(path, &reference, false),
-            Err(error) => self.mistake(path, error.to_string()),
-        }
-    }
-
-    pub(super) fn providers(
-        &mut self,
-        config: &PolicyConfig,
-        addresses: Option<&AddressSettings>,
-    ) -> Vec<Arc<Provider>> {
+    pub(super) fn providers(&mut self, config: &PolicyConfig, addresses: &Addresses) -> Vec<Arc<Provider>> {
         let root = PolicyPath::root();
         let empty = Node { value: Value::Mapping(Vec::new()), place: self.tree.place };
-        let defaults = self.tree.get("defaults").filter(|node| !matches!(node.value, Value::Null)).unwrap_or(&empty);
+        let defaults =
+            self.tree.get("defaults").filter(|node| !matches!(node.value, Value::Null)).unwrap_or(&empty);
         self.check_defaults(config.defaults.as_ref(), &root.key("defaults"));
         let Some(section) = self.tree.get("providers") else {
             if config.unmatched.unwrap_or_default() == crate::policy::schema::Unmatched::Deny {
@@ -80,9 +61,11 @@ impl Compiler<'_> {
 
     fn check_defaults(&mut self, defaults: Option<&ProviderConfig>, path: &PolicyPath) {
         let Some(defaults) = defaults else { return };
-        for (key, written) in
-            [("hosts", defaults.hosts.is_some()), ("routes", defaults.routes.is_some()), ("local", defaults.local.is_some())]
-        {
+        for (key, written) in [
+            ("hosts", defaults.hosts.is_some()),
+            ("routes", defaults.routes.is_some()),
+            ("local", defaults.local.is_some()),
+        ] {
             if written {
                 self.mistake(&path.key(key), format!("`{key}` belongs to one provider and has no default"));
             }
@@ -94,22 +77,26 @@ impl Compiler<'_> {
         entry: &Entry,
         merged: &Node,
         path: &PolicyPath,
-        addresses: Option<&AddressSettings>,
+        addresses: &Addresses,
     ) -> Option<Provider> {
         if !is_name(&entry.key) {
-            self.mistake_with(path, "not a provider name", "1 to 63 of a-z, 0-9 and `-`; it stands in paths, labels and logs");
+            self.mistake_with(
+                path,
+                "not a provider name",
+                "1 to 63 of a-z, 0-9 and `-`; it stands in paths, labels and logs",
+            );
             return None;
         }
         // The parts were checked when the file was read; merged they can still disagree, such as a map over a word.
         let config = decode::<ProviderConfig>(merged, path, &mut self.mistakes)?;
         let name: Arc<str> = entry.key.as_str().into();
-        let upstream = self.upstream(&name, &config, path, addresses?);
-        let (first, own_hosts, host_names) = self.own_hosts(&config, upstream.as_ref().map_or(Scheme::Https, |u| u.scheme), path)?;
+        let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
+        let scheme = upstream.settings.scheme;
+        let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
         let routes = self.routes(&config, merged, path, entry.key_place);
         let has_credential = routes.iter().any(|route| !route.settings.credential.is_empty());
-        let upstream = upstream?;
-        if has_credential && upstream.scheme == Scheme::Http && !upstream.plaintext_credential {
-            let hint = "`upstream.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
+        if has_credential && scheme == Scheme::Http && !plaintext_credential {
+            let hint = "`upstream.settings.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
             self.mistake_with(&path.key("upstream"), "a credential would be sent over plain http", hint);
         }
         let doors = self.doors(config.doors.as_deref(), &path.key("doors"));
@@ -121,8 +108,8 @@ impl Compiler<'_> {
         }
         let (local_path, local_host) = self.local(&config, &name, path)?;
         let redact = config.redact.clone().unwrap_or_default();
-        let canonical_paths =
-            config.paths.unwrap_or_default() == crate::policy::schema::Paths::Canonical && routes.iter().any(|route| route.pattern.is_some());
+        let canonical_paths = config.paths.unwrap_or_default() == crate::policy::schema::Paths::Canonical
+            && routes.iter().any(|route| route.pattern.is_some());
         Some(Provider {
             name,
             path: path.clone(),
@@ -143,40 +130,6 @@ impl Compiler<'_> {
         })
     }
 
-    fn upstream(
-        &mut self,
-        name: &Arc<str>,
-        config: &ProviderConfig,
-        path: &PolicyPath,
-        addresses: &AddressSettings,
-    ) -> Option<UpstreamSettings> {
-        let timeouts = config.timeouts.clone().unwrap_or_default();
-        let at = path.key("timeouts");
-        let connect = self.span(timeouts.connect, Duration::from_secs(2), &at.key("connect"));
-        let tls = self.span(timeouts.tls, Duration::from_secs(3), &at.key("tls"));
-        let compiled =
-            UpstreamSettings::compile(name.clone(), config.upstream.as_ref(), addresses, connect, tls, &self.directory);
-        match compiled {
-            Ok(settings) => {
-                for (key, reference) in settings.identity_references() {
-                    self.proxy_auth(&path.key("upstream").key("tls").key(key), reference);
-                }
-                Some(settings)
-            }
-            Err((keys, message)) => {
-                let path = keys.iter().fold(path.key("upstream"), |path, key| path.key(*key));
-                self.mistake(&path, message);
-                None
-            }
-        }
-    }
-
-    /// How unmatched hosts are dialled.
-    pub(super) fn unmatched_upstream(&mut self, addresses: Option<&AddressSettings>) -> Option<UpstreamSettings> {
-        let (connect, tls) = (Duration::from_secs(2), Duration::from_secs(3));
-        UpstreamSettings::compile("unmatched".into(), None, addresses?, connect, tls, &self.directory).ok()
-    }
-
     fn own_hosts(
         &mut self,
         config: &ProviderConfig,
@@ -184,7 +137,11 @@ impl Compiler<'_> {
         path: &PolicyPath,
     ) -> Option<(Target, HostMap<()>, Vec<String>)> {
         let Some(hosts) = config.hosts.as_ref().filter(|hosts| !hosts.is_empty()) else {
-            self.mistake_with(path, "missing key `hosts`", "the host names of the provider's API, such as `hosts: [api.example.com]`");
+            self.mistake_with(
+                path,
+                "missing key `hosts`",
+                "the host names of the provider's API, such as `hosts: [api.example.com]`",
+            );
             return None;
         };
         let mut map = HostMap::default();
@@ -212,7 +169,13 @@ impl Compiler<'_> {
             return None;
         }
         // A provider of wildcards only has no host that the local endpoint could mean; a name that is never looked up stands in.
-        let first = first.or_else(|| Some(Target { scheme, host: Host::parse("no-first-host.invalid").ok()?, port: scheme.default_port() }))?;
+        let first = first.or_else(|| {
+            Some(Target {
+                scheme,
+                host: Host::parse("no-first-host.invalid").ok()?,
+                port: scheme.default_port(),
+            })
+        })?;
         Some((first, map, names))
     }
 
@@ -220,10 +183,17 @@ impl Compiler<'_> {
         let local = config.local.clone().unwrap_or_default();
         let at = path.key("local");
         let prefix = local.path.unwrap_or_else(|| format!("/{name}"));
-        let plain = |segment: &str| !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b));
-        let good = prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain)) && !prefix.split('/').any(|s| s == "." || s == "..");
+        let plain = |segment: &str| {
+            !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+        };
+        let good = prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain))
+            && !prefix.split('/').any(|s| s == "." || s == "..");
         if !good {
-            self.mistake_with(&at.key("path"), "not a path prefix", "such as `/stripe`: letters, digits and `-_.~` between slashes");
+            self.mistake_with(
+                &at.key("path"),
+                "not a path prefix",
+                "such as `/stripe`: letters, digits and `-_.~` between slashes",
+            );
             return None;
         }
         let host = local.host.unwrap_or_else(|| format!("{name}.localhost"));
@@ -244,8 +214,14 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Whether TLS is intercepted, and which key says so.
-fn decide_intercept(config: &ProviderConfig, merged: &Node, has_credential: bool, path: &PolicyPath) -> InterceptDecision {
-    let because = |intercept, because: PolicyPath| InterceptDecision { intercept, because: because.to_string() };
+fn decide_intercept(
+    config: &ProviderConfig,
+    merged: &Node,
+    has_credential: bool,
+    path: &PolicyPath,
+) -> InterceptDecision {
+    let because =
+        |intercept, because: PolicyPath| InterceptDecision { intercept, because: because.to_string() };
     match config.intercept.unwrap_or_default() {
         Intercept::Always => return because(true, path.key("intercept")),
         Intercept::Never => return because(false, path.key("intercept")),
@@ -258,7 +234,9 @@ fn decide_intercept(config: &ProviderConfig, merged: &Node, has_credential: bool
         return because(true, path.key(*key));
     }
     let timeouts = merged.get("timeouts");
-    if let Some(key) = SEE_THE_REQUEST_TIMEOUTS.iter().find(|key| is_written(timeouts.and_then(|node| node.get(key)))) {
+    if let Some(key) =
+        SEE_THE_REQUEST_TIMEOUTS.iter().find(|key| is_written(timeouts.and_then(|node| node.get(key))))
+    {
         return because(true, path.key("timeouts").key(*key));
     }
     because(false, path.clone())

@@ -20,7 +20,19 @@ use crate::resilience::REPLAY_BUFFER;
 
 /// Keys of a provider that a route cannot have, so they do not stand in its merged text.
 const PROVIDER_ONLY: [&str; 13] = [
-    "hosts", "upstream", "doors", "intercept", "opaque", "local", "routes", "preset", "with", "tenant", "redact", "paths", "mode",
+    "hosts",
+    "upstream",
+    "doors",
+    "intercept",
+    "opaque",
+    "local",
+    "routes",
+    "preset",
+    "with",
+    "tenant",
+    "redact",
+    "paths",
+    "mode",
 ];
 
 impl Compiler<'_> {
@@ -58,17 +70,25 @@ impl Compiler<'_> {
 
     fn check_route_names(&mut self, routes: &[Arc<Route>]) {
         for (index, route) in routes.iter().enumerate() {
-            if routes[..index].iter().any(|earlier| {
-                earlier.pattern == route.pattern && earlier.methods == route.methods
-            }) {
-                self.mistake(&route.path, "an earlier route has the same methods and path: this one is never reached");
+            if routes[..index]
+                .iter()
+                .any(|earlier| earlier.pattern == route.pattern && earlier.methods == route.methods)
+            {
+                self.mistake(
+                    &route.path,
+                    "an earlier route has the same methods and path: this one is never reached",
+                );
             }
         }
     }
 
     fn route(&mut self, config: &RouteConfig, node: &Node, base: &Node, path: &PolicyPath) -> Option<Route> {
         let Some(matching) = &config.matching else {
-            self.mistake_with(path, "missing key `match`", "`match: { methods: [POST], path: \"/v1/**\" }`, or `match: {}` for all");
+            self.mistake_with(
+                path,
+                "missing key `match`",
+                "`match: { methods: [POST], path: \"/v1/**\" }`, or `match: {}` for all",
+            );
             return None;
         };
         let methods = self.methods(matching, &path.key("match").key("methods"));
@@ -77,13 +97,28 @@ impl Compiler<'_> {
         let effective = merge(base, &own);
         let merged = decode::<ProviderConfig>(&effective, path, &mut self.mistakes)?;
         let settings = self.settings(&merged, path)?;
-        if config.timeouts.as_ref().is_some_and(|timeouts| timeouts.connect.is_some() || timeouts.tls.is_some()) {
-            self.mistake(&path.key("timeouts"), "`connect` and `tls` belong to the provider: its routes share connections");
+        if config
+            .timeouts
+            .as_ref()
+            .is_some_and(|timeouts| timeouts.connect.is_some() || timeouts.tls.is_some())
+        {
+            self.mistake(
+                &path.key("timeouts"),
+                "`connect` and `tls` belong to the provider: its routes share connections",
+            );
         }
         let name = match &config.name {
-            Some(name) if (1..=64).contains(&name.len()) && name.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'"') => name.clone(),
+            Some(name)
+                if (1..=64).contains(&name.len())
+                    && name.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'"') =>
+            {
+                name.clone()
+            }
             Some(_) => {
-                self.mistake(&path.key("name"), "a route's name has 1 to 64 printable characters without space");
+                self.mistake(
+                    &path.key("name"),
+                    "a route's name has 1 to 64 printable characters without space",
+                );
                 return None;
             }
             None => derived_name(methods.as_deref(), matching.path.as_deref()),
@@ -110,7 +145,11 @@ impl Compiler<'_> {
             let at = path.index(index);
             match Method::from_bytes(name.as_bytes()) {
                 Ok(method) if *name == name.to_ascii_uppercase() => methods.push(method),
-                Ok(_) => self.mistake_with(&at, "methods are written in capitals", format!("`{}`", name.to_ascii_uppercase())),
+                Ok(_) => self.mistake_with(
+                    &at,
+                    "methods are written in capitals",
+                    format!("`{}`", name.to_ascii_uppercase()),
+                ),
                 Err(_) => self.mistake(&at, "not a method"),
             }
         }
@@ -130,9 +169,16 @@ impl Compiler<'_> {
 
     fn settings(&mut self, config: &ProviderConfig, path: &PolicyPath) -> Option<RouteSettings> {
         let credential = self.credential(config.credential.as_ref(), &path.key("credential"))?;
-        let replay = config.retry.as_ref().and_then(|retry| retry.replay_buffer).map_or(REPLAY_BUFFER as u64, |size| size.bytes());
+        let replay = config
+            .retry
+            .as_ref()
+            .and_then(|retry| retry.replay_buffer)
+            .map_or(REPLAY_BUFFER as u64, |size| size.bytes());
         if replay > 16 * 1024 * 1024 {
-            self.mistake(&path.key("retry").key("replay_buffer"), "at most 16MiB: it is held in memory for each request");
+            self.mistake(
+                &path.key("retry").key("replay_buffer"),
+                "at most 16MiB: it is held in memory for each request",
+            );
         }
         Some(RouteSettings {
             credential,
@@ -203,7 +249,11 @@ impl Compiler<'_> {
         for (name, value) in lines.into_iter().flatten() {
             let at = path.key(name.clone());
             // Content types are the one framing-like field that a policy may have to set.
-            let name = if name.eq_ignore_ascii_case("content-type") { Ok(http::header::CONTENT_TYPE) } else { header_name(name) };
+            let name = if name.eq_ignore_ascii_case("content-type") {
+                Ok(http::header::CONTENT_TYPE)
+            } else {
+                header_name(name)
+            };
             match (name, HeaderValue::from_str(value)) {
                 (Ok(name), Ok(value)) => parsed.push((name, value)),
                 (Err(message), _) => self.mistake(&at, message),
@@ -226,6 +276,7 @@ fn derived_name(methods: Option<&[Method]>, path: Option<&str>) -> String {
 
 /// A mapping without some of its keys.
 fn without(node: &Node, keys: &[&str]) -> Node {
-    let entries: Vec<Entry> = node.entries().iter().filter(|entry| !keys.contains(&entry.key.as_str())).cloned().collect();
+    let entries: Vec<Entry> =
+        node.entries().iter().filter(|entry| !keys.contains(&entry.key.as_str())).cloned().collect();
     Node { value: Value::Mapping(entries), place: node.place }
 }

@@ -78,8 +78,8 @@ impl HostPattern {
     }
 
     /// The host, where the pattern has no `*`.
-    pub fn exact(&self) -> Option<&Host> {
-        (!self.wildcard).then_some(&self.host)
+    pub fn exact_host(&self) -> Option<Host> {
+        (!self.wildcard).then(|| self.host.clone())
     }
 
     /// The port, where one was named; else the scheme's own is meant.
@@ -89,16 +89,13 @@ impl HostPattern {
 
     /// Whether a host matches, whatever the port.
     pub fn matches_host(&self, host: &Host) -> bool {
-        if self.wildcard { parent(host) == Some(self.host.as_str()) } else { *host == self.host }
+        if self.wildcard { parent(host.as_str()) == Some(self.host.as_str()) } else { *host == self.host }
     }
 }
 
-/// What follows the first label of a name; `None` for an address.
-fn parent(host: &Host) -> Option<&str> {
-    if host.ip().is_some() {
-        return None;
-    }
-    host.as_str().split_once('.').map(|(_, rest)| rest)
+/// What follows the first label. Of an address nothing follows that could be a wildcard's name: those are never numbers.
+fn parent(host: &str) -> Option<&str> {
+    host.split_once('.').map(|(_, rest)| rest)
 }
 
 /// A-labels where the name has others. ASCII goes through untouched: IDNA would refuse the underscores that some API hosts
@@ -153,12 +150,15 @@ impl<T> HostMap<T> {
     ///
     /// # Errors
     /// What the same pattern and port stand for already. The map is left as it was.
-    pub fn insert(&mut self, pattern: &HostPattern, default_port: u16, value: T) -> Result<(), &T> {
+    pub fn insert(&mut self, pattern: &HostPattern, default_port: u16, value: T) -> Result<(), T>
+    where
+        T: Clone,
+    {
         let port = pattern.port.unwrap_or(default_port);
         let by_name = if pattern.wildcard { &mut self.wildcard } else { &mut self.exact };
         let ports = by_name.entry(pattern.host.as_str().into()).or_default();
-        match ports.iter().position(|(known, _)| *known == port) {
-            Some(index) => Err(&ports[index].1),
+        match ports.iter().find(|(known, _)| *known == port) {
+            Some((_, taken)) => Err(taken.clone()),
             None => {
                 ports.push((port, value));
                 Ok(())
@@ -166,16 +166,16 @@ impl<T> HostMap<T> {
         }
     }
 
-    /// What stands for this host and port: the exact name's, else the wildcard's.
-    pub fn get(&self, host: &Host, port: u16) -> Option<&T> {
-        find(&self.exact, host.as_str(), port)
+    /// What stands for this host and port: the exact name's, else the wildcard's. The host is in the normal form of
+    /// [`Host::as_str`].
+    pub fn get(&self, host: &str, port: u16) -> Option<&T> {
+        find(&self.exact, host, port)
             .or_else(|| parent(host).and_then(|suffix| find(&self.wildcard, suffix, port)))
     }
 
     /// Whether some port of this host is configured: tells "wrong port" from "unknown host".
-    pub fn knows_host(&self, host: &Host) -> bool {
-        self.exact.contains_key(host.as_str())
-            || parent(host).is_some_and(|suffix| self.wildcard.contains_key(suffix))
+    pub fn knows_host(&self, host: &str) -> bool {
+        self.exact.contains_key(host) || parent(host).is_some_and(|suffix| self.wildcard.contains_key(suffix))
     }
 
     /// Whether nothing is configured.
@@ -286,10 +286,12 @@ mod tests {
             ("10.0.0.5", 443, Some("v4")),
             ("[0::1]", 443, Some("v6")),
             ("com", 443, None),
+            ("10.0.0.6", 443, None),
+            ("[::ffff:10.0.0.5]", 443, None),
         ] {
-            assert_eq!(map.get(&host(name), port).copied(), found, "{name}:{port}");
+            assert_eq!(map.get(host(name).as_str(), port).copied(), found, "{name}:{port}");
         }
-        assert!(map.knows_host(&host("api.example.com")) && !map.knows_host(&host("other.test")));
+        assert!(map.knows_host("api.example.com") && !map.knows_host("other.test"));
     }
 
     #[test]
@@ -297,10 +299,10 @@ mod tests {
         let mut map = HostMap::new();
         let pattern = |text: &str| HostPattern::parse(text).unwrap();
         assert_eq!(map.insert(&pattern("a.test"), 443, 1), Ok(()));
-        assert_eq!(map.insert(&pattern("A.test:443"), 80, 2), Err(&1));
+        assert_eq!(map.insert(&pattern("A.test:443"), 80, 2), Err(1));
         assert_eq!(map.insert(&pattern("a.test"), 80, 3), Ok(()));
-        assert_eq!(map.get(&host("a.test"), 443), Some(&1));
+        assert_eq!(map.get("a.test", 443), Some(&1));
         assert_eq!(map.insert(&pattern("*.a.test"), 443, 4), Ok(()));
-        assert_eq!(map.insert(&pattern("*.a.test"), 443, 5), Err(&4));
+        assert_eq!(map.insert(&pattern("*.a.test"), 443, 5), Err(4));
     }
 }

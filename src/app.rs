@@ -1,0 +1,391 @@
+//! All wiring: a policy becomes settings, shared state, listeners and tasks; and at the end everything is drained.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, Admin};
+use crate::pipeline::reload::{FIRST_READ, ReloadOutcome, Reloader};
+use crate::pipeline::shared::Shared;
+use crate::pipeline::watch;
+use crate::policy::compiled::{Ca, CompiledPolicy, Fixed, ListenAddress, Listener as ListenerSettings};
+use crate::policy::schema;
+use crate::proxy::context::{DownstreamBounds, Guesses, ListenerContext, Proxy, Pseudonym, TokenCheck};
+use crate::proxy::listener::{self, Listener};
+use crate::proxy::overload::Overload;
+use crate::proxy::socket::SocketTimeouts;
+use crate::secret::reference::SecretRef;
+use crate::secret::{SecretCache, SecretError, Stores};
+use crate::telemetry::{LogFormat, LogOutput, Telemetry};
+use crate::tls::leaf_cache::{DEFAULT_MAX_ENTRIES, LeafCache};
+use crate::tls::roots::{SystemRoots, write_bundle};
+use crate::tls::{Authority, CaSource, TlsError};
+use crate::upstream::connector::UpstreamEnv;
+use crate::upstream::guard::OwnListeners;
+use crate::upstream::resolver::Resolver;
+use crate::upstream::service::UpstreamError;
+
+/// Why outgate did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The CA, the bundle or the roots.
+    #[error("interception: {0}")]
+    Tls(#[from] TlsError),
+    /// A listener could not be bound.
+    #[error("{address} cannot be listened on: {source}")]
+    Bind {
+        /// Which.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The access log could not be opened.
+    #[error("the access log cannot be opened: {0}")]
+    Log(io::Error),
+    /// A secret store could not be set up.
+    #[error("secrets: {0}")]
+    Secrets(#[from] SecretError),
+    /// A provider's stack could not be built.
+    #[error("{0}")]
+    Upstream(#[from] UpstreamError),
+}
+
+/// What may be different from what the policy says; for tests and the demo.
+#[derive(Default)]
+pub struct Overrides {
+    /// Answers names instead of the system's resolver.
+    pub resolver: Option<Resolver>,
+    /// Where access-log lines go.
+    pub log: Option<LogOutput>,
+    /// The environment's SSL_CERT_FILE.
+    pub ssl_cert_file: Option<PathBuf>,
+    /// The environment's SSL_CERT_DIR.
+    pub ssl_cert_dir: Option<PathBuf>,
+}
+
+/// A running outgate.
+pub struct App {
+    /// The data plane.
+    pub proxy: Arc<Proxy>,
+    /// For reloads by signal.
+    pub reloader: Arc<Reloader>,
+    /// Log and metrics.
+    pub telemetry: Arc<Telemetry>,
+    /// Addresses of the listeners, in the policy's order.
+    pub listeners: Vec<SocketAddr>,
+    /// Address of the admin listener, where it is TCP.
+    pub admin: Option<SocketAddr>,
+    /// Address of the health listener.
+    pub health: Option<SocketAddr>,
+    ready: Arc<AtomicBool>,
+    background: CancellationToken,
+    drain: Duration,
+}
+
+impl App {
+    /// Starts everything; returns when outgate is ready.
+    pub async fn start(
+        config: PathBuf,
+        policy: CompiledPolicy,
+        overrides: Overrides,
+    ) -> Result<Self, StartError> {
+        let fixed = policy.fixed.clone();
+        let telemetry = Arc::new(start_telemetry(&fixed, overrides.log).map_err(StartError::Log)?);
+        let tls = prepare_tls(&fixed, overrides.ssl_cert_file, overrides.ssl_cert_dir).await?;
+        let stores = Stores::build(&policy.stores.iter().cloned().collect(), policy_directory(&config))?;
+        let secrets = Arc::new(SecretCache::new(stores));
+        let env = Arc::new(UpstreamEnv {
+            resolver: overrides.resolver.unwrap_or_else(Resolver::system),
+            roots: tls.roots,
+            own_listeners: ArcSwap::from_pointee(OwnListeners::new(Vec::new())),
+        });
+        let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone()));
+        let reloader = Arc::new(Reloader::start(config, policy, shared.clone()).await?);
+
+        let bound = Bound::bind(&fixed)?;
+        env.own_listeners.store(Arc::new(OwnListeners::new(bound.addresses())));
+        let background = CancellationToken::new();
+        spawn(secrets.clone().run(background.clone()));
+        // Listeners are bound, so clients wait in the backlog until the first secrets were tried.
+        secrets.read_new(FIRST_READ).await;
+        spawn(watch::run(reloader.clone(), background.clone()));
+
+        let proxy = Arc::new(make_proxy(&fixed, &telemetry, &tls.leaves, &reloader));
+        let ready = Arc::new(AtomicBool::new(true));
+        let admin = Arc::new(Admin {
+            shared: shared.clone(),
+            reloader: reloader.clone(),
+            leaves: tls.leaves.clone(),
+            ready: ready.clone(),
+            token: fixed.admin.token.as_ref().map(|reference| token_check(&secrets, reference)),
+        });
+        register_scrape(&telemetry, &shared, &tls.leaves);
+        let addresses = bound.serve(&fixed, &proxy, &admin, &secrets, &background);
+        Ok(Self {
+            proxy,
+            reloader,
+            telemetry,
+            listeners: addresses.listeners,
+            admin: addresses.admin,
+            health: addresses.health,
+            ready,
+            background,
+            drain: fixed.runtime.drain,
+        })
+    }
+
+    /// Reads the policy again.
+    pub async fn reload(&self) -> ReloadOutcome {
+        self.reloader.reload().await
+    }
+
+    /// Stops accepting, finishes what runs within the drain time, then ends what is left. Returns whether all of it
+    /// finished by itself.
+    pub async fn shutdown(&self) -> bool {
+        self.ready.store(false, Ordering::Release);
+        self.proxy.drain.cancel();
+        self.proxy.tasks.close();
+        let finished = tokio::time::timeout(self.drain, self.proxy.tasks.wait()).await.is_ok();
+        if !finished {
+            tracing::warn!(
+                tasks = self.proxy.tasks.len(),
+                "the drain time is over; what still runs is ended"
+            );
+            self.proxy.abort.cancel();
+            let _ = tokio::time::timeout(Duration::from_millis(500), self.proxy.tasks.wait()).await;
+        }
+        self.background.cancel();
+        let telemetry = self.telemetry.clone();
+        let _ = tokio::task::spawn_blocking(move || telemetry.access_log.flush(Duration::from_secs(2))).await;
+        finished
+    }
+}
+
+/// The one place where tasks of the process itself are spawned.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
+fn policy_directory(config: &Path) -> &Path {
+    if config.is_dir() {
+        return config;
+    }
+    match config.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+fn start_telemetry(fixed: &Fixed, log: Option<LogOutput>) -> io::Result<Telemetry> {
+    let format = match fixed.telemetry.format {
+        schema::LogFormat::Json => LogFormat::Json,
+        schema::LogFormat::Text => LogFormat::Text,
+    };
+    let output = log.unwrap_or_else(|| match &fixed.telemetry.output {
+        schema::LogOutput::Stdout => LogOutput::Stdout,
+        schema::LogOutput::File(path) => LogOutput::File(path.into()),
+    });
+    Telemetry::start(format, output)
+}
+
+struct Tls {
+    leaves: Arc<LeafCache>,
+    roots: Arc<rustls::RootCertStore>,
+}
+
+/// Reads roots and CA side by side, and pays for the first use of TLS before a client would.
+async fn prepare_tls(
+    fixed: &Fixed,
+    file: Option<PathBuf>,
+    directory: Option<PathBuf>,
+) -> Result<Tls, TlsError> {
+    let source = match &fixed.interception.ca {
+        Ca::Directory(directory) => CaSource::Directory(directory.clone()),
+        Ca::Files { certificate, key } => {
+            CaSource::Files { certificate: certificate.clone(), key: key.clone() }
+        }
+    };
+    let bundle = fixed.interception.bundle.clone();
+    let of_roots = bundle.clone();
+    let roots =
+        tokio::task::spawn_blocking(move || SystemRoots::load(None, Some(&of_roots), file, directory));
+    let leaves = tokio::task::spawn_blocking(move || {
+        let authority = Arc::new(Authority::load_or_create(&source)?);
+        let leaves = LeafCache::new(authority, DEFAULT_MAX_ENTRIES)?;
+        leaves.warm_up()?;
+        Ok::<_, TlsError>(leaves)
+    });
+    let (roots, leaves) = tokio::join!(roots, leaves);
+    let (Ok(roots), Ok(leaves)) = (roots, leaves) else { return Err(TlsError::Random) };
+    let leaves = Arc::new(leaves?);
+    for warning in &roots.warnings {
+        tracing::warn!("{warning}");
+    }
+    write_bundle(&bundle, &roots, leaves.authority().certificate_pem())?;
+    Ok(Tls { leaves, roots: roots.root_store() })
+}
+
+fn make_proxy(
+    fixed: &Fixed,
+    telemetry: &Arc<Telemetry>,
+    leaves: &Arc<LeafCache>,
+    reloader: &Reloader,
+) -> Proxy {
+    let bounds = fixed.runtime.downstream;
+    Proxy {
+        generation: reloader.current(),
+        telemetry: telemetry.clone(),
+        leaves: leaves.clone(),
+        bounds: DownstreamBounds {
+            socket: SocketTimeouts {
+                header: bounds.header_timeout,
+                idle: bounds.idle_timeout,
+                write: bounds.write_timeout,
+            },
+            handshake: bounds.tls_handshake_timeout,
+            body: bounds.body_timeout,
+            max_headers: bounds.max_headers,
+            max_header_bytes: bounds.max_header_bytes,
+        },
+        pseudonym: Pseudonym::new(),
+        drain: CancellationToken::new(),
+        abort: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        overload: Arc::new(overload(fixed.runtime.max_connections)),
+        guesses: Guesses::new(),
+    }
+}
+
+/// Connections are bounded by the policy and by the descriptors: each may need one of its own and one to a provider.
+fn overload(max_connections: usize) -> Overload {
+    let descriptors = crate::process::raise_descriptor_limit();
+    let by_descriptors = descriptors.map_or(usize::MAX, |limit| limit.saturating_sub(64) / 2).max(1);
+    if by_descriptors < max_connections {
+        tracing::warn!(
+            max_connections,
+            by_descriptors,
+            "`runtime.max_connections` is more than the limit of open files allows; it is lowered"
+        );
+    }
+    let bound = max_connections.min(by_descriptors);
+    Overload::new(bound, crate::process::memory_limit(), crate::process::resident_memory)
+}
+
+fn token_check(secrets: &Arc<SecretCache>, reference: &SecretRef) -> TokenCheck {
+    let entry = secrets.entry(reference);
+    Arc::new(move |token: &[u8]| entry.current().is_ok_and(|version| version.value.same_bytes(token)))
+}
+
+/// Values that are read when somebody scrapes, not kept up to date for nobody.
+fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Arc<LeafCache>) {
+    let (shared, leaves) = (Arc::downgrade(shared), Arc::downgrade(leaves));
+    let weak = Arc::downgrade(telemetry);
+    telemetry.metrics.on_scrape(move || {
+        let (Some(telemetry), Some(shared), Some(leaves)) =
+            (weak.upgrade(), shared.upgrade(), leaves.upgrade())
+        else {
+            return;
+        };
+        telemetry
+            .metrics
+            .set_leaf_cache_entries(usize::try_from(leaves.stats().entries).unwrap_or(usize::MAX));
+        shared.export(&telemetry.metrics);
+    });
+}
+
+/// All sockets, bound before anything is served.
+struct Bound {
+    listeners: Vec<Listener>,
+    admin: Listener,
+    health: Option<Listener>,
+}
+
+/// Where they are.
+struct Addresses {
+    listeners: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    health: Option<SocketAddr>,
+}
+
+impl Bound {
+    fn bind(fixed: &Fixed) -> Result<Self, StartError> {
+        let listeners =
+            fixed.listeners.iter().map(|one| bind(&one.address)).collect::<Result<Vec<_>, _>>()?;
+        let admin = bind(&fixed.admin.address)?;
+        let health =
+            fixed.admin.health_address.map(|address| bind(&ListenAddress::Tcp(address))).transpose()?;
+        Ok(Self { listeners, admin, health })
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .chain([&self.admin])
+            .chain(&self.health)
+            .filter_map(Listener::local_addr)
+            .collect()
+    }
+
+    fn serve(
+        self,
+        fixed: &Fixed,
+        proxy: &Arc<Proxy>,
+        admin: &Arc<Admin>,
+        secrets: &Arc<SecretCache>,
+        background: &CancellationToken,
+    ) -> Addresses {
+        let addresses = Addresses {
+            listeners: self.listeners.iter().filter_map(Listener::local_addr).collect(),
+            admin: self.admin.local_addr(),
+            health: self.health.as_ref().and_then(Listener::local_addr),
+        };
+        let permits = Arc::new(Semaphore::new(fixed.runtime.max_connections));
+        for (listener, settings) in self.listeners.into_iter().zip(&fixed.listeners) {
+            let context = Arc::new(listener_context(&listener, settings, proxy, secrets));
+            spawn(listener::run(listener, context, proxy.clone(), permits.clone()));
+        }
+        spawn(admin::run(self.admin, admin.clone(), false, background.clone()));
+        if let Some(health) = self.health {
+            spawn(admin::run(health, admin.clone(), true, background.clone()));
+        }
+        addresses
+    }
+}
+
+fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
+    let bound = match address {
+        ListenAddress::Tcp(address) => listener::bind_tcp(*address),
+        ListenAddress::Unix(path) => listener::bind_unix(path),
+    };
+    bound.map_err(|source| StartError::Bind { address: address.to_string(), source })
+}
+
+fn listener_context(
+    listener: &Listener,
+    settings: &ListenerSettings,
+    proxy: &Proxy,
+    secrets: &Arc<SecretCache>,
+) -> ListenerContext {
+    let address = listener.local_addr();
+    let name: Arc<str> =
+        address.map_or_else(|| settings.address.to_string(), |address| address.to_string()).into();
+    ListenerContext {
+        metrics: proxy.telemetry.metrics.listener(&name),
+        name,
+        port: address.map(|address| address.port()),
+        forward: settings.doors.forward,
+        connect: settings.doors.connect,
+        local: settings.doors.local,
+        hosts: settings.hosts.clone(),
+        provider: settings.provider.clone(),
+        token: settings.token.as_ref().map(|reference| token_check(secrets, reference)),
+    }
+}

@@ -1,0 +1,282 @@
+//! `outgate explain METHOD URL`: which provider and route, from which line, what is injected (by reference), how long things
+//! may take, or why the request would be denied. Asks the very functions that the proxy asks.
+
+use std::process::ExitCode;
+
+use http::{HeaderName, Method};
+use serde_json::{Value as Json, json};
+
+use super::{DENIED, PolicyArgument, Style, fail, load, print};
+use crate::credential::Location;
+use crate::credential::kinds::Part;
+use crate::message::target::{Authority, Scheme, Target};
+use crate::policy::compiled::{CompiledPolicy, Provider, Route};
+use crate::policy::decide::{ConnectDecision, Refusal};
+use crate::policy::diagnostic::render_place;
+use crate::policy::tree::{Node, Place, PolicyPath};
+
+/// Arguments of `explain`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    policy: PolicyArgument,
+    /// Method, in capitals; `CONNECT` takes `host:port`.
+    method: String,
+    /// URL, `host:port` for CONNECT, or a local path such as `/stripe/v1/charges`.
+    url: String,
+    /// A header the app would send, `Name: value`; says what would be stripped.
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Explains one request.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let policy = match load(&arguments.policy) {
+        Ok(policy) => policy,
+        Err(code) => return code,
+    };
+    let explanation = match explain(&policy, arguments) {
+        Ok(explanation) => explanation,
+        Err(message) => return fail(message),
+    };
+    let denied = explanation.get("decision").and_then(Json::as_str) == Some("denied");
+    let text = if arguments.json { format!("{explanation:#}\n") } else { for_people(&explanation) };
+    let code = print(&text);
+    if denied { ExitCode::from(DENIED) } else { code }
+}
+
+fn explain(policy: &CompiledPolicy, arguments: &Arguments) -> Result<Json, String> {
+    let method = Method::from_bytes(arguments.method.as_bytes()).map_err(|_| "not a method".to_owned())?;
+    if method == Method::CONNECT {
+        return connect(policy, &arguments.url);
+    }
+    let url = parse_url(&arguments.url)?;
+    let (provider, target, path) = match &url {
+        Url::Absolute { scheme, authority, path } => {
+            match policy.forward(*scheme, &authority.host, authority.port) {
+                Ok((provider, target)) => (provider, target, path.clone()),
+                Err(refusal) => return Ok(denied(policy, &arguments.url, &refusal, None)),
+            }
+        }
+        Url::Local(path) => match policy.local_by_path(path) {
+            Some(local) => {
+                let rest = if local.path.is_empty() { "/" } else { local.path };
+                (local.provider, local.target, rest.to_owned())
+            }
+            None => return Ok(denied(policy, &arguments.url, &Refusal::NoProvider, None)),
+        },
+    };
+    let settings = &policy.providers[provider];
+    match policy.route(provider, &method, &path) {
+        Ok(chosen) => Ok(allowed(policy, settings, chosen.settings, &target, &path, &arguments.headers)),
+        Err(refusal) => Ok(denied(policy, &arguments.url, &refusal, Some(settings))),
+    }
+}
+
+enum Url {
+    Absolute { scheme: Scheme, authority: Authority, path: String },
+    Local(String),
+}
+
+fn parse_url(url: &str) -> Result<Url, String> {
+    if url.starts_with('/') {
+        return Ok(Url::Local(url.split('?').next().unwrap_or(url).to_owned()));
+    }
+    let (scheme, rest) = match url.split_once("://") {
+        Some(("https", rest)) => (Scheme::Https, rest),
+        Some(("http", rest)) => (Scheme::Http, rest),
+        Some(_) | None => {
+            return Err("expected http://, https://, or a path of the local endpoint".to_owned());
+        }
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let authority = Authority::parse(&rest[..end]).map_err(|fault| fault.to_string())?;
+    let path = rest[end..].split(['?', '#']).next().unwrap_or_default();
+    let path = if path.is_empty() { "/".to_owned() } else { path.to_owned() };
+    Ok(Url::Absolute { scheme, authority, path })
+}
+
+fn connect(policy: &CompiledPolicy, target: &str) -> Result<Json, String> {
+    let authority = Authority::parse(target).map_err(|fault| fault.to_string())?;
+    let port = authority.port.ok_or("CONNECT wants `host:port`")?;
+    let provider = |index: usize| &policy.providers[index];
+    Ok(match policy.connect(&authority.host, port) {
+        Err(refusal) => denied(policy, target, &refusal, None),
+        Ok(ConnectDecision::Unmatched) => json!({
+            "decision": "tunnel", "target": target, "because": "unmatched: tunnel", "opaque": false,
+        }),
+        Ok(ConnectDecision::Tunnel(index)) => json!({
+            "decision": "tunnel", "target": target, "provider": &*provider(index).name,
+            "at": place(policy, provider(index).place), "because": provider(index).intercept.because,
+            "opaque": provider(index).opaque,
+        }),
+        Ok(ConnectDecision::Intercept(index)) => json!({
+            "decision": "intercept", "target": target, "provider": &*provider(index).name,
+            "at": place(policy, provider(index).place), "because": provider(index).intercept.because,
+        }),
+    })
+}
+
+fn denied(policy: &CompiledPolicy, asked: &str, refusal: &Refusal, provider: Option<&Provider>) -> Json {
+    let at = match (refusal, provider) {
+        (Refusal::Denied { route, .. }, Some(provider)) => {
+            provider.routes.iter().find(|known| known.name == *route).map(|route| place(policy, route.place))
+        }
+        (
+            Refusal::NoProvider
+            | Refusal::Downgrade
+            | Refusal::Trace
+            | Refusal::Path(_)
+            | Refusal::Denied { .. },
+            _,
+        ) => None,
+    };
+    let status = if matches!(refusal, Refusal::Path(_)) { 400 } else { 403 };
+    json!({
+        "decision": "denied", "target": asked, "status": status, "reason": refusal.title(), "at": at,
+        "provider": provider.map(|provider| &*provider.name),
+    })
+}
+
+fn allowed(
+    policy: &CompiledPolicy,
+    provider: &Provider,
+    route: &Route,
+    target: &Target,
+    path: &str,
+    headers: &[String],
+) -> Json {
+    let settings = &route.settings;
+    let locations: Vec<&Location> = settings.credential.iter().flatten().map(|part| &part.location).collect();
+    let value =
+        |key: &[&str], text: String| json!({ "value": text, "from": origin(policy, &route.effective, key) });
+    let seconds = |duration: std::time::Duration| humantime::format_duration(duration).to_string();
+    let timeouts = &settings.timeouts;
+    let upstream = &provider.upstream.settings;
+    json!({
+        "decision": "allowed",
+        "target": format!("{target}{path}"),
+        "provider": &*provider.name,
+        "provider_at": place(policy, provider.place),
+        "route": &*route.name,
+        "at": place(policy, route.place),
+        "credential": {
+            "references": settings.credential.iter().map(|member| references(member)).collect::<Vec<_>>(),
+            "places": locations.iter().map(|location| describe(location)).collect::<Vec<_>>(),
+            "from": origin(policy, &route.effective, &["credential"]),
+        },
+        "stripped": stripped(&locations, headers),
+        "intercept": { "value": provider.intercept.intercept, "from": provider.intercept.because },
+        "scrub": value(&["scrub"], format!("{:?}", settings.scrub).to_lowercase()),
+        "max_body": value(&["max_body"], settings.max_body.map_or_else(|| "none".to_owned(), |size| format!("{size} bytes"))),
+        "timeouts": {
+            "connect": { "value": seconds(upstream.connect_timeout), "from": origin(policy, &route.effective, &["timeouts", "connect"]) },
+            "tls": { "value": seconds(upstream.tls_timeout), "from": origin(policy, &route.effective, &["timeouts", "tls"]) },
+            "response": value(&["timeouts", "response"], seconds(timeouts.response)),
+            "idle": value(&["timeouts", "idle"], seconds(timeouts.idle)),
+            "upgrade_idle": value(&["timeouts", "upgrade_idle"], seconds(timeouts.upgrade_idle)),
+            "deadline": value(&["timeouts", "deadline"], seconds(timeouts.deadline)),
+            "total": value(&["timeouts", "total"], timeouts.total.map_or_else(|| "none".to_owned(), seconds)),
+        },
+        "retry": { "replay_buffer": value(&["retry", "replay_buffer"], format!("{} bytes", settings.replay_buffer)) },
+    })
+}
+
+fn references(member: &[Part]) -> String {
+    let mut all: Vec<String> = Vec::new();
+    for reference in member.iter().flat_map(Part::secrets) {
+        let text = reference.to_string();
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    all.join(" + ")
+}
+
+fn describe(location: &Location) -> String {
+    match location {
+        Location::Header(name) => format!("header {name}"),
+        Location::Query(name) => format!("query parameter {name}"),
+    }
+}
+
+/// Which of the given headers would be taken out.
+fn stripped(locations: &[&Location], headers: &[String]) -> Vec<String> {
+    let locations = crate::credential::Locations::new(locations.iter().map(|location| (*location).clone()));
+    headers
+        .iter()
+        .filter_map(|line| HeaderName::from_bytes(line.split(':').next()?.trim().as_bytes()).ok())
+        .filter(|name| locations.owns_header(name))
+        .map(|name| name.to_string())
+        .collect()
+}
+
+/// Where the value of a key comes from: a line of the policy, or built in.
+fn origin(policy: &CompiledPolicy, effective: &Node, keys: &[&str]) -> String {
+    let path = keys.iter().fold(PolicyPath::root(), |path, key| path.key(*key));
+    effective.at(&path).map_or_else(|| "built in".to_owned(), |node| place(policy, node.place))
+}
+
+fn place(policy: &CompiledPolicy, place: Place) -> String {
+    render_place(place, &policy.source.sources)
+}
+
+fn for_people(explanation: &Json) -> String {
+    let style = Style::of_stdout();
+    let text = |key: &str| explanation.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
+    let decision = text("decision");
+    let shown = if decision == "denied" { style.bad(&decision) } else { style.good(&decision) };
+    let mut out = format!("{} {}\n", style.bold(&shown), text("target"));
+    let mut line = |name: &str, value: String, from: String| {
+        if !value.is_empty() {
+            let from = if from.is_empty() { String::new() } else { format!("  {}", style.faint(&from)) };
+            out.push_str(&format!("  {name:<22} {value}{from}\n"));
+        }
+    };
+    line("reason", text("reason"), text("at"));
+    if decision == "denied" {
+        let status = explanation.get("status").map(ToString::to_string).unwrap_or_default();
+        line("status", status, String::new());
+    }
+    line("provider", text("provider"), text("provider_at"));
+    line("because", text("because"), String::new());
+    if decision == "allowed" {
+        line("route", text("route"), text("at"));
+        details(explanation, &mut line);
+    }
+    out
+}
+
+fn details(explanation: &Json, line: &mut impl FnMut(&str, String, String)) {
+    let list = |value: Option<&Json>| {
+        let texts: Vec<&str> =
+            value.and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str).collect();
+        texts.join(", then ")
+    };
+    let credential = explanation.get("credential");
+    let references = list(credential.and_then(|credential| credential.get("references")));
+    let from =
+        credential.and_then(|credential| credential.get("from")).and_then(Json::as_str).unwrap_or_default();
+    line("credential", if references.is_empty() { "none".to_owned() } else { references }, from.to_owned());
+    line("  injected into", list(credential.and_then(|credential| credential.get("places"))), String::new());
+    line("  stripped from the app", list(explanation.get("stripped")), String::new());
+    for key in ["intercept", "scrub", "max_body"] {
+        value_line(key, explanation.get(key), line);
+    }
+    for section in ["timeouts", "retry"] {
+        for (key, value) in explanation.get(section).and_then(Json::as_object).into_iter().flatten() {
+            value_line(&format!("{section}.{key}"), Some(value), line);
+        }
+    }
+}
+
+fn value_line(name: &str, value: Option<&Json>, line: &mut impl FnMut(&str, String, String)) {
+    let Some(value) = value else { return };
+    let shown =
+        value.get("value").map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let from = value.get("from").and_then(Json::as_str).unwrap_or_default();
+    line(name, shown.unwrap_or_default(), from.to_owned());
+}

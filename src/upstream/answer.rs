@@ -1,0 +1,95 @@
+//! The provider's answer: checked, cleaned, and tied to the connection that it comes from.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::UPGRADE;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::message::body::{Body, BodyError, Side};
+use crate::message::failure::{Failure, Fault, Progress};
+use crate::message::headers::clean_response;
+
+use super::pool::Lease;
+
+/// What becomes of the connection after the answer.
+enum After {
+    /// HTTP/1.1: it goes back to the pool.
+    Reuse(Lease),
+    /// It is closed (HTTP/1.1), or only its stream was used (HTTP/2).
+    Drop(#[allow(dead_code, reason = "held for its drop alone")] Lease),
+}
+
+impl After {
+    fn finish(self) {
+        match self {
+            Self::Reuse(Lease::Http1(lease)) => lease.finish(),
+            Self::Reuse(Lease::Http2(_)) | Self::Drop(_) => {}
+        }
+    }
+}
+
+/// Turns what hyper received into what the layers see. `upgrade` = the request asked to become a WebSocket.
+pub fn receive(response: Response<Incoming>, lease: Lease, upgrade: bool) -> Result<Response<Body>, Failure> {
+    let (mut head, incoming) = response.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && !(upgrade && agrees(&head.headers)) {
+        let mut failure = Failure::sent(Fault::Upgrade).because("an upgrade that was not asked for");
+        failure.progress = Progress::HeadReceived;
+        return Err(failure);
+    }
+    // Both framing fields: hyper followed the chunks, but what comes after them is anybody's guess.
+    let ambiguous = clean_response(&mut head.headers);
+    let after = if ambiguous || upgrade { After::Drop(lease) } else { After::Reuse(lease) };
+    let body = Body::incoming(incoming, Side::Upstream);
+    if body.is_end_stream() {
+        after.finish();
+        return Ok(Response::from_parts(head, Body::empty()));
+    }
+    Ok(Response::from_parts(head, Body::boxed(AnswerBody { body, after: Some(after) })))
+}
+
+fn agrees(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// The body of an answer. At its end the connection goes back; dropped before, or broken, the connection is closed.
+struct AnswerBody {
+    body: Body,
+    after: Option<After>,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Err(_))) => drop(self.after.take()),
+            Poll::Ready(None) => finish(&mut self.after),
+            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => finish(&mut self.after),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn finish(after: &mut Option<After>) {
+    if let Some(after) = after.take() {
+        after.finish();
+    }
+}

@@ -1,0 +1,237 @@
+//! What the pool knows about one host and port. Plain state: everything here runs under the pool's lock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::message::failure::Fault;
+
+use super::lease::{Http1, Http1Lease, Http2Lease, Lease, Made, Sender2};
+use super::place::Place;
+use super::{Discarded, Origin, Pool, Purpose, Ticket};
+
+/// What the host speaks, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// ALPN will tell.
+    Unknown,
+    Http1,
+    Http2,
+}
+
+pub(super) struct Idle {
+    pub(super) connection: Http1,
+    pub(super) since: Instant,
+}
+
+pub(super) struct Shared {
+    pub(super) sender: Sender2,
+    pub(super) made: Made,
+    pub(super) streams: usize,
+    /// Streams that the provider allows at once, kept up to date by the connection's task.
+    pub(super) limit: Arc<AtomicUsize>,
+    pub(super) since: Instant,
+}
+
+pub(super) struct Waiter {
+    pub(super) id: u64,
+    pub(super) purpose: Purpose,
+    pub(super) grant: oneshot::Sender<Ticket>,
+}
+
+pub(super) struct HostConnections {
+    pub(super) origin: Arc<Origin>,
+    pub(super) protocol: Protocol,
+    /// Sockets, and dials that may become one.
+    pub(super) open: usize,
+    /// The dial whose outcome everybody waits for.
+    pub(super) leading: Option<u64>,
+    pub(super) idle: Vec<Idle>,
+    pub(super) shared: Vec<Shared>,
+    pub(super) waiters: VecDeque<Waiter>,
+}
+
+impl HostConnections {
+    pub(super) fn new(origin: Arc<Origin>, protocol: Protocol) -> Self {
+        Self {
+            origin,
+            protocol,
+            open: 0,
+            leading: None,
+            idle: Vec::new(),
+            shared: Vec::new(),
+            waiters: VecDeque::new(),
+        }
+    }
+
+    /// A connection, or leave to make one, where there is either.
+    pub(super) fn take(
+        &mut self,
+        pool: &Arc<Pool>,
+        purpose: Purpose,
+        version: u64,
+        discarded: &mut Vec<Discarded>,
+    ) -> Option<Ticket> {
+        match purpose {
+            Purpose::Ordinary => {
+                if let Some(lease) = self.take_shared(pool, version, discarded) {
+                    return Some(Ticket::Ready(Lease::Http2(lease)));
+                }
+                if let Some(lease) = self.take_idle(pool, version, discarded) {
+                    return Some(Ticket::Ready(Lease::Http1(lease)));
+                }
+                if self.leading.is_some() {
+                    return None;
+                }
+            }
+            // An upgrade takes a connection out of the pool for good, so it makes its own, and an idle one gives way.
+            Purpose::Upgrade if self.open >= pool.settings.max_connections && !self.idle.is_empty() => {
+                discarded.push(Discarded::Http1(self.idle.remove(0).connection));
+            }
+            Purpose::Upgrade => {}
+        }
+        self.take_place(pool, purpose).map(Ticket::Dial)
+    }
+
+    fn take_shared(
+        &mut self,
+        pool: &Arc<Pool>,
+        version: u64,
+        discarded: &mut Vec<Discarded>,
+    ) -> Option<Http2Lease> {
+        let unusable =
+            self.shared.extract_if(.., |shared| shared.sender.is_closed() || shared.made.version != version);
+        discarded.extend(unusable.map(|shared| Discarded::Http2(shared.sender)));
+        // Above the provider's own limit a request would wait inside the connection, where nobody counts it.
+        let free = self.shared.iter_mut().find(|own| own.streams < own.limit.load(Ordering::Relaxed))?;
+        free.streams += 1;
+        Some(Http2Lease::new(pool.clone(), self.origin.clone(), free.sender.clone(), free.made, false))
+    }
+
+    fn take_idle(
+        &mut self,
+        pool: &Arc<Pool>,
+        version: u64,
+        discarded: &mut Vec<Discarded>,
+    ) -> Option<Http1Lease> {
+        while let Some(Idle { connection, since }) = self.idle.pop() {
+            let usable = connection.made.version == version
+                && connection.is_ready()
+                && since.elapsed() < pool.settings.idle_timeout;
+            if usable {
+                return Some(Http1Lease::new(pool.clone(), connection, false));
+            }
+            discarded.push(Discarded::Http1(connection));
+        }
+        None
+    }
+
+    fn take_place(&mut self, pool: &Arc<Pool>, purpose: Purpose) -> Option<Place> {
+        if self.open >= pool.settings.max_connections {
+            return None;
+        }
+        self.open += 1;
+        let id = pool.next_id();
+        if purpose == Purpose::Ordinary && self.protocol != Protocol::Http1 {
+            self.leading = Some(id);
+        }
+        Some(Place::new(pool.clone(), self.origin.clone(), id))
+    }
+
+    /// Hands out what there is, in line.
+    pub(super) fn serve(&mut self, pool: &Arc<Pool>, version: u64, discarded: &mut Vec<Discarded>) {
+        let mut at = 0;
+        while let Some(purpose) = self.waiters.get(at).map(|waiter| waiter.purpose) {
+            let Some(ticket) = self.take(pool, purpose, version, discarded) else {
+                // Upgrades and ordinary requests do not wait for the same things.
+                let other = self.waiters.iter().skip(at).position(|waiter| waiter.purpose != purpose);
+                match other {
+                    Some(further) if at == 0 => at = further,
+                    Some(_) | None => return,
+                }
+                continue;
+            };
+            let Some(waiter) = self.waiters.remove(at) else { return };
+            // Who has gone gets nothing; the ticket comes back when it is dropped, after the lock.
+            if let Err(unwanted) = waiter.grant.send(ticket) {
+                discarded.push(Discarded::Ticket(unwanted));
+            }
+        }
+    }
+
+    /// Whether this dial was the one that everybody waited for.
+    pub(super) fn dial_ended(&mut self, id: u64) -> bool {
+        let led = self.leading == Some(id);
+        if led {
+            self.leading = None;
+        }
+        led
+    }
+
+    pub(super) fn fail_line(&mut self, fault: Fault, discarded: &mut Vec<Discarded>) {
+        let (told, stay): (VecDeque<_>, VecDeque<_>) =
+            self.waiters.drain(..).partition(|waiter| waiter.purpose == Purpose::Ordinary);
+        self.waiters = stay;
+        for waiter in told {
+            if let Err(unwanted) = waiter.grant.send(Ticket::Failed(fault)) {
+                discarded.push(Discarded::Ticket(unwanted));
+            }
+        }
+    }
+
+    pub(super) fn stream_ended(&mut self, id: u64) {
+        if let Some(shared) = self.shared.iter_mut().find(|shared| shared.made.id == id) {
+            shared.streams = shared.streams.saturating_sub(1);
+            shared.since = Instant::now();
+        }
+    }
+
+    pub(super) fn retire(&mut self, id: u64, discarded: &mut Vec<Discarded>) {
+        let retired = self.shared.extract_if(.., |shared| shared.made.id == id);
+        discarded.extend(retired.map(|shared| Discarded::Http2(shared.sender)));
+    }
+
+    pub(super) fn leave(&mut self, id: u64, discarded: &mut Vec<Discarded>) {
+        self.open = self.open.saturating_sub(1);
+        self.dial_ended(id);
+        self.retire(id, discarded);
+        let closed = self.idle.extract_if(.., |idle| idle.connection.made.id == id);
+        discarded.extend(closed.map(|idle| Discarded::Http1(idle.connection)));
+    }
+
+    /// Closes what was idle for too long; returns when the next is due.
+    pub(super) fn sweep(
+        &mut self,
+        now: Instant,
+        timeout: Duration,
+        discarded: &mut Vec<Discarded>,
+    ) -> Option<Instant> {
+        let expired = |since: Instant| now.saturating_duration_since(since) >= timeout;
+        let old = self.idle.extract_if(.., |idle| expired(idle.since));
+        discarded.extend(old.map(|idle| Discarded::Http1(idle.connection)));
+        let old = self.shared.extract_if(.., |shared| shared.streams == 0 && expired(shared.since));
+        discarded.extend(old.map(|shared| Discarded::Http2(shared.sender)));
+        self.idle_since().min().map(|since| since + timeout)
+    }
+
+    fn idle_since(&self) -> impl Iterator<Item = Instant> {
+        let shared = self.shared.iter().filter(|shared| shared.streams == 0).map(|shared| shared.since);
+        self.idle.iter().map(|idle| idle.since).chain(shared)
+    }
+
+    pub(super) fn has_idle(&self) -> bool {
+        self.idle_since().next().is_some()
+    }
+
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle_since().count()
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        self.open == 0 && self.waiters.is_empty()
+    }
+}

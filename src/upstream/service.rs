@@ -1,0 +1,209 @@
+//! The innermost service of every route: one request to the provider, over a connection of the pool.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Response;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::message::body::Body;
+use crate::message::failure::{Failure, Fault};
+use crate::message::request::{EgressRequest, Exchange};
+use crate::message::target::{Host, Scheme};
+
+use super::client_tls::TlsSetupError;
+use super::connector::{Connector, Dialled, Purpose, UpstreamEnv};
+use super::exchange::{Outcome, Outgoing, Route, Timings};
+use super::handshake;
+use super::identity::{IdentitySource, ProxyAuthSource};
+use super::pool::{Lease, Place, Pool, PoolStats, Step, Ticket, Waiting};
+use super::settings::UpstreamSettings;
+
+/// How many pooled connections may turn out to be closed before one request; each was closed by the provider in the very
+/// moment it was taken.
+const MAX_STALE: usize = 8;
+
+/// Why an upstream cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// TLS cannot be configured.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// A pool without connections would serve nobody.
+    #[error("`pool.max_connections` must be at least 1")]
+    NoConnections,
+}
+
+/// The way to one provider. Dropping it closes what is idle; running exchanges end in their own time.
+pub struct Upstream {
+    connector: Connector,
+    pool: Arc<Pool>,
+    scheme: Scheme,
+    /// Bound of the wait for a connection to come back.
+    wait: Duration,
+    /// Bound of the wait for somebody else's dial.
+    wait_behind_dial: Duration,
+}
+
+impl Upstream {
+    /// Builds the way to a provider.
+    ///
+    /// # Errors
+    ///
+    /// The certificate authorities cannot be read, or the pool is empty.
+    pub fn new(
+        settings: UpstreamSettings,
+        env: Arc<UpstreamEnv>,
+        identity: Option<Arc<dyn IdentitySource>>,
+        proxy_auth: Option<Arc<dyn ProxyAuthSource>>,
+    ) -> Result<Arc<Self>, UpstreamError> {
+        if settings.pool.max_connections == 0 {
+            return Err(UpstreamError::NoConnections);
+        }
+        let pool = Pool::new(settings.scheme, settings.http, settings.pool.clone());
+        let (scheme, wait) = (settings.scheme, settings.connect_timeout);
+        let wait_behind_dial = wait + settings.tls_timeout;
+        let connector = Connector::new(settings, env, identity, proxy_auth)?;
+        Ok(Arc::new(Self { connector, pool, scheme, wait, wait_behind_dial }))
+    }
+
+    /// Sends a request and returns when the head of the answer is there. The answer's head is cleaned
+    /// ([`crate::message::headers::clean_response`]); 101 comes only where the request asked for it, with hyper's
+    /// upgrade in its extensions.
+    ///
+    /// # Errors
+    ///
+    /// `progress` is `NotSent` only where no byte of the request was taken by the socket, or where the provider said
+    /// that it did not process it.
+    pub async fn send(&self, request: EgressRequest) -> Result<Response<Body>, Failure> {
+        request.exchange.upload().restart();
+        request.exchange.facts().attempts += 1;
+        let mut outgoing = Outgoing::new(request);
+        for _ in 0..MAX_STALE {
+            let (lease, timings) = self.lease(outgoing.route()).await?;
+            match outgoing.over(lease, timings, self.scheme).await {
+                Outcome::Answered(response) => return Ok(response),
+                Outcome::Failed(failure) => return Err(failure),
+                Outcome::Stale(unsent) => outgoing = unsent,
+            }
+        }
+        Err(Failure::not_sent(Fault::Reset).because("every pooled connection was closed by the provider"))
+    }
+
+    /// The innermost service of a stack.
+    pub fn service(self: &Arc<Self>) -> UpstreamService {
+        UpstreamService(self.clone())
+    }
+
+    /// What it was built from.
+    pub fn settings(&self) -> &UpstreamSettings {
+        self.connector.settings()
+    }
+
+    /// A bare TCP connection, for tunnels that are passed through. How it was made is noted in the exchange.
+    pub async fn dial_tunnel(
+        &self,
+        host: &Host,
+        port: u16,
+        exchange: &Exchange,
+    ) -> Result<TcpStream, Failure> {
+        let Dialled { stream, peer, dns, connect } = self.connector.dial_raw(host, port).await?;
+        let mut facts = exchange.facts();
+        facts.dns = dns;
+        facts.connect = Some(connect);
+        facts.peer = Some(peer);
+        facts.reused = Some(false);
+        Ok(stream)
+    }
+
+    /// Resolves and checks the address without dialling it.
+    pub async fn check(&self, host: &Host, port: u16) -> Result<(), Failure> {
+        self.connector.check(host, port).await
+    }
+
+    /// Figures of the pool.
+    pub fn stats(&self) -> PoolStats {
+        self.pool.stats()
+    }
+
+    async fn lease(&self, route: &Route) -> Result<(Lease, Option<Timings>), Failure> {
+        let purpose = route.purpose();
+        let (host, port) = (&route.target.host, route.target.port);
+        let step = self.pool.acquire(host, port, purpose, self.connector.version());
+        let ticket = match step.map_err(|error| Failure::not_sent(Fault::Internal).because(error))? {
+            Step::Ticket(ticket) => ticket,
+            Step::Wait(waiting) => self.wait(waiting, &route.exchange).await?,
+            Step::Full => return Err(Failure::not_sent(Fault::ConnectionLimit)),
+        };
+        match ticket {
+            Ticket::Ready(lease) => Ok((lease, None)),
+            Ticket::Dial(place) => {
+                let (lease, timings) = self.open(place, purpose).await?;
+                Ok((lease, Some(timings)))
+            }
+            Ticket::Failed(fault) => {
+                Err(Failure::not_sent(fault).because("the connection that several requests waited for"))
+            }
+        }
+    }
+
+    async fn wait(&self, mut waiting: Waiting, exchange: &Exchange) -> Result<Ticket, Failure> {
+        let began = Instant::now();
+        let bound = began + if waiting.behind_dial { self.wait_behind_dial } else { self.wait };
+        let (until, fault) = match exchange.deadline {
+            Some(deadline) if deadline < bound => (deadline, Fault::Deadline),
+            Some(_) | None => (bound, Fault::ConnectionLimit),
+        };
+        let ticket = timeout_at(until, waiting.ticket()).await;
+        let mut facts = exchange.facts();
+        facts.queue = Some(facts.queue.unwrap_or_default() + began.elapsed());
+        drop(facts);
+        match ticket {
+            Ok(Some(ticket)) => Ok(ticket),
+            Ok(None) => Err(Failure::not_sent(Fault::Internal).because("the pool was closed")),
+            Err(_elapsed) => Err(Failure::not_sent(fault).because("no connection became free")),
+        }
+    }
+
+    async fn open(&self, place: Place, purpose: Purpose) -> Result<(Lease, Timings), Failure> {
+        let origin = place.origin().clone();
+        match self.connector.connect(&origin.host, origin.port, purpose).await {
+            Ok(connected) => {
+                let timings = Timings { dns: connected.dns, connect: connected.connect, tls: connected.tls };
+                Ok((handshake::begin(&self.pool, place, connected, purpose).await?, timings))
+            }
+            Err(failure) => {
+                self.pool.dial_failed(place, failure.fault);
+                Err(failure)
+            }
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}
+
+/// [`Upstream`] as the innermost `tower` service of a stack. Always ready: admission happens in the layers above.
+#[derive(Clone)]
+pub struct UpstreamService(Arc<Upstream>);
+
+impl tower::Service<EgressRequest> for UpstreamService {
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: EgressRequest) -> Self::Future {
+        let upstream = self.0.clone();
+        Box::pin(async move { upstream.send(request).await })
+    }
+}
