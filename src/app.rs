@@ -226,11 +226,13 @@ async fn prepare_tls(
         Ok::<_, TlsError>(leaves)
     });
     let (roots, leaves) = tokio::join!(roots, leaves);
-    let (Ok(roots), Ok(leaves)) = (roots, leaves) else { return Err(TlsError::Random) };
+    let (Ok(mut roots), Ok(leaves)) = (roots, leaves) else { return Err(TlsError::Random) };
     let leaves = Arc::new(leaves?);
     for warning in &roots.warnings {
         tracing::warn!("{warning}");
     }
+    // A CA of the user's own may stand in the system's roots, for the apps; upstream it is not trusted.
+    roots.certificates.retain(|root| root != leaves.authority().certificate_der());
     write_bundle(&bundle, &roots, leaves.authority().certificate_pem())?;
     Ok(Tls { leaves, roots: roots.root_store() })
 }
@@ -296,9 +298,8 @@ fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Ar
         else {
             return;
         };
-        telemetry
-            .metrics
-            .set_leaf_cache_entries(usize::try_from(leaves.stats().entries).unwrap_or(usize::MAX));
+        let stats = leaves.stats();
+        telemetry.metrics.set_leaf_cache(usize::try_from(stats.entries).unwrap_or(usize::MAX), stats.minted);
         shared.export(&telemetry.metrics);
     });
 }

@@ -5,6 +5,7 @@
 //! answer is.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -12,13 +13,29 @@ use http::StatusCode;
 use crate::message::failure::{Failure, Fault, Progress};
 use crate::message::headers::HeadFault;
 use crate::message::target::TargetFault;
-use crate::telemetry::Flag;
+use crate::telemetry::{Flag, RouteMetrics};
+
+/// The route that denies a request, for the record.
+#[derive(Clone, Debug)]
+pub struct DeniedBy {
+    /// Provider.
+    pub provider: Arc<str>,
+    /// Route.
+    pub route: Arc<str>,
+    /// Counters, resolved.
+    pub metrics: Arc<RouteMetrics>,
+}
 
 /// Why outgate answers itself.
 #[derive(Debug)]
 pub enum EgressError {
     /// No provider, a denied route, a method or port that is not allowed. The text names the rule.
-    Denied(Cow<'static, str>),
+    Denied {
+        /// Names the rule.
+        title: Cow<'static, str>,
+        /// The route that denies, where one does.
+        by: Option<DeniedBy>,
+    },
     /// The request's head is malformed or ambiguous.
     Head(HeadFault),
     /// The request's target is malformed.
@@ -57,10 +74,15 @@ pub struct Answer {
 }
 
 impl EgressError {
+    /// Denied by the policy as a whole, not by a route.
+    pub fn denied(title: impl Into<Cow<'static, str>>) -> Self {
+        Self::Denied { title: title.into(), by: None }
+    }
+
     /// What the app is told.
     pub fn answer(&self) -> Answer {
         match self {
-            Self::Denied(_) => {
+            Self::Denied { .. } => {
                 row(403, "denied", "http_request_denied", Flag::Denied, "denied by the policy")
             }
             Self::Head(fault) => head(*fault),
@@ -93,7 +115,7 @@ impl EgressError {
     /// The line that the app's developer reads.
     pub fn title(&self) -> Cow<'static, str> {
         match self {
-            Self::Denied(text) => text.clone(),
+            Self::Denied { title, .. } => title.clone(),
             _ => Cow::Borrowed(self.answer().title),
         }
     }
@@ -103,7 +125,7 @@ impl EgressError {
         match self {
             Self::Failure(failure) => failure.retry_after,
             Self::Overloaded => Some(Duration::from_secs(1)),
-            Self::Denied(_)
+            Self::Denied { .. }
             | Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
@@ -119,7 +141,7 @@ impl EgressError {
     pub fn progress(&self) -> Progress {
         match self {
             Self::Failure(failure) => failure.progress,
-            Self::Denied(_)
+            Self::Denied { .. }
             | Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
@@ -136,7 +158,7 @@ impl EgressError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Failure(failure) => failure.detail(),
-            Self::Denied(text) => Some(text.clone().into_owned()),
+            Self::Denied { title, .. } => Some(title.clone().into_owned()),
             Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
@@ -158,7 +180,7 @@ impl EgressError {
             | Self::PayloadTooLarge
             | Self::Internal => true,
             Self::Misdirected(_) | Self::Overloaded => true,
-            Self::Denied(_) | Self::ProxyAuth | Self::Loop => false,
+            Self::Denied { .. } | Self::ProxyAuth | Self::Loop => false,
             Self::Failure(failure) => matches!(
                 failure.fault,
                 Fault::DownstreamGone

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::error::EgressError;
+use super::error::{DeniedBy, EgressError};
 use super::route_stack::RouteStack;
 use super::shared::Shared;
 use super::tunnel::TunnelPermit;
@@ -83,7 +83,7 @@ impl Generation {
         }
         let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
-        let redaction = Arc::new(Redaction::new::<&str, &str>(mode, &[], &[]));
+        let redaction = Arc::new(union_redaction(mode, &policy));
         Ok(Self { number, policy, providers, unmatched, unmatched_metrics, redaction })
     }
 
@@ -140,7 +140,7 @@ impl Generation {
                 self.admit(provider, Target { scheme, host: host.clone(), port }, method, path)
             }
             ConnectDecision::Tunnel(_) | ConnectDecision::Unmatched => {
-                Err(EgressError::Denied("the policy no longer intercepts this host; connect again".into()))
+                Err(EgressError::denied("the policy no longer intercepts this host; connect again"))
             }
         }
     }
@@ -224,6 +224,20 @@ impl Generation {
         })
     }
 
+    /// A denial names its route in the record.
+    fn refused_by_route(&self, provider: usize, refusal: Refusal) -> EgressError {
+        let mut error = refused(refusal.clone());
+        if let (Refusal::Denied { route, .. }, EgressError::Denied { by, .. }) = (&refusal, &mut error) {
+            let stack = self.providers[provider].routes.iter().find(|stack| stack.name == *route);
+            *by = stack.map(|stack| DeniedBy {
+                provider: stack.provider.clone(),
+                route: stack.name.clone(),
+                metrics: stack.metrics.clone(),
+            });
+        }
+        error
+    }
+
     fn admit(
         &self,
         provider: usize,
@@ -231,7 +245,10 @@ impl Generation {
         method: &Method,
         path: &str,
     ) -> Result<Admission, EgressError> {
-        let chosen = self.policy.route(provider, method, path).map_err(refused)?;
+        let chosen = match self.policy.route(provider, method, path) {
+            Ok(chosen) => chosen,
+            Err(refusal) => return Err(self.refused_by_route(provider, refusal)),
+        };
         let route = self.providers[provider].routes[chosen.route].clone();
         Ok(Admission { target, route })
     }
@@ -251,6 +268,19 @@ impl LiveProvider {
     }
 }
 
+/// What is masked where no route is known, such as in a refused request: everything that any provider masks, also behind
+/// its prefix of the local endpoint.
+fn union_redaction(mode: QueryMode, policy: &CompiledPolicy) -> Redaction {
+    let providers = &policy.providers;
+    let names: Vec<&String> = providers.iter().flat_map(|provider| &provider.redact_query).collect();
+    let paths: Vec<String> = providers
+        .iter()
+        .flat_map(|provider| provider.redact_path.iter().map(move |path| (provider, path)))
+        .flat_map(|(provider, path)| [path.clone(), format!("{}{path}", provider.local_path)])
+        .collect();
+    Redaction::new(mode, &names, &paths)
+}
+
 fn upgrade_idle(provider: &Provider) -> Duration {
     provider.routes.last().map_or(Duration::from_secs(3600), |route| route.settings.timeouts.upgrade_idle)
 }
@@ -259,7 +289,7 @@ fn refused(refusal: Refusal) -> EgressError {
     match refusal {
         Refusal::Path(fault) => EgressError::BadRequest(path_title(fault)),
         Refusal::NoProvider | Refusal::Downgrade | Refusal::Denied { .. } | Refusal::Trace => {
-            EgressError::Denied(refusal.title())
+            EgressError::denied(refusal.title())
         }
     }
 }

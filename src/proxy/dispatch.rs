@@ -104,11 +104,6 @@ fn open(
     event.method = Some(parts.method.clone());
     event.downstream_version = Some(record::version(parts.version));
     event.generation = generation.number;
-    if door != Door::Connect {
-        let redaction = generation.redaction();
-        event.path = Some(redaction.path(parts.uri.path()).into_owned());
-        event.query = parts.uri.query().and_then(|query| redaction.query(query));
-    }
     record
 }
 
@@ -251,7 +246,15 @@ pub fn refuse_arrival(
     proxy: &Arc<Proxy>,
     context: &Arc<ConnectionContext>,
     error: &EgressError,
-    arrival: Arrival,
+    mut arrival: Arrival,
 ) -> Response<Body> {
+    if arrival.parts.method != Method::CONNECT {
+        let redaction = arrival.generation.redaction();
+        arrival.record.event.path = Some(redaction.path(arrival.parts.uri.path()).into_owned());
+        arrival.record.event.query = arrival.parts.uri.query().and_then(|query| redaction.query(query));
+    }
+    if let EgressError::Denied { by: Some(by), .. } = error {
+        arrival.record.routed(&by.provider, &by.route, &by.metrics);
+    }
     refuse(proxy, context, error, &arrival.parts.method, arrival.record, arrival.active)
 }

@@ -76,6 +76,7 @@ async fn attempt(
 ) -> Result<(Response<Body>, Option<OnUpgrade>), EgressError> {
     let route = &judged.admission.route;
     record.routed(&route.provider, &route.name, &route.metrics);
+    note_path(record, judged);
     check_length(&parts.headers, route.max_body)?;
     let deadline = deadline(&parts.headers, route.deadline)?;
     let websocket = wants_websocket(&parts.method, parts.version, &parts.headers);
@@ -106,6 +107,18 @@ async fn attempt(
     };
     let response = route.send(request).await?;
     Ok((response, client))
+}
+
+/// The path as it was asked for, masked by the provider's own rules; at the local endpoint they hold behind the prefix.
+fn note_path(record: &mut Record, judged: &Judged) {
+    let redaction = &judged.admission.route.redaction;
+    let path = redaction.path(judged.path_and_query.path());
+    let prefix = judged.local.as_ref().and_then(|local| local.prefix.as_deref());
+    record.event.path = Some(match prefix {
+        Some(prefix) => format!("{prefix}{path}"),
+        None => path.into_owned(),
+    });
+    record.event.query = judged.path_and_query.query().and_then(|query| redaction.query(query));
 }
 
 /// An announced body that is too long is refused before a byte of it is read.

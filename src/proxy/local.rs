@@ -36,7 +36,7 @@ pub fn judge(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judge
     let is_own = context.listener.is_own_name(&authority.host);
     let Some(decision) = decision else {
         return Err(if is_own {
-            EgressError::Denied("no provider has this path prefix at the local endpoint".into())
+            EgressError::denied("no provider has this path prefix at the local endpoint")
         } else {
             EgressError::Misdirected("the local endpoint does not answer to this name")
         });
@@ -81,9 +81,8 @@ fn refuse_other_sites(
     headers: &HeaderMap,
     own: &Authority,
 ) -> Result<(), EgressError> {
-    let refused = || {
-        Err(EgressError::Denied("the local endpoint takes no requests from web pages of other sites".into()))
-    };
+    let refused =
+        || Err(EgressError::denied("the local endpoint takes no requests from web pages of other sites"));
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         return if site == "same-origin" || site == "none" { Ok(()) } else { refused() };
     }

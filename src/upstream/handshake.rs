@@ -50,10 +50,6 @@ pub async fn begin(
     clippy::disallowed_methods,
     reason = "a connection to a provider lives in a task of its own, and ends with its pool"
 )]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a connection to a provider lives in a task of its own, and ends with its pool"
-)]
 async fn begin_http1(
     pool: &Arc<Pool>,
     place: Place,

@@ -12,7 +12,7 @@ use crate::policy::compiled::{
     Admin, Ca, Doors, Downstream, Fixed, Interception, ListenAddress, Listener, Provider, Runtime, Telemetry,
 };
 use crate::policy::schema::{
-    AdminConfig, DoorConfig, DownstreamConfig, InterceptionConfig, ListenerAuth, ListenerConfig,
+    AdminConfig, DoorConfig, DownstreamConfig, InterceptionConfig, ListenerAuth, ListenerConfig, LogOutput,
     PolicyConfig, RuntimeConfig, TelemetryConfig,
 };
 use crate::policy::tree::PolicyPath;
@@ -34,7 +34,7 @@ impl Compiler<'_> {
             admin,
             interception: self.interception(config.interception.as_ref(), &root.key("interception"))?,
             runtime: self.runtime(config.runtime.as_ref(), &root.key("runtime")),
-            telemetry: telemetry(config.telemetry.as_ref()),
+            telemetry: self.telemetry(config.telemetry.as_ref()),
         })
     }
 
@@ -287,6 +287,16 @@ impl Compiler<'_> {
         }
     }
 
+    fn telemetry(&self, config: Option<&TelemetryConfig>) -> Telemetry {
+        let config = config.cloned().unwrap_or_default();
+        let log = config.access_log.unwrap_or_default();
+        let output = match log.output.unwrap_or_default() {
+            LogOutput::Stdout => LogOutput::Stdout,
+            LogOutput::File(path) => LogOutput::File(self.file(&path).to_string_lossy().into_owned()),
+        };
+        Telemetry { format: log.format.unwrap_or_default(), output, query: config.query.unwrap_or_default() }
+    }
+
     /// A duration that must be above zero and below a month.
     pub(super) fn span(&mut self, span: Option<TimeSpan>, default: Duration, path: &PolicyPath) -> Duration {
         let Some(span) = span else { return default };
@@ -296,15 +306,5 @@ impl Compiler<'_> {
             return default;
         }
         duration
-    }
-}
-
-fn telemetry(config: Option<&TelemetryConfig>) -> Telemetry {
-    let config = config.cloned().unwrap_or_default();
-    let log = config.access_log.unwrap_or_default();
-    Telemetry {
-        format: log.format.unwrap_or_default(),
-        output: log.output.unwrap_or_default(),
-        query: config.query.unwrap_or_default(),
     }
 }

@@ -120,14 +120,11 @@ impl Metrics {
         }
     }
 
-    /// Sets how many minted leaf certificates are kept.
-    pub fn set_leaf_cache_entries(&self, entries: usize) {
+    /// Sets how many leaf certificates are kept, and how many were minted in all.
+    pub fn set_leaf_cache(&self, entries: usize, minted: u64) {
         self.globals.leaf_cache_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
-    }
-
-    /// Counts a minted leaf certificate.
-    pub fn leaf_minted(&self) {
-        self.globals.leaf_minted.inc();
+        let known = self.globals.leaf_minted.get();
+        self.globals.leaf_minted.inc_by(minted.saturating_sub(known));
     }
 
     /// Counts a policy that was put in place at `now`.

@@ -216,7 +216,7 @@ fn what_lives_elsewhere_is_read_at_the_scrape() {
     metrics.on_scrape(move || {
         if let Some(metrics) = weak.upgrade() {
             metrics.provider("a").set_connections(3, 4);
-            metrics.set_leaf_cache_entries(7);
+            metrics.set_leaf_cache(7, 0);
         }
     });
     assert_snapshot!(samples(&metrics, "outgate_upstream_connections{provider=\"a\""), @r#"
@@ -233,7 +233,7 @@ fn results_are_counted_by_what_came_of_it() {
     metrics.policy_not_applied(ReloadResult::Refused);
     metrics.provider("a").dialed(DialResult::Tls);
     metrics.provider("a").healed(HealResult::Healed);
-    metrics.leaf_minted();
+    metrics.set_leaf_cache(1, 1);
     let names = [
         "outgate_policy",
         "outgate_upstream_dials_total{provider=\"a\"",
