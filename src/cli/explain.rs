@@ -165,7 +165,7 @@ fn allowed(
         "at": place(policy, route.place),
         "credential": {
             "references": settings.credential.iter().map(|member| references(member)).collect::<Vec<_>>(),
-            "places": locations.iter().map(|location| describe(location)).collect::<Vec<_>>(),
+            "places": crate::credential::Locations::new(locations.iter().map(|place| (*place).clone())).iter().map(describe).collect::<Vec<_>>(),
             "from": origin(policy, &route.effective, &["credential"]),
         },
         "stripped": stripped(&locations, headers),

@@ -506,12 +506,12 @@ pub struct RetryConfig {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedactConfig {
-    /// Header fields. No header is logged today; kept for traces. Default: none.
-    pub headers: Option<Vec<String>>,
+    /// Header fields. Not supported yet: no header is logged.
+    pub headers: Option<NotYet>,
     /// Query parameters whose values are masked.
     pub query: Option<Vec<String>>,
-    /// Fields of JSON bodies. No body is logged today. Default: none.
-    pub json_fields: Option<Vec<String>>,
+    /// Fields of JSON bodies. Not supported yet: no body is logged.
+    pub json_fields: Option<NotYet>,
     /// Path patterns; what stands at a `*` is masked.
     pub path: Option<Vec<String>>,
 }

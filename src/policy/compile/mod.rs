@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::compiled::{CompiledPolicy, Source};
-use super::decode::decode;
+use super::decode::{decode, salvage};
 use super::diagnostic::{Diagnostic, Diagnostics, Rejection};
 use super::load::LoadedPolicy;
-use super::schema::{PolicyConfig, Unmatched};
+use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
@@ -27,6 +27,8 @@ struct Compiler<'a> {
     warnings: Vec<String>,
     secrets: Vec<(SecretRef, bool)>,
     stores: Vec<(String, StoreConfig)>,
+    /// Every key was of its type. If not, what is left is looked at for further mistakes, and never run.
+    typed: bool,
 }
 
 impl Compiler<'_> {
@@ -40,6 +42,15 @@ impl Compiler<'_> {
     fn mistake_with(&mut self, path: &PolicyPath, message: impl Into<String>, hint: impl Into<String>) {
         let place = nearest(self.tree, path);
         self.mistakes.push(Diagnostic::new(place, path.clone(), message).hint(hint));
+    }
+
+    /// Decodes what was merged. Its parts were decoded before, so only a contradiction between them is news; where they had
+    /// mistakes of their own, those are not told again.
+    fn decode_merged(&mut self, node: &Node, path: &PolicyPath) -> Option<ProviderConfig> {
+        if self.typed {
+            return decode(node, path, &mut self.mistakes);
+        }
+        salvage(node, path, &mut Diagnostics::new())
     }
 
     /// Notes that a secret is used at a path, and checks that its store exists.
@@ -87,8 +98,10 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
         warnings: Vec::new(),
         secrets: Vec::new(),
         stores: Vec::new(),
+        typed: true,
     };
-    let config = decode::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);
+    let config = salvage::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);
+    compiler.typed = compiler.mistakes.is_empty();
     let parts = config.map(|config| compiler.parts(&config));
     let Compiler { mistakes, warnings, secrets, stores, .. } = compiler;
     match parts {

@@ -6,7 +6,6 @@ use super::Compiler;
 use super::upstream::Addresses;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{Doors, InterceptDecision, Provider};
-use crate::policy::decode::decode;
 use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
@@ -88,7 +87,7 @@ impl Compiler<'_> {
             return None;
         }
         // The parts were checked when the file was read; merged they can still disagree, such as a map over a word.
-        let config = decode::<ProviderConfig>(merged, path, &mut self.mistakes)?;
+        let config = self.decode_merged(merged, path)?;
         let name: Arc<str> = entry.key.as_str().into();
         let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
         let scheme = upstream.settings.scheme;
@@ -106,6 +105,7 @@ impl Compiler<'_> {
                 "{path}: `intercept: never` makes CONNECT a blind tunnel, so the credential is injected at the other doors only"
             ));
         }
+        self.warn_of_defaults(entry, &config, &intercept, has_credential);
         let (local_path, local_host) = self.local(&config, &name, path)?;
         let redact = config.redact.clone().unwrap_or_default();
         let canonical_paths = config.paths.unwrap_or_default() == crate::policy::schema::Paths::Canonical
@@ -128,6 +128,29 @@ impl Compiler<'_> {
             redact_query: redact.query.unwrap_or_default(),
             redact_path: redact.path.unwrap_or_default(),
         })
+    }
+
+    /// A key in `defaults` can make every provider without credential an intercepted one; nobody should find that out from
+    /// a certificate error.
+    fn warn_of_defaults(
+        &mut self,
+        entry: &Entry,
+        config: &ProviderConfig,
+        decision: &InterceptDecision,
+        has_credential: bool,
+    ) {
+        if !decision.intercept || has_credential || config.intercept.unwrap_or_default() != Intercept::Auto {
+            return;
+        }
+        let prefix = format!("providers.{}.", entry.key);
+        let Some(key) = decision.because.strip_prefix(&prefix) else { return };
+        let own = key.split('.').try_fold(&entry.value, |node, key| node.get(key));
+        if own.is_none() {
+            self.warnings.push(format!(
+                "providers.{}: TLS is intercepted because of `defaults.{key}`; `intercept: never` keeps it a blind tunnel",
+                entry.key
+            ));
+        }
     }
 
     fn own_hosts(

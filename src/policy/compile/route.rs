@@ -11,7 +11,6 @@ use crate::credential::CredentialConfig;
 use crate::credential::kinds::header::header_name;
 use crate::message::quantity::TimeSpan;
 use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
-use crate::policy::decode::decode;
 use crate::policy::merge::merge;
 use crate::policy::pattern::PathPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
@@ -92,10 +91,10 @@ impl Compiler<'_> {
             return None;
         };
         let methods = self.methods(matching, &path.key("match").key("methods"));
-        let pattern = self.pattern(matching, &path.key("match").key("path"));
+        let pattern = self.pattern(matching, &path.key("match").key("path"))?;
         let own = without(node, &["match", "deny", "name", "mode"]);
         let effective = merge(base, &own);
-        let merged = decode::<ProviderConfig>(&effective, path, &mut self.mistakes)?;
+        let merged = self.decode_merged(&effective, path)?;
         let settings = self.settings(&merged, path)?;
         if config
             .timeouts
@@ -156,10 +155,11 @@ impl Compiler<'_> {
         Some(methods)
     }
 
-    fn pattern(&mut self, matching: &MatchConfig, path: &PolicyPath) -> Option<PathPattern> {
-        let text = matching.path.as_ref()?;
+    /// The pattern, where there is one; nothing at all where it is wrong.
+    fn pattern(&mut self, matching: &MatchConfig, path: &PolicyPath) -> Option<Option<PathPattern>> {
+        let Some(text) = matching.path.as_ref() else { return Some(None) };
         match PathPattern::parse(text) {
-            Ok(pattern) => Some(pattern),
+            Ok(pattern) => Some(Some(pattern)),
             Err(error) => {
                 self.mistake(path, error.to_string());
                 None

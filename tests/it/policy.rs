@@ -1,0 +1,166 @@
+//! What people read of a policy: its mistakes, its explanation, its schema, its reference; and every YAML of the repository.
+
+use std::path::{Path, PathBuf};
+
+use outgate::pipeline::reload::read;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn yaml_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    assert!(!files.is_empty(), "{}", directory.display());
+    files
+}
+
+/// Runs the program and gives what it printed and its exit code. Relative to the repository, so that paths are stable.
+fn outgate(arguments: &[&str]) -> (String, i32) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (text, output.status.code().unwrap())
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_all_at_once() {
+    for file in yaml_files(&root().join("tests/fixtures/policy/err")) {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let relative = format!("tests/fixtures/policy/err/{name}.yaml");
+        let (text, code) = outgate(&["check", "-c", &relative]);
+        assert_eq!(code, 3, "{name}");
+        assert!(
+            !text.contains("sk_live_") && !text.contains("hunter2"),
+            "a literal secret is never repeated:\n{text}"
+        );
+        insta::assert_snapshot!(name, text);
+    }
+}
+
+#[test]
+fn good_policies_compile() {
+    for file in yaml_files(&root().join("tests/fixtures/policy/ok")) {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let (text, code) = outgate(&["check", "-c", &format!("tests/fixtures/policy/ok/{name}.yaml")]);
+        assert_eq!(code, 0, "{text}");
+        insta::assert_snapshot!(format!("ok-{name}"), text);
+    }
+}
+
+#[test]
+fn every_policy_that_the_repository_shows_compiles() {
+    let mut files = vec![root().join("proxy.yaml")];
+    for entry in std::fs::read_dir(root().join("examples")).unwrap() {
+        let directory = entry.unwrap().path();
+        assert!(directory.join("README.md").exists(), "{} has no README", directory.display());
+        files.push(directory.join("proxy.yaml"));
+    }
+    assert!(files.len() > 5);
+    for file in files {
+        if let Err(rejection) = read(&file) {
+            panic!("{}", rejection.render(false));
+        }
+    }
+}
+
+/// Policies inside the documents are policies too.
+#[test]
+fn every_policy_in_the_documents_compiles() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    let documents =
+        ["README.md", "docs/clients.md", "docs/threats.md", "docs/operations.md", "docs/layers.md"];
+    for document in documents {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        for block in text.split("```yaml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            if !block.contains("version: 1") {
+                continue;
+            }
+            found += 1;
+            let file = directory.path().join(format!("{found}.yaml"));
+            std::fs::write(&file, block).unwrap();
+            if let Err(rejection) = read(&file) {
+                panic!("{document}: {}", rejection.render(false));
+            }
+        }
+    }
+    assert!(found > 0, "the README shows a whole policy");
+}
+
+/// `make generate` rewrites the page; a test only says that it is old.
+#[test]
+fn the_reference_is_current() {
+    let page = root().join("docs/configuration.md");
+    let now = outgate::policy::reference::markdown();
+    if std::env::var_os("OUTGATE_GENERATE").is_some() {
+        std::fs::write(&page, &now).unwrap();
+    }
+    let written = std::fs::read_to_string(&page).unwrap_or_default();
+    assert!(written == now, "docs/configuration.md is old: run `make generate`");
+}
+
+#[test]
+fn the_schema_says_what_the_types_say() {
+    let schema = outgate::policy::reference::schema();
+    insta::assert_snapshot!("schema", format!("{schema:#}"));
+}
+
+#[test]
+fn explain_says_what_happens_and_which_line_decides() {
+    let policy = "tests/fixtures/policy/ok/everything.yaml";
+    for (name, arguments, code) in [
+        (
+            "allowed",
+            &["GET", "https://api.stripe.com/v1/charges?limit=3", "--header", "Authorization: Bearer app"][..],
+            0,
+        ),
+        ("route", &["PUT", "https://files.stripe.com/v1/files/f_1"], 0),
+        ("denied-by-route", &["POST", "https://api.stripe.com/v1/refunds/re_1"], 4),
+        ("no-provider", &["GET", "https://evil.example.com/"], 4),
+        ("wrong-port", &["GET", "https://api.stripe.com:8443/"], 4),
+        ("ambiguous-path", &["GET", "https://api.stripe.com/v1/../admin"], 4),
+        ("trace", &["TRACE", "https://api.stripe.com/"], 4),
+        ("local", &["GET", "/stripe/eu/v1/charges"], 0),
+        ("local-host", &["GET", "/stripe@files.stripe.com/v1/files"], 0),
+        ("connect-intercepted", &["CONNECT", "api.stripe.com:443"], 0),
+        ("connect-blind", &["CONNECT", "updates.example.com:443"], 0),
+        ("connect-unmatched", &["CONNECT", "elsewhere.example.com:443"], 0),
+        ("connect-port", &["CONNECT", "elsewhere.example.com:25"], 4),
+        ("json", &["GET", "https://api.rates.example/latest", "--json"], 0),
+    ] {
+        let arguments = [&["explain", "-c", policy][..], arguments].concat();
+        let (text, got) = outgate(&arguments);
+        assert_eq!(got, code, "{name}: {text}");
+        insta::assert_snapshot!(format!("explain-{name}"), text);
+    }
+}
+
+#[test]
+fn check_lists_what_widens_access() {
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (directory.path().join("old.yaml"), directory.path().join("new.yaml"));
+    std::fs::write(
+        &old,
+        "version: 1\nproviders:\n  a:\n    hosts: [a.example.com]\n    credential: { bearer: env:A }\n    routes: [{ match: { path: \"/admin/**\" }, deny: \"no\" }]\n",
+    )
+    .unwrap();
+    std::fs::write(
+        &new,
+        "version: 1\nunmatched: tunnel\naddresses: { allow_private: [10.0.0.0/8] }\nproviders:\n  a:\n    hosts: [a.example.com, b.example.com]\n    credential: { bearer: env:B }\n  c: { hosts: [c.example.com] }\n",
+    )
+    .unwrap();
+    let (text, code) = outgate(&["check", "-c", new.to_str().unwrap(), "--against", old.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    let wider: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("wider: ")).collect();
+    insta::assert_snapshot!("widenings", wider.join("\n"));
+    let (text, _) = outgate(&["check", "-c", old.to_str().unwrap(), "--against", old.to_str().unwrap()]);
+    assert!(text.contains("no change widens access"), "{text}");
+}
