@@ -170,8 +170,9 @@ async fn dial(address: SocketAddr) -> Result<TcpStream, DemoError> {
     Ok(stream)
 }
 
-fn get(uri: &str, host: &str) -> Result<Request<Empty<Bytes>>, DemoError> {
-    let request = Request::builder().uri(uri).header(HOST, host);
+fn get(uri: &str, host: Option<&str>) -> Result<Request<Empty<Bytes>>, DemoError> {
+    let request = Request::builder().uri(uri);
+    let request = if let Some(host) = host { request.header(HOST, host) } else { request };
     let request =
         request.header(AUTHORIZATION, format!("Bearer {PLACEHOLDER}")).header(USER_AGENT, "app/1.0");
     Ok(request.body(Empty::new())?)

@@ -1,6 +1,10 @@
 //! `--stay`: everything is kept up, with curl lines to try; log records are shown as they come.
 
+use std::io::{SeekFrom, Write};
 use std::time::Duration;
+
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::provider::{API_HOST, BLIND_HOST, CARELESS_PATH};
 use super::report::Report;
@@ -9,6 +13,8 @@ use super::{DemoError, interruption, say};
 
 /// How often the log is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+/// Bytes of it that are shown at a time.
+const PIECE: usize = 64 * 1024;
 
 /// Prints what can be tried, and the log, until Ctrl-C.
 pub async fn stay(stage: &Stage, report: &Report) -> Result<(), DemoError> {
@@ -43,12 +49,16 @@ fn commands(stage: &Stage) -> Vec<(&'static str, String)> {
         ("the key in the answer is masked", format!("{proxy} {bundle} https://{API_HOST}{CARELESS_PATH}")),
         (
             "a blind tunnel: the provider's own certificate",
-            format!("{proxy} --cacert {directory}/provider-ca.pem https://{BLIND_HOST}/hello"),
+            format!(
+                "{proxy} --cacert {directory}/provider-ca.pem -H 'Authorization: Bearer mine' https://{BLIND_HOST}/hello"
+            ),
         ),
         ("denied: no provider names the host", format!("{proxy} http://{UNKNOWN_HOST}/")),
         ("denied: a private address", format!("{proxy} http://{PRIVATE_HOST}/")),
-        ("no secret; write one, and it is read", format!("curl -i http://{outgate}/missing/hello")),
-        ("", format!("cp {directory}/secret {directory}/not-there")),
+        (
+            "no secret; once one is there, it is read",
+            format!("curl -i http://{outgate}/missing/hello\ncp {directory}/secret {directory}/not-there"),
+        ),
         (
             "the policy; what you change takes effect at once",
             format!("${{EDITOR:-vi}} {directory}/proxy.yaml"),
@@ -60,18 +70,19 @@ fn commands(stage: &Stage) -> Vec<(&'static str, String)> {
     commands
 }
 
-/// Prints the lines that the access log gains; returns only where it cannot be read.
+/// Prints what the access log gains; returns only where it cannot be read.
 async fn follow(stage: &Stage) -> Result<(), DemoError> {
-    let mut shown = stage.access_log().await?.len();
+    let failed = || DemoError::io("access log");
+    let mut log = File::open(stage.directory.path("access.log")).await.map_err(failed())?;
+    log.seek(SeekFrom::End(0)).await.map_err(failed())?;
+    let mut piece = vec![0; PIECE];
     loop {
-        tokio::time::sleep(LOOK).await;
-        let log = stage.access_log().await?;
-        let new = log.get(shown..).unwrap_or_default();
-        // A line whose end is not written yet waits for the next look.
-        let whole = new.rfind('\n').map_or("", |end| &new[..end]);
-        if !whole.is_empty() {
-            say(whole);
-            shown += whole.len() + 1;
+        let length = log.read(&mut piece).await.map_err(failed())?;
+        if length == 0 {
+            tokio::time::sleep(LOOK).await;
+        } else {
+            // The lines bring their own ends.
+            let _ = std::io::stdout().write_all(&piece[..length]);
         }
     }
 }
