@@ -83,7 +83,7 @@ def all_checks(tools: Tools, isolated: bool) -> list[Check]:
 
 def curl_checks(tools: Tools) -> list[Check]:
     outgate, things = tools.outgate, "/v1/things?limit=2"
-    proxied, json_body = f"https://{EXAMPLE}{things}", ("--json", '{"name":"x"}')
+    proxied, json_body = f"https://{EXAMPLE}{things}", ("--header", "Content-Type: application/json", "--data", '{"name":"x"}')
     direct = ("--connect-to", f"::127.0.0.1:{tools.origins.ports[EXAMPLE]}", "--cacert", str(tools.origins.ca_file))
     said = '"things": [0, 1]'
 
@@ -100,6 +100,7 @@ def curl_checks(tools: Tools) -> list[Check]:
               sees=[POST], says='"name": "x"', version="2"),
         check("interception", "CONNECT HTTP/1.0", connect_version="1.0",
               command=outgate.exec(*tools.curl(proxied, "--proxy1.0", f"127.0.0.1:{outgate.proxy}"))),
+        check("interception", "outgate env", outgate.env(*tools.curl(proxied))),
         check("local", "path prefix", tools.curl(f"{tools.base}/example{things}"), version="1.1"),
         check("local", "path prefix, POST", tools.curl(f"{tools.base}/example/v1/things", *json_body),
               sees=[POST], says='"name": "x"'),
@@ -130,7 +131,7 @@ def http_library_checks(tools: Tools) -> list[Check]:
 def tunnel_checks(tools: Tools) -> list[Check]:
     raw = tools.outgate.exec(*tools.python("connect10_app.py"))
     checks = [Check("raw socket", "interception", "CONNECT HTTP/1.0 without Host", raw, EXAMPLE, ["GET /v1/things"],
-                    '{"things": [0]}', connect_version="1.0")]
+                    '"things": [0]', connect_version="1.0")]
     for interpreter, version in interpreters():
         expected = "1.0" if version < (3, 12) else "1.1"
         name, title = "python{}.{}".format(*version), f"http.client set_tunnel, CONNECT HTTP/{expected}"

@@ -1,24 +1,22 @@
 """Runs real clients through outgate against origins of our own, and checks what all sides saw.
 
 `run.sh` installs what this needs and starts it. After each client: the origin saw exactly the requests that were meant, each
-with the exact credential and without the app's dummy key; the app got its answers, and no piece of a secret; the access log has one line a
-request, and no piece of a secret.
+with the exact credential and without the app's dummy key; the app got its answers, and no piece of a secret; the access log
+has one line a request, and no piece of a secret.
 """
 
 import argparse
-import fcntl
 import importlib.metadata
 import os
 import secrets as randomness
 import shutil
-import socket
 import string
-import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import loopback
 from checks import Check, Tools, all_checks
 from origin import Origins, Seen
 from outgate import PROVIDERS, Outgate, clean_environment, credential
@@ -131,19 +129,19 @@ def problems_of_log(check: Check, expected: list[str], lines: list[dict], leaks:
     connects = [line for line in lines if not is_request(line)]
     if len(requests) != len(expected):
         problems.append(f"the access log has {len(requests)} lines for {len(expected)} requests")
-    if any(line["server.address"] != check.host for line in lines):
+    if any(line.get("server.address") != check.host for line in lines):
         problems.append(f"the access log names hosts other than {check.host}")
     door = {"interception": "intercept"}.get(check.way, check.way)
     if any(line["outgate.door"] != door for line in requests):
         problems.append(f"the access log names doors other than {door}")
     # The local endpoint's own prefix stands before the provider's path.
-    logged = sorted(f"{line['http.request.method']} {provider_path(line)}" for line in requests)
+    logged = sorted(f"{line.get('http.request.method')} {provider_path(line)}" for line in requests)
     if logged != sorted(one.split("?")[0] for one in expected):
         problems.append(f"the access log names {logged}")
-    if any(line["outgate.attempts"] != 1 for line in requests):
+    if any(line.get("outgate.attempts") != 1 for line in requests):
         problems.append("the access log counts attempts other than 1")
     for what, wanted, found in (("", check.version, requests), ("CONNECT ", check.connect_version, connects)):
-        versions = {line["network.protocol.version"] for line in found}
+        versions = {line.get("network.protocol.version", "-") for line in found}
         if wanted and versions != {wanted}:
             problems.append(f"the access log has {what}version {sorted(versions)}, not {wanted}")
     if any(leaks.found_in(str(line)) for line in lines):
@@ -152,7 +150,7 @@ def problems_of_log(check: Check, expected: list[str], lines: list[dict], leaks:
 
 
 def provider_path(line: dict) -> str:
-    path, prefix = line["url.path"], f"/{line['outgate.provider']}/"
+    path, prefix = line.get("url.path", "-"), f"/{line.get('outgate.provider')}/"
     return path[len(prefix) - 1 :] if line["outgate.door"] == "local" and path.startswith(prefix) else path
 
 
@@ -177,13 +175,6 @@ def check_the_rest(report: Report, driver: Driver, outgate: Outgate, leaks: Leak
     report.line("outgate", "all", "no secret in log, messages, metrics, status", problems)
 
 
-def bring_loopback_up():
-    """In a network namespace of our own, loopback is down at first."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        siocsifflags, up_and_running = 0x8914, 0x41
-        fcntl.ioctl(control, siocsifflags, struct.pack("16sh14x", b"lo", up_and_running))
-
-
 def prepare_apps(folder: Path, node_modules: str | None) -> Path:
     """Node looks for packages beside the script, so the apps are put beside them."""
     apps = folder / "apps"
@@ -201,7 +192,7 @@ def main() -> int:
     arguments.add_argument("--only", default="", help="run only the clients whose name contains this")
     options = arguments.parse_args()
     if options.isolated:
-        bring_loopback_up()
+        loopback.bring_up()
     print("#", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES), flush=True)
 
     alphabet = string.ascii_letters + string.digits

@@ -265,7 +265,9 @@ class RestRequest(http.server.BaseHTTPRequestHandler):
     # The provider without a name
 
     def things(self, query: dict[str, str], _body):
-        self._json(200, {"things": list(range(int(query.get("limit", 1))))})
+        """It echoes the credential, as debugging endpoints do: outgate has to take it out of the answer."""
+        you = self.headers["X-Api-Key"]
+        self._json(200, {"things": list(range(int(query.get("limit", 1)))), "you": you}, {"X-You": you})
 
     def create_thing(self, _query, body: bytes):
         self._json(201, {"created": json.loads(body)})

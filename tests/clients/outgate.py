@@ -42,6 +42,8 @@ class Outgate:
         self.log = AccessLog(folder / "access.log")
         self._messages = folder / "outgate.log"
         own = environment | {secret_variable(provider): secret for provider, secret in secrets.items()}
+        # Everything that it and its libraries can say is searched for secrets.
+        own["OUTGATE_LOG"] = "trace"
         with self._messages.open("wb") as messages:
             self._process = subprocess.Popen([binary, "run", "--config", str(self.policy)], env=own, stderr=messages)
         self._wait_until_ready()
@@ -83,6 +85,7 @@ providers:
                     return
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.02)
+        self.stop()
         raise SystemExit(f"outgate did not become ready:\n{self.messages()}")
 
     def admin_page(self, path: str) -> str:
@@ -97,6 +100,10 @@ providers:
     def exec(self, *command: str) -> list[str]:
         """The command under `outgate exec`."""
         return [self.binary, "exec", "--config", str(self.policy), "--", *command]
+
+    def env(self, *command: str) -> list[str]:
+        """The command in a shell that took over `outgate env`."""
+        return ["sh", "-c", 'eval "$("$0" env --config "$1")"; shift; exec "$@"', self.binary, str(self.policy), *command]
 
     def stop(self) -> int:
         """Ends it as an orchestrator would; the exit code. What does not end in time is killed and counts as failed."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real clients through outgate: curl, stripe, openai, gRPC, Octokit and others, against origins of our own on loopback.
 #
-# Needs bash, python3 and an outgate ($OUTGATE, by default the debug build). Packages go to a cache folder, keyed by what is
+# Needs bash, Python 3.10 or later, curl and an outgate ($OUTGATE, by default the debug build). Packages go to a cache folder, keyed by what is
 # pinned; nothing is installed beside the sources. Arguments are passed on to driver.py (`--only stripe`).
 set -euo pipefail
 
@@ -15,22 +15,23 @@ if [[ ! -x $outgate ]]; then
 fi
 
 # A tool that is missing is installed where we may; else its clients are skipped visibly, which CI does not accept.
-need() { # need COMMAND PACKAGE...
-  command -v "$1" >/dev/null && return 0
+need() { # need "COMMAND that succeeds where it is here" PACKAGE...
+  $1 &>/dev/null && return
   if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
     { apt-get update -qq && apt-get install -qq -y --no-install-recommends "${@:2}"; } >&2 || true
-    command -v "$1" >/dev/null && return 0
+    $1 &>/dev/null && return
   fi
-  echo "SKIP $1 is not here: what needs it is not tested"
+  echo "SKIP \`$1\` fails here: what needs it is not tested"
   [[ ${CI:-} != true ]] || exit 1
   return 1
 }
 
-# A folder counts only when its mark is there: an installation that was cut off is made again.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
 
-need curl curl || exit 1
+need "curl --version" curl || exit 1
+need "python3 -m ensurepip --version" python3 python3-venv || exit 1
 
+# A folder counts only when its mark is there: an installation that was cut off is made again.
 venv=$cache/venv-$(hash_of "$here/requirements.txt" <(python3 --version))
 if [[ ! -e $venv/.complete ]]; then
   echo "installing Python packages into $venv" >&2
@@ -41,7 +42,7 @@ if [[ ! -e $venv/.complete ]]; then
 fi
 
 node=()
-if need node nodejs npm && need npm npm; then
+if need "node --version" nodejs && need "npm --version" npm; then
   packages=$cache/node-$(hash_of "$here/package.json" "$here/package-lock.json" <(node --version))
   if [[ ! -e $packages/.complete ]]; then
     echo "installing Node packages into $packages" >&2
@@ -56,7 +57,7 @@ fi
 
 # In a network namespace of its own no client can reach the real provider, whatever it makes of the environment.
 run=("$venv/bin/python" -B "$here/driver.py" --outgate "$outgate" "${node[@]}")
-if unshare --map-root-user --net true 2>/dev/null; then
+if unshare --map-root-user --net "$venv/bin/python" -B "$here/loopback.py" 2>/dev/null; then
   exec unshare --map-root-user --net "${run[@]}" --isolated "$@"
 fi
 echo "# no network namespaces here: what would need one is left out" >&2
