@@ -30,7 +30,7 @@ pub async fn run(bench: &Bench) -> Outcome<()> {
         }
     }
     print(&lanes);
-    Ok(())
+    pair.note_company()
 }
 
 async fn measure(pair: &Pair, lane: &mut Lane, duration: Duration) -> Outcome<()> {

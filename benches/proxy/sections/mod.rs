@@ -13,12 +13,15 @@ use crate::client::{Door, Doors};
 use crate::load::Load;
 use crate::outgate::Outgate;
 use crate::process::Process;
-use crate::{Bench, Outcome};
+use crate::{Bench, Outcome, report};
 
 /// What a request at outgate's local endpoint may cost, as a multiple of the floor.
 const LOCAL_AT_MOST: f64 = 1.20;
 /// The same for a request on an intercepted connection that is kept alive.
 const INTERCEPTED_AT_MOST: f64 = 1.35;
+
+/// Share of its own time that a process may have to wait for its core, its own second thread included.
+const COMPANY: f64 = 0.1;
 
 /// The floor and outgate side by side on one core; only one of them works at a time.
 struct Pair {
@@ -42,6 +45,19 @@ impl Pair {
             Door::Floor => self.floor.cpu_seconds(),
             _ => self.outgate.process.cpu_seconds(),
         }
+    }
+
+    /// Tells the reader when other programs have used the proxy's core: latencies show that more than CPU figures do.
+    fn note_company(&self) -> Outcome<()> {
+        for (name, process) in [("floor", &self.floor), ("outgate", &self.outgate.process)] {
+            let (waited, worked) = (process.waited_seconds().unwrap_or(0.0), process.cpu_seconds()?);
+            if waited > worked * COMPANY {
+                report::note(&format!(
+                    "other programs were on the core: {name} waited {waited:.1} s for {worked:.1} s of work"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Opens a load through a door, and runs it until pools are filled and pages are there.

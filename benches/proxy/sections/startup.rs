@@ -16,7 +16,7 @@ pub async fn run(bench: &Bench) -> Outcome<()> {
     let starts = if bench.quick { 8 } else { 20 };
     let answer = (0..starts).map(|_| Ok(Outgate::start(bench)?.first_answer.as_secs_f64() * 1e3));
     let answer = answer.collect::<Outcome<Vec<f64>>>()?;
-    let version = (0..starts).map(|_| Ok(version(bench)?)).collect::<Outcome<Vec<f64>>>()?;
+    let version = (0..starts).map(|_| version(bench)).collect::<Outcome<Vec<f64>>>()?;
 
     report::section("startup: from just before exec");
     report::target("to the first answered request", "ms", Spread::of(answer), FIRST_ANSWER_AT_MOST_MS);
