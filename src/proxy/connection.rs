@@ -12,7 +12,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 
 use super::context::{ConnectionContext, Proxy};
-use super::dispatch::dispatch;
 use super::socket::Socket;
 use super::stalls::Stalls;
 use crate::message::record::Record;
@@ -75,7 +74,8 @@ where
 {
     match protocol {
         Protocol::Http1 => serve_http1(proxy, context, io).await,
-        Protocol::Http2 => serve_http2(proxy, context, io).await,
+        // Boxed, so that a connection of HTTP/1.1 does not carry room for one of HTTP/2.
+        Protocol::Http2 => Box::pin(serve_http2(proxy, context, io)).await,
     }
 }
 
@@ -164,7 +164,8 @@ fn service(
     let (proxy, context) = (proxy.clone(), context.clone());
     service_fn(move |request| {
         let (proxy, context) = (proxy.clone(), context.clone());
-        async move { Ok::<_, Infallible>(super::panics::caught(proxy, context, request, dispatch).await) }
+        // Boxed per request: hyper keeps room for this future in every connection, idle ones included.
+        Box::pin(async move { Ok::<_, Infallible>(super::panics::caught(proxy, context, request).await) })
     })
 }
 

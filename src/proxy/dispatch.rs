@@ -26,43 +26,47 @@ use crate::telemetry::{Door, new_request_id};
 pub struct Arrival {
     /// Its head.
     pub parts: Parts,
-    /// Its body.
-    pub incoming: Incoming,
+    /// Its body; taken when it is sent.
+    pub incoming: Option<Incoming>,
     /// Its record.
     pub record: Record,
     /// Keeps its connection from being idle.
     pub active: ActivityGuard,
     /// The generation that judges it.
     pub generation: Arc<Generation>,
+    door: Door,
+}
+
+impl Arrival {
+    /// Opens the record of a request, and takes the generation that judges it.
+    pub fn open(proxy: &Arc<Proxy>, context: &ConnectionContext, request: Request<Incoming>) -> Self {
+        let active = context.activity.begin();
+        let generation = proxy.generation.load_full();
+        let (parts, incoming) = request.into_parts();
+        let door = door_of(context, &parts);
+        let record = open(proxy, context, &parts, door, &generation);
+        Self { parts, incoming: Some(incoming), record, active, generation, door }
+    }
 }
 
 /// Serves one request.
 pub async fn dispatch(
-    proxy: Arc<Proxy>,
-    context: Arc<ConnectionContext>,
-    request: Request<Incoming>,
+    proxy: &Arc<Proxy>,
+    context: &Arc<ConnectionContext>,
+    mut arrival: Box<Arrival>,
 ) -> Response<Body> {
-    let active = context.activity.begin();
-    let generation = proxy.generation.load_full();
-    let (parts, incoming) = request.into_parts();
-    let door = door_of(&context, &parts);
-    let record = open(&proxy, &context, &parts, door, &generation);
-    let mut arrival = Arrival { parts, incoming, record, active, generation };
-    if let Err(error) = admit_at_all(&proxy, &context, &arrival.parts).await {
-        return refuse_arrival(&proxy, &context, &error, arrival);
+    if let Err(error) = admit_at_all(proxy, context, &arrival.parts).await {
+        return refuse_arrival(proxy, context, &error, *arrival);
     }
     if arrival.parts.method == Method::CONNECT {
-        return connect::connect(&proxy, &context, arrival).await;
+        return Box::pin(connect::connect(proxy, context, *arrival)).await;
     }
     if arrival.parts.uri.path() == "*" {
-        return asterisk(&proxy, &context, arrival);
+        return asterisk(proxy, context, *arrival);
     }
-    match judge(&context, &mut arrival, door) {
-        Ok(judged) => {
-            let Arrival { parts, incoming, record, active, .. } = arrival;
-            exchange(&proxy, &context, parts, incoming, judged, record, active).await
-        }
-        Err(error) => refuse_arrival(&proxy, &context, &error, arrival),
+    match judge(context, &mut arrival) {
+        Ok(judged) => exchange(proxy, context, arrival, judged).await,
+        Err(error) => refuse_arrival(proxy, context, &error, *arrival),
     }
 }
 
@@ -141,8 +145,8 @@ fn asterisk(proxy: &Arc<Proxy>, context: &Arc<ConnectionContext>, mut arrival: A
     response
 }
 
-fn judge(context: &ConnectionContext, arrival: &mut Arrival, door: Door) -> Result<Judged, EgressError> {
-    match door {
+fn judge(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, EgressError> {
+    match arrival.door {
         Door::Intercept => intercepted(context, arrival),
         Door::Forward => forward(context, arrival),
         Door::Local => local::judge(context, arrival),

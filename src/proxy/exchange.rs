@@ -6,20 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE, VIA};
-use http::request::Parts;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::context::{ConnectionContext, Proxy};
+use super::dispatch::Arrival;
 use super::download::Download;
 use super::links::LocalForm;
 use super::respond::{respond, sent, stamp};
 use super::socket::ActivityGuard;
-use super::upgrade::{self, WEBSOCKET};
+use super::upgrade;
 use super::upload::upload;
 use crate::message::body::Body;
 use crate::message::headers::{OUTGATE_TIMEOUT, clean_request, clean_response, wants_websocket};
@@ -46,67 +45,65 @@ pub struct Judged {
 pub async fn exchange(
     proxy: &Arc<Proxy>,
     context: &Arc<ConnectionContext>,
-    parts: Parts,
-    incoming: Incoming,
+    mut arrival: Box<Arrival>,
     judged: Judged,
-    mut record: Record,
-    active: ActivityGuard,
 ) -> Response<Body> {
-    let head =
-        Head { method: parts.method.clone(), version: parts.version, host: parts.headers.get(HOST).cloned() };
-    match attempt(proxy, parts, incoming, &judged, &mut record).await {
-        Ok((response, client)) => answer(proxy, context, response, client, &head, judged, record, active),
-        Err(error) => refuse(proxy, context, &error, &head.method, record, active),
+    let host = judged.local.as_ref().and_then(|_| arrival.parts.headers.get(HOST).cloned());
+    let sent = match outgoing(proxy, &mut arrival, &judged) {
+        Ok((request, client)) => match judged.admission.route.send(request).await {
+            Ok(response) => Ok((response, client)),
+            Err(failure) => Err(EgressError::from(failure)),
+        },
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok((response, client)) => answer(proxy, context, response, client, host.as_ref(), judged, *arrival),
+        Err(error) => {
+            let Arrival { parts, record, active, .. } = *arrival;
+            refuse(proxy, context, &error, &parts.method, record, active)
+        }
     }
 }
 
-/// What the answer needs to know of the request's head.
-struct Head {
-    method: Method,
-    version: http::Version,
-    host: Option<HeaderValue>,
-}
-
-async fn attempt(
+/// The request as it goes to the route's stack, and the app's side of an upgrade that it asks for.
+fn outgoing(
     proxy: &Arc<Proxy>,
-    mut parts: Parts,
-    incoming: Incoming,
+    arrival: &mut Arrival,
     judged: &Judged,
-    record: &mut Record,
-) -> Result<(Response<Body>, Option<OnUpgrade>), EgressError> {
+) -> Result<(EgressRequest, Option<OnUpgrade>), EgressError> {
     let route = &judged.admission.route;
-    record.routed(&route.provider, &route.name, &route.metrics);
-    note_path(record, judged);
+    arrival.record.routed(&route.provider, &route.name, &route.metrics);
+    note_path(&mut arrival.record, judged);
+    let parts = &mut arrival.parts;
     check_length(&parts.headers, route.max_body)?;
     let deadline = deadline(&parts.headers, route.deadline)?;
     let websocket = wants_websocket(&parts.method, parts.version, &parts.headers);
     let client = if websocket { parts.extensions.remove::<OnUpgrade>() } else { None };
 
-    clean_request(&mut parts.headers);
-    let path_and_query = route.prepare(&mut parts.headers, judged.path_and_query.clone());
-    parts.headers.append(VIA, proxy.pseudonym.member(parts.version));
-    trace(&mut parts.headers, record);
-    parts.headers.remove(HOST);
-    if websocket {
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
-    }
+    let mut headers = std::mem::take(&mut parts.headers);
+    clean_request(&mut headers);
+    let path_and_query = route.prepare(&mut headers, judged.path_and_query.clone());
+    headers.append(VIA, proxy.pseudonym.member(parts.version));
+    trace(&mut headers, &mut arrival.record);
+    headers.remove(HOST);
 
-    let exchange = Arc::new(Exchange::new(Some(record.started() + deadline)));
-    record.follow(exchange.clone());
-    let body = upload(incoming, exchange.clone(), route.clone(), proxy.bounds.body);
+    let exchange = Arc::new(Exchange::new(Some(arrival.record.started() + deadline)));
+    arrival.record.follow(exchange.clone());
+    let body = match arrival.incoming.take() {
+        Some(incoming) => upload(incoming, exchange.clone(), route.clone(), proxy.bounds.body),
+        None => Body::empty(),
+    };
     let request = EgressRequest {
-        method: parts.method,
+        method: parts.method.clone(),
         target: judged.admission.target.clone(),
         path_and_query,
-        headers: parts.headers,
+        headers,
         body,
         upgrade: websocket,
         credential_choice: 0,
         exchange,
     };
-    let response = route.send(request).await?;
-    Ok((response, client))
+    Ok((request, client))
 }
 
 /// The path as it was asked for, masked by the provider's own rules; at the local endpoint they hold behind the prefix.
@@ -181,34 +178,30 @@ fn trace(headers: &mut HeaderMap, record: &mut Record) {
     record.event.trace_id = Some(parent.trace_id());
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the answer is where everything of an exchange comes together, once"
-)]
 fn answer(
     proxy: &Arc<Proxy>,
     context: &Arc<ConnectionContext>,
     mut response: Response<Body>,
     client: Option<OnUpgrade>,
-    head: &Head,
+    host: Option<&HeaderValue>,
     judged: Judged,
-    mut record: Record,
-    active: ActivityGuard,
+    arrival: Arrival,
 ) -> Response<Body> {
+    let Arrival { parts, mut record, active, .. } = arrival;
     let version = response.version();
     clean_response(response.headers_mut());
     if let Some(local) = &judged.local {
-        local.rewrite(response.headers_mut(), head.host.as_ref());
+        local.rewrite(response.headers_mut(), host);
     }
     response.headers_mut().append(VIA, proxy.pseudonym.member(version));
     stamp(response.headers_mut(), &record.event.request_id);
-    *response.version_mut() = head.version;
+    *response.version_mut() = parts.version;
     record.answered(response.status().as_u16());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let idle = judged.admission.route.upgrade_idle;
         return upgrade::switch(proxy, context, response, client, idle, record, active);
     }
-    if proxy.drain.is_cancelled() && head.version != http::Version::HTTP_2 {
+    if proxy.drain.is_cancelled() && parts.version != http::Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let progress = context.stalls.as_ref().map(super::stalls::Stalls::watch);

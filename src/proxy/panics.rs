@@ -8,24 +8,22 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::context::{ConnectionContext, Proxy};
+use super::dispatch::{Arrival, dispatch};
 use super::respond::respond;
 use crate::message::body::Body;
 use crate::pipeline::error::EgressError;
 use crate::telemetry::new_request_id;
 
-/// Runs `serve` and answers 500 where it panics. The record inside was dropped by the unwinding, and emitted by that.
-pub async fn caught<F, R>(
+/// Serves one request, and answers 500 where that panics. The record was dropped by the unwinding, and emitted by that.
+pub async fn caught(
     proxy: Arc<Proxy>,
     context: Arc<ConnectionContext>,
     request: Request<Incoming>,
-    serve: F,
-) -> Response<Body>
-where
-    F: FnOnce(Arc<Proxy>, Arc<ConnectionContext>, Request<Incoming>) -> R,
-    R: Future<Output = Response<Body>>,
-{
+) -> Response<Body> {
     let http1 = context.stalls.is_none();
-    match AssertUnwindSafe(serve(proxy.clone(), context, request)).catch_unwind().await {
+    // One allocation holds what a request is until it is sent; the futures that pass it on stay small.
+    let arrival = Box::new(Arrival::open(&proxy, &context, request));
+    match AssertUnwindSafe(dispatch(&proxy, &context, arrival)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
             // What was thrown may hold anything, so it is not looked at; the panic hook has logged the place.

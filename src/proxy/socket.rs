@@ -274,6 +274,10 @@ impl AsyncRead for Socket {
             let length = self.early.len().min(buffer.remaining());
             buffer.put_slice(&self.early[..length]);
             self.early.advance(length);
+            if self.early.is_empty() {
+                // An empty slice would still hold its whole buffer, for as long as the connection is idle.
+                self.early = Bytes::new();
+            }
             self.received();
             return Poll::Ready(Ok(()));
         }

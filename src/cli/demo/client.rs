@@ -163,6 +163,7 @@ impl Client {
 }
 
 /// The one place where the demo dials: the app's connections, all of them to outgate.
+#[expect(clippy::disallowed_methods, reason = "the demo is the app here, and dials outgate")]
 async fn dial(address: SocketAddr) -> Result<TcpStream, DemoError> {
     let stream = TcpStream::connect(address).await.map_err(DemoError::io("connection to outgate"))?;
     // Only a matter of speed.
@@ -244,6 +245,7 @@ impl Call {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the body is limited before it is collected")]
     async fn note_answer(&mut self, response: Response<Incoming>) -> Result<(), DemoError> {
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(DemoError::Body)?.to_bytes();

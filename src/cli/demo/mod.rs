@@ -183,6 +183,7 @@ fn say(text: &str) {
 }
 
 /// The one place where tasks of the demo are spawned: connections of its provider and its app, which end with the process.
+#[expect(clippy::disallowed_methods, reason = "the tasks of the demo end with it")]
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }
