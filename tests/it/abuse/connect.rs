@@ -74,6 +74,26 @@ async fn cn_01_target_forms() {
 }
 
 #[tokio::test]
+async fn cn_01_with_a_body_or_inside_a_tunnel() {
+    let world = World::start(Policy::Inj).await;
+    let runs =
+        ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"].map(|rest| {
+            let head = connect("api.example.test:443", "api.example.test:443");
+            (rest, head.strip_suffix("\r\n").unwrap().to_owned() + rest)
+        });
+    all_closed(&world, &runs, MALFORMED).await;
+    for target in ["api.example.test:443", "evil.example.test:443"] {
+        let mut client = world.intercepted("api.example.test").await;
+        client.send(connect(target, target)).await;
+        assert_answer(&client.answer().await, MALFORMED, target);
+        assert!(closes(&mut client.stream).await, "{target}");
+    }
+    nothing_dialled(&world);
+    let bad = (400, "bad_request");
+    world.after(&[bad, bad, (200, ""), bad, (200, ""), bad]).await;
+}
+
+#[tokio::test]
 async fn cn_02_user_information() {
     let world = World::start(Policy::Wide).await;
     let runs = [

@@ -2,7 +2,15 @@
 
 use std::sync::Arc;
 
-use super::bench::{MALFORMED, Policy, REFUSED, Setup, World, assert_answer, closes, find, get, ok, serves};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::bench::{
+    MALFORMED, Policy, REFUSED, Setup, Taken, Tap, World, assert_answer, closes, find, get, ok, poll_until,
+    serves,
+};
+use crate::support::ca::TestCa;
+use crate::support::client::Raw;
+use crate::support::origin::{HttpOrigin, RawOrigin};
 
 const OPEN: &str = "http://open.example.test/";
 
@@ -11,17 +19,37 @@ fn post(lines: &str, body: &str) -> String {
     format!("POST {OPEN} HTTP/1.1\r\nHost: open.example.test\r\n{lines}\r\n{body}")
 }
 
-/// Each run on a connection of its own is a malformed request: 400, closed, recorded, and nothing complete upstream.
+/// Each run, on a connection of its own and at each door, is a malformed request: 400, closed, recorded, and nothing complete
+/// upstream.
 async fn all_malformed(runs: &[(&str, &[u8])]) {
-    let world = World::start(Policy::Open).await;
+    let world = World::start(Policy::Inj).await;
+    let mut expected = Vec::new();
     for (run, bytes) in runs {
-        let (mut client, got) = world.sent(bytes).await;
-        assert_answer(&got, MALFORMED, run);
-        assert!(closes(&mut client.stream).await, "{run} closes");
-        assert_eq!(client.stream.answers(), 1, "{run}");
+        malformed(&mut world.client().await, bytes, run).await;
+        // In origin form, at the local endpoint and inside a tunnel.
+        let bytes = in_origin_form(bytes);
+        malformed(&mut world.client().await, &bytes, run).await;
+        malformed(&mut world.intercepted("open.example.test").await, &bytes, run).await;
+        expected.extend([(400, "bad_request"), (400, "bad_request"), (200, ""), (400, "bad_request")]);
     }
-    assert!(world.open.requests().is_empty(), "{:#?}", world.open.requests());
-    world.after(&vec![(400, "bad_request"); runs.len()]).await;
+    for origin in [&world.open, &world.open_tls] {
+        assert!(origin.requests().is_empty(), "{:#?}", origin.requests());
+    }
+    world.after(&expected).await;
+}
+
+async fn malformed<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Raw<Tap<S>>, bytes: &[u8], run: &str) {
+    client.send(bytes).await;
+    let got = client.answer().await;
+    assert_answer(&got, MALFORMED, run);
+    assert!(closes(&mut client.stream).await, "{run} closes");
+    assert_eq!(client.stream.answers(), 1, "{run}");
+}
+
+/// The request with `/` instead of the absolute target.
+fn in_origin_form(bytes: &[u8]) -> Vec<u8> {
+    let Some(at) = find(bytes, OPEN.as_bytes()) else { return bytes.to_vec() };
+    [&bytes[..at], b"/", &bytes[at + OPEN.len()..]].concat()
 }
 
 #[tokio::test]
@@ -179,6 +207,52 @@ async fn fr_12_malformed_chunk_sizes() {
 }
 
 #[tokio::test]
+async fn fr_12_malformed_chunks_towards_http2() {
+    let ca = TestCa::new();
+    let origin = HttpOrigin::start(Some(ca.server(&["h2.example.test"], &["h2"]))).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &ca.pem).unwrap();
+    let providers = format!(
+        "  h2:
+    hosts: [h2.example.test]
+    upstream: {{ connect_to: \"{}\", tls: {{ ca: \"{}\" }} }}
+",
+        origin.address,
+        file.path().display()
+    );
+    let world = World::with(Policy::Open, Setup { providers, ..Setup::default() }).await;
+    let head = "POST http://h2.example.test/ HTTP/1.1\r\nHost: h2.example.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for body in ["5\r\nhelloXX0\r\n\r\n", "5\r\nhello\r\n0x0\r\n\r\n"] {
+        let (mut client, got) = world.sent(format!("{head}{body}")).await;
+        assert_answer(&got, MALFORMED, body);
+        assert!(closes(&mut client.stream).await);
+    }
+    assert!(origin.requests().is_empty(), "the stream is reset, not ended");
+    let (_client, got) = world.sent(format!("{head}5\r\nhello\r\n0\r\n\r\n")).await;
+    assert_eq!(got.status, 200);
+    assert_eq!((origin.only().body, origin.requests()[0].version), ("hello".into(), http::Version::HTTP_2));
+    world.after(&[(400, "bad_request"), (400, "bad_request"), (200, "")]).await;
+}
+
+#[tokio::test]
+async fn fr_12_body_cut_by_the_client() {
+    let world = World::start(Policy::Open).await;
+    for (lines, body) in
+        [("Content-Length: 10\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n")]
+    {
+        let mut client = world.client().await;
+        client.send(post(lines, body)).await;
+        client.stream.shutdown().await.unwrap();
+        assert!(closes(&mut client.stream).await);
+        assert!(find(&client.stream.seen(), b" 200 ").is_none());
+    }
+    poll_until("both reach the origin", || world.open.heard().len() == 2).await;
+    world.open.all_ended().await;
+    assert!(world.open.requests().is_empty(), "what is cut is seen to be cut: {:?}", world.open.requests());
+    world.after(&[(400, "bad_request"); 2]).await;
+}
+
+#[tokio::test]
 async fn fr_13_chunk_extensions_as_a_flood() {
     let world = World::start(Policy::Open).await;
     let flood = format!("1;{}\r\nZ\r\n", "a".repeat(1024)).repeat(40) + "0\r\n\r\n";
@@ -223,7 +297,21 @@ async fn fr_15_get_with_a_body_like_a_request() {
     assert_eq!((request.line(), request.all("content-length")), ("GET /a HTTP/1.1", vec!["51"]));
     assert_eq!(request.body, body.as_bytes());
     assert!(serves(&mut client, OPEN, "open.example.test").await);
-    world.after(&[(200, ""), (200, "")]).await;
+    // The client cannot have the framing taken away.
+    for (lines, sent) in [
+        ("Connection: Content-Length\r\nContent-Length: 51\r\n", body.to_owned()),
+        (
+            "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n",
+            format!("33\r\n{body}\r\n0\r\n\r\n"),
+        ),
+    ] {
+        client.send(format!("GET {OPEN} HTTP/1.1\r\nHost: open.example.test\r\n{lines}\r\n{sent}")).await;
+        assert_eq!(client.answer().await.status, 200);
+        let request = world.open.requests().pop().unwrap();
+        assert_eq!(request.body, sent.as_bytes(), "{request:?}");
+        assert_eq!(request.all("content-length").len() + request.all("transfer-encoding").len(), 1);
+    }
+    world.after(&[(200, ""); 4]).await;
 }
 
 #[tokio::test]
@@ -259,7 +347,6 @@ async fn fr_17_expect_on_a_refused_request() {
     let (mut client, got) = world.sent(head).await;
     assert_answer(&got, REFUSED, "expect");
     // The late body is never read as a request, whether or not it can still be written.
-    use tokio::io::AsyncWriteExt;
     let _ = client.stream.write_all(b"GET /smuggled HTTP/1.1\r\nHost: open.example.test\r\n\r\n").await;
     assert!(closes(&mut client.stream).await);
     assert_eq!(client.stream.answers(), 1, "no 100, and no second answer");
@@ -275,7 +362,14 @@ async fn fr_18_unknown_expectation() {
         .await;
     assert_answer(&got, (417, "http_request_error"), "expectation");
     assert!(serves(&mut client, OPEN, "open.example.test").await, "the connection stays");
-    world.after(&[(417, "expectation_failed"), (200, "")]).await;
+    // With a body on its way it does not: those bytes are never read as a request.
+    let head = post("Content-Length: 51\r\nExpect: 200-maybe\r\n", "");
+    let (mut client, got) = world.sent(head).await;
+    assert_answer(&got, (417, "http_request_error"), "with a body");
+    let _ = client.stream.write_all(b"GET /smuggled HTTP/1.1\r\nHost: open.example.test\r\n\r\n").await;
+    assert!(closes(&mut client.stream).await);
+    assert_eq!(client.stream.answers(), 1);
+    world.after(&[(417, "expectation_failed"), (200, ""), (417, "expectation_failed")]).await;
 }
 
 #[tokio::test]
@@ -296,6 +390,21 @@ async fn fr_19_pipelined_behind_a_refusal() {
 }
 
 #[tokio::test]
+async fn fr_19_malformed_behind_another() {
+    let world = World::start(Policy::One).await;
+    let bad = "GET http://open.example.test/smuggled HTTP/1.1\r\nHost : open.example.test\r\n\r\n";
+    for (host, status) in [("open.example.test", 200), ("evil.example.test", 403)] {
+        let (mut client, got) = world.sent(get(&format!("http://{host}/"), host) + bad).await;
+        assert_eq!(got.status, status);
+        assert_answer(&client.answer().await, MALFORMED, host);
+        assert!(closes(&mut client.stream).await);
+    }
+    assert_eq!(world.open.requests().len(), 1);
+    let bad = (400, "bad_request");
+    world.after(&[(200, ""), bad, (403, "denied"), bad]).await;
+}
+
+#[tokio::test]
 async fn fr_20_early_refusal_with_the_body_unread() {
     let world = World::start(Policy::One).await;
     let smuggled = get("http://open.example.test/smuggled", "open.example.test");
@@ -306,14 +415,20 @@ async fn fr_20_early_refusal_with_the_body_unread() {
     request.resize(head + 1_048_576, 0);
     let mut client = world.client().await;
     // Written while the answer is read: outgate need not take the whole body.
-    use tokio::io::AsyncWriteExt;
     let _ = client.stream.write_all(&request).await;
     let got = client.answer().await;
     assert_answer(&got, REFUSED, "early");
     assert!(closes(&mut client.stream).await);
     assert_eq!(client.stream.answers(), 1);
+    // The same in chunks that do not end.
+    let head = "POST http://evil.example.test/ HTTP/1.1\r\nHost: evil.example.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (mut client, got) = world.sent(format!("{head}ffff\r\n{smuggled}")).await;
+    assert_answer(&got, REFUSED, "chunks");
+    let _ = client.stream.write_all(smuggled.as_bytes()).await;
+    assert!(closes(&mut client.stream).await);
+    assert_eq!(client.stream.answers(), 1);
     assert!(world.open.heard().is_empty());
-    world.after(&[(403, "denied")]).await;
+    world.after(&[(403, "denied"), (403, "denied")]).await;
 }
 
 #[tokio::test]
@@ -384,7 +499,7 @@ async fn broken_answer(world: &World, what: &str) {
 async fn fr_25_bytes_nobody_asked_for() {
     let poisoned = [ok("ok"), ok("poison")].concat();
     let reply = Arc::new(
-        move |request: &super::bench::Taken| {
+        move |request: &Taken| {
             if request.line().starts_with("GET /b ") { ok("fresh") } else { poisoned.clone() }
         },
     );
@@ -392,6 +507,32 @@ async fn fr_25_bytes_nobody_asked_for() {
     let clients: Vec<_> = (0..100).map(|_| pair_of_requests(&world)).collect();
     futures_join(clients).await;
     world.after(&vec![(200, ""); 200]).await;
+}
+
+#[tokio::test]
+async fn fr_25_bodies_where_there_is_none() {
+    let reply = Arc::new(|request: &Taken| match request.line().split(' ').nth(1).unwrap() {
+        "/204" => b"HTTP/1.1 204 No Content\r\nContent-Length: 6\r\n\r\npoison".to_vec(),
+        "/304" => b"HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\npoison".to_vec(),
+        "/head" => ok("poison"),
+        _ => ok("fresh"),
+    });
+    let world = World::with(Policy::Open, Setup { reply: Some(reply), ..Setup::default() }).await;
+    let mut client = world.client().await;
+    for (method, path) in [("HEAD", "head"), ("GET", "204"), ("GET", "304")] {
+        client
+            .send(
+                get(&format!("http://open.example.test/{path}"), "open.example.test").replace("GET", method),
+            )
+            .await;
+        let status = client.head().await.status;
+        assert!([200, 204, 304].contains(&status), "{path}: {status}");
+        client.send(get("http://open.example.test/b", "open.example.test")).await;
+        let got = client.answer().await;
+        assert_eq!((got.status, got.text().as_str()), (200, "fresh"), "{path}");
+    }
+    assert!(find(&client.stream.seen(), b"poison").is_none());
+    world.after(&[(200, ""), (200, ""), (204, ""), (200, ""), (304, ""), (200, "")]).await;
 }
 
 async fn pair_of_requests(world: &World) {
@@ -432,6 +573,28 @@ async fn fr_26_malformed_answers() {
 }
 
 #[tokio::test]
+async fn fr_26_cut_answers_are_passed_on_as_cut() {
+    for answer in [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nxyz\r\n",
+    ] {
+        let origin = RawOrigin::answering(None, answer).await;
+        let providers = format!(
+            "  cut:\n    hosts: [cut.example.test]\n    upstream: {{ scheme: http, connect_to: \"{}\" }}\n",
+            origin.address
+        );
+        let world = World::with(Policy::Open, Setup { providers, ..Setup::default() }).await;
+        let (mut client, got) = world.sent(get("http://cut.example.test/", "cut.example.test")).await;
+        assert_eq!((got.status, got.text().as_str()), (200, "hello"));
+        assert!(closes(&mut client.stream).await, "a short length or no last chunk, and the end");
+        let seen = client.stream.seen();
+        assert!(!seen.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&seen));
+        world.after(&[(200, "UC")]).await;
+    }
+}
+
+#[tokio::test]
 async fn fr_27_switching_unasked() {
     let world = World::answering(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\nrawbytes",
@@ -442,5 +605,12 @@ async fn fr_27_switching_unasked() {
     world.open.all_ended().await;
     assert!(find(&client.stream.seen(), b"rawbytes").is_none());
     assert!(serves(&mut client, "http://alive.example.test/", "alive.example.test").await);
-    world.after(&[(502, "upstream_protocol")]).await;
+    // Nor where another protocol than the one that was asked for is switched to.
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let request = format!("GET {OPEN} HTTP/1.1\r\nHost: open.example.test\r\n{websocket}\r\n");
+    let (client, got) = world.sent(request).await;
+    assert_answer(&got, (502, "http_upgrade_failed"), "another protocol");
+    world.open.all_ended().await;
+    assert!(find(&client.stream.seen(), b"rawbytes").is_none());
+    world.after(&[(502, "upstream_protocol"), (502, "upstream_protocol")]).await;
 }

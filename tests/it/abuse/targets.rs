@@ -228,15 +228,21 @@ async fn tg_11_other_spellings_of_a_denied_host() {
         ("e", get("http://\u{ff45}vil.example.test/", "evil.example.test")),
     ];
     all_malformed(&world, &malformed).await;
-    let records = world.proxy.records(6).await;
+    for target in ["EVIL.Example.TEST:80", "evil.example.test.:80"] {
+        let (mut client, got) =
+            world.sent(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
+        assert_answer(&got, REFUSED, target);
+        assert!(closes(&mut client.stream).await, "{target}");
+    }
+    let records = world.proxy.records(8).await;
     let hosts: Vec<_> = records
         .iter()
         .filter(|record| record["http.response.status_code"] == 403)
         .map(|record| record["server.address"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(hosts, ["evil.example.test"; 3], "one normal form, in the log as well");
-    let denied = [(403, "denied"); 3].into_iter().chain([(400, "bad_request"); 3]);
-    world.after(&denied.collect::<Vec<_>>()).await;
+    assert_eq!(hosts, ["evil.example.test"; 5], "one normal form, in the log as well");
+    let expected = [[(403, "denied"); 3], [(400, "bad_request"); 3]].concat();
+    world.after(&[expected, vec![(403, "denied"); 2]].concat()).await;
 }
 
 #[tokio::test]
@@ -308,6 +314,7 @@ async fn tg_14_closes_after_the_alert() {
     assert!(closes(&mut stream).await);
     let seen = stream.seen();
     assert!(seen.ends_with(&[0x15, 3, 3, 0, 2, 2, 112]), "the alert and nothing else: {seen:x?}");
+    drop(stream);
     nothing_dialled(&world);
     world.after(&[(200, "NR")]).await;
 }
@@ -330,7 +337,19 @@ async fn tg_15_host_inside_differs() {
         assert!(closes(&mut client.stream).await, "{request}");
     }
     nothing_dialled(&world);
-    world.after(&[(200, ""), (421, "bad_request")].repeat(runs.len())).await;
+    // What names the same host, in whatever form, is served.
+    let mut client = world.intercepted("api.example.test").await;
+    for (target, host) in [
+        ("/v1/x", "API.example.test."),
+        ("/v1/x", "api.example.test:443"),
+        ("https://api.example.test/v1/x", "api.example.test"),
+    ] {
+        assert!(serves(&mut client, target, host).await, "{target} {host}");
+    }
+    assert!(world.api.requests().iter().all(|seen| seen.all("host") == ["api.example.test"]));
+    let mut expected = [(200, ""), (421, "bad_request")].repeat(runs.len());
+    expected.extend([(200, ""); 4]);
+    world.after(&expected).await;
 }
 
 #[tokio::test]
@@ -435,6 +454,8 @@ async fn tg_20_web_pages_at_the_local_endpoint() {
     };
     let runs = [
         ("a", get("/v1/x", &format!("evil.example.test:{port}")), 421),
+        ("a prefix", get("/v1/x", &format!("127.0.0.1.evil.example.test:{port}")), 421),
+        ("a localhost", get("/v1/x", &format!("evil.localhost:{port}")), 421),
         ("b", page("Origin: https://evil.example.test\r\nSec-Fetch-Site: cross-site\r\n"), 403),
         ("b origin", page("Origin: https://evil.example.test\r\n"), 403),
         ("b null", page("Origin: null\r\n"), 403),
@@ -454,9 +475,24 @@ async fn tg_20_web_pages_at_the_local_endpoint() {
     let mut client = world.client_of(endpoint).await;
     assert!(serves(&mut client, "/v1/x", &format!("127.0.0.1:{port}")).await);
     assert!(serves(&mut client, "/v1/x", &format!("localhost:{port}")).await);
-    let mut expected = vec![(421, "bad_request")];
+    // The endpoint that the providers share, by path, keeps the same rules.
+    let shared = world.proxy.address();
+    let own = format!("POST /api/v1/x HTTP/1.1\r\nHost: {shared}\r\nContent-Length: 0\r\n");
+    let runs = [
+        (get("/api/v1/x", &format!("evil.example.test:{}", shared.port())), 421),
+        (format!("{own}Origin: https://evil.example.test\r\nSec-Fetch-Site: cross-site\r\n\r\n"), 403),
+        (format!("{own}Origin: http://127.0.0.1.evil.example.test\r\n\r\n"), 403),
+    ];
+    let mut client = world.client().await;
+    for (request, status) in &runs {
+        client.send(request).await;
+        assert_answer(&client.answer().await, (*status, "http_request_denied"), request);
+    }
+    assert_eq!(world.api.requests().len(), 2);
+    let mut expected = vec![(421, "bad_request"); 3];
     expected.extend([(403, "denied"); 4]);
     expected.extend([(400, "bad_request"), (200, ""), (200, "")]);
+    expected.extend([(421, "bad_request"), (403, "denied"), (403, "denied")]);
     world.after(&expected).await;
 }
 
