@@ -206,8 +206,8 @@ async fn fr_12_malformed_chunk_sizes() {
     world.after(&vec![(400, "bad_request"); runs.len()]).await;
 }
 
-#[tokio::test]
-async fn fr_12_malformed_chunks_towards_http2() {
+/// h2.example.test, which speaks HTTP/2 only.
+async fn towards_http2() -> (World, HttpOrigin) {
     let ca = TestCa::new();
     let origin = HttpOrigin::start(Some(ca.server(&["h2.example.test"], &["h2"]))).await;
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -220,7 +220,12 @@ async fn fr_12_malformed_chunks_towards_http2() {
         origin.address,
         file.path().display()
     );
-    let world = World::with(Policy::Open, Setup { providers, ..Setup::default() }).await;
+    (World::with(Policy::Open, Setup { providers, ..Setup::default() }).await, origin)
+}
+
+#[tokio::test]
+async fn fr_12_malformed_chunks_towards_http2() {
+    let (world, origin) = towards_http2().await;
     let head = "POST http://h2.example.test/ HTTP/1.1\r\nHost: h2.example.test\r\nTransfer-Encoding: chunked\r\n\r\n";
     for body in ["5\r\nhelloXX0\r\n\r\n", "5\r\nhello\r\n0x0\r\n\r\n"] {
         let (mut client, got) = world.sent(format!("{head}{body}")).await;
@@ -282,6 +287,23 @@ async fn fr_14_framing_and_routing_fields_in_trailers() {
     assert_eq!(request.body, b"5\r\nhello\r\n0\r\n\r\n", "{request:?}");
     assert!(serves(&mut client, OPEN, "open.example.test").await);
     world.after(&[(200, ""), (200, "")]).await;
+}
+
+#[tokio::test]
+async fn fr_14_trailers_towards_http2() {
+    let (world, origin) = towards_http2().await;
+    let head = "POST http://h2.example.test/ HTTP/1.1\r\nHost: h2.example.test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n";
+    let trailers = "X-Sum: 1\r\nContent-Length: 0\r\nHost: evil.example.test\r\nAuthorization: Bearer x\r\nTransfer-Encoding: gzip\r\n";
+    let (_client, got) = world.sent(format!("{head}5\r\nhello\r\n0\r\n{trailers}\r\n")).await;
+    assert_eq!(got.status, 200, "{got:?}");
+    let seen = origin.only();
+    assert_eq!(seen.body, "hello");
+    assert_eq!(seen.uri.authority().unwrap(), "h2.example.test");
+    assert!(!seen.headers.contains_key("authorization") && !seen.headers.contains_key("content-length"));
+    let names: Vec<_> =
+        seen.trailers.iter().flat_map(http::HeaderMap::keys).map(|name| name.as_str()).collect();
+    assert_eq!(names, ["x-sum"], "what neither frames nor routes nor authenticates");
+    world.after(&[(200, "")]).await;
 }
 
 #[tokio::test]
@@ -476,6 +498,23 @@ async fn fr_23_answer_with_both_framings() {
     assert_eq!(heard.len(), 2, "the connection is never used again");
     assert!(find(&client.stream.seen(), b"SPLIT").is_none());
     assert!(serves(&mut client, "http://alive.example.test/", "alive.example.test").await);
+    world.after(&[(200, ""), (200, "")]).await;
+}
+
+#[tokio::test]
+async fn fr_23_nothing_left_over_and_still_not_used_again() {
+    let world = World::answering(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    )
+    .await;
+    let mut client = world.client().await;
+    for number in 1..=2 {
+        client.send(get(OPEN, "open.example.test")).await;
+        let got = client.answer().await;
+        assert_eq!((got.status, got.text().as_str(), got.header("content-length")), (200, "ok", None));
+        world.open.all_ended().await;
+        assert_eq!(world.open.heard().len(), number);
+    }
     world.after(&[(200, ""), (200, "")]).await;
 }
 
