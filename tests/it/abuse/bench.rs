@@ -20,7 +20,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::support::CANARY;
 use crate::support::ca::{TestCa, trusting};
 use crate::support::client::{Got, Raw};
-use crate::support::origin::Stream;
+use crate::support::origin::{HttpOrigin, Stream};
 use crate::support::proxy::Proxy;
 
 /// What may pass for a malformed request: the key's status and `Proxy-Status` error.
@@ -561,6 +561,23 @@ pub fn assert_answer(got: &Got, (status, error): (u16, &str), what: &str) {
             "{what}"
         );
     }
+}
+
+/// h2.example.test, which speaks HTTP/2 only.
+pub async fn towards_http2() -> (World, HttpOrigin) {
+    let ca = TestCa::new();
+    let origin = HttpOrigin::start(Some(ca.server(&["h2.example.test"], &["h2"]))).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &ca.pem).unwrap();
+    let providers = format!(
+        "  h2:
+    hosts: [h2.example.test]
+    upstream: {{ connect_to: \"{}\", tls: {{ ca: \"{}\" }} }}
+",
+        origin.address,
+        file.path().display()
+    );
+    (World::with(Policy::Open, Setup { providers, ..Setup::default() }).await, origin)
 }
 
 struct Origins {

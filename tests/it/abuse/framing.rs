@@ -6,11 +6,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::bench::{
     MALFORMED, Policy, REFUSED, Setup, Taken, Tap, World, assert_answer, closes, find, get, ok, poll_until,
-    serves,
+    serves, towards_http2,
 };
-use crate::support::ca::TestCa;
 use crate::support::client::Raw;
-use crate::support::origin::{HttpOrigin, RawOrigin};
+use crate::support::origin::RawOrigin;
 
 const OPEN: &str = "http://open.example.test/";
 
@@ -204,23 +203,6 @@ async fn fr_12_malformed_chunk_sizes() {
     world.open.all_ended().await;
     assert!(world.open.requests().is_empty(), "{:#?}", world.open.requests());
     world.after(&vec![(400, "bad_request"); runs.len()]).await;
-}
-
-/// h2.example.test, which speaks HTTP/2 only.
-async fn towards_http2() -> (World, HttpOrigin) {
-    let ca = TestCa::new();
-    let origin = HttpOrigin::start(Some(ca.server(&["h2.example.test"], &["h2"]))).await;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), &ca.pem).unwrap();
-    let providers = format!(
-        "  h2:
-    hosts: [h2.example.test]
-    upstream: {{ connect_to: \"{}\", tls: {{ ca: \"{}\" }} }}
-",
-        origin.address,
-        file.path().display()
-    );
-    (World::with(Policy::Open, Setup { providers, ..Setup::default() }).await, origin)
 }
 
 #[tokio::test]

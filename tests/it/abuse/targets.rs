@@ -7,6 +7,7 @@ use http_body_util::Full;
 
 use super::bench::{
     MALFORMED, Policy, REFUSED, Setup, World, assert_answer, closes, get, handshake, ok, serves,
+    towards_http2,
 };
 use crate::support::CANARY;
 use crate::support::client::{Raw, http2};
@@ -98,6 +99,47 @@ async fn tg_05_user_information() {
     let log = world.proxy.log.text(&world.proxy.app.telemetry) + &world.proxy.metrics();
     assert!(!log.contains("p4ssw0rd") && !log.contains("user:") && !log.contains('@'), "{log}");
     world.after_with(&[(400, "bad_request"); 4], &["p4ssw0rd"]).await;
+}
+
+#[tokio::test]
+async fn tg_05_user_information_inside_a_tunnel() {
+    let world = World::start(Policy::Inj).await;
+    for (target, host) in [
+        ("/v1/x", "user:p4ssw0rd@api.example.test"),
+        ("https://user:p4ssw0rd@api.example.test/v1/x", "api.example.test"),
+    ] {
+        let mut client = world.intercepted("api.example.test").await;
+        client.send(get(target, host)).await;
+        assert_answer(&client.answer().await, MALFORMED, target);
+        assert!(closes(&mut client.stream).await);
+    }
+    nothing_dialled(&world);
+    let one = [(200, ""), (400, "bad_request")];
+    world.after_with(&one.repeat(2), &["p4ssw0rd"]).await;
+}
+
+#[tokio::test]
+async fn tg_09_targets_of_no_form() {
+    let world = World::start(Policy::Wide).await;
+    let targets = [
+        "http:///x",
+        "http:/open.example.test/",
+        "http:open.example.test/",
+        "open.example.test",
+        "open.example.test:443",
+        "open.example.test/x",
+        "http://open.example.test\\@evil.example.test/",
+        "http://open.example.test\\.evil.example.test/",
+        "http://[::ffff:127.0.0.1/",
+        "http://[v1.x]/",
+        "http://open.example.test\u{0}/",
+        "http://open example.test/",
+        "?x",
+        "#/",
+    ];
+    let runs = targets.map(|target| (target, get(target, "open.example.test")));
+    all_malformed(&world, &runs).await;
+    world.after(&[(400, "bad_request"); 14]).await;
 }
 
 #[tokio::test]
@@ -423,6 +465,47 @@ async fn tg_18_dot_segments() {
     expected.extend([(400, "bad_request"); 10]);
     expected.push((200, ""));
     world.after(&expected).await;
+}
+
+#[tokio::test]
+async fn tg_18_dot_segments_at_the_other_doors() {
+    let world = World::start(Policy::Inj).await;
+    let mut client = world.client().await;
+    let own = world.proxy.address().to_string();
+    for (target, host) in [
+        ("https://api.example.test/v1/../admin", "api.example.test"),
+        ("http://api.example.test/v1/%2e%2e/admin", "api.example.test"),
+        ("/v1/../admin", "api.example.test"),
+        ("/api/v1/../admin", own.as_str()),
+        ("/api/..", own.as_str()),
+        ("/api//v1/x", own.as_str()),
+        ("/api@api.example.test/v1/../admin", own.as_str()),
+    ] {
+        client.send(get(target, host)).await;
+        assert_answer(&client.answer().await, MALFORMED, target);
+    }
+    for target in ["/./api/v1/x", "//api/v1/x", "/api@evil.example.test/v1/x", "/apiv1/x"] {
+        client.send(get(target, &own)).await;
+        assert_answer(&client.answer().await, REFUSED, target);
+    }
+    // A provider without rules about paths gets what was sent, and it stays with that provider.
+    assert!(serves(&mut client, "/open/../api/v1/x", &own).await);
+    assert_eq!(world.open.only().line(), "GET /../api/v1/x HTTP/1.1");
+    assert!(world.api.heard().is_empty(), "no spelling leads to another provider, or past its routes");
+    let expected = [vec![(400, "bad_request"); 7], vec![(403, "denied"); 4], vec![(200, "")]].concat();
+    world.after(&expected).await;
+}
+
+#[tokio::test]
+async fn tg_18_a_query_without_a_path() {
+    let (world, http2) = towards_http2().await;
+    for host in ["open.example.test", "h2.example.test"] {
+        let (_client, got) = world.sent(get(&format!("http://{host}?x=/v1/"), host)).await;
+        assert_eq!(got.status, 200, "{host}: {got:?}");
+    }
+    assert_eq!(world.open.only().line(), "GET /?x=/v1/ HTTP/1.1");
+    assert_eq!(http2.only().uri.path_and_query().unwrap().as_str(), "/?x=/v1/");
+    world.after(&[(200, ""), (200, "")]).await;
 }
 
 #[tokio::test]
