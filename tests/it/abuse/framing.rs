@@ -102,6 +102,8 @@ async fn fr_04_content_length_that_is_no_length() {
         ("c", post("Content-Length: 18446744073709551616\r\n", "hello").as_bytes()),
         ("empty", post("Content-Length: \r\n", "hello").as_bytes()),
         ("hex", post("Content-Length: 0x5\r\n", "hello").as_bytes()),
+        ("space", post("Content-Length: 5 5\r\n", "hello").as_bytes()),
+        ("point", post("Content-Length: 5.0\r\n", "hello").as_bytes()),
     ])
     .await;
 }
@@ -113,6 +115,10 @@ async fn fr_05_last_coding_is_not_chunked() {
         ("b", post("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n").as_bytes()),
         ("c", post("Transfer-Encoding: identity\r\n", "0\r\n\r\n").as_bytes()),
         ("empty", post("Transfer-Encoding: \r\n", "0\r\n\r\n").as_bytes()),
+        ("parameter", post("Transfer-Encoding: chunked;q=1\r\n", "0\r\n\r\n").as_bytes()),
+        ("quoted", post("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n").as_bytes()),
+        ("behind", post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n").as_bytes()),
+        ("comma", post("Transfer-Encoding: ,chunked\r\n", "0\r\n\r\n").as_bytes()),
     ])
     .await;
 }
@@ -193,6 +199,11 @@ async fn fr_12_malformed_chunk_sizes() {
         ("b", chunked("FFFFFFFFFFFFFFFF1\r\nhello")),
         ("c", chunked("5\r\nhelloXX0\r\n\r\n")),
         ("d", chunked("\r\n\r\n")),
+        ("sign", chunked("+5\r\nhello\r\n0\r\n\r\n")),
+        ("minus", chunked("-5\r\nhello\r\n0\r\n\r\n")),
+        ("bare line feeds", chunked("5\nhello\n0\n\n")),
+        ("a bare line feed in an extension", chunked("5;a\nb\r\nhello\r\n0\r\n\r\n")),
+        ("a bare line feed behind the data", chunked("5\r\nhello\n0\r\n\r\n")),
     ];
     for (run, bytes) in &runs {
         let (mut client, got) = world.sent(bytes).await;
@@ -342,6 +353,22 @@ async fn fr_16_upgrade_to_h2c() {
     assert!(serves(&mut client, "http://alive.example.test/", "alive.example.test").await);
     world.open.all_ended().await;
     world.after(&[(502, "upstream_protocol")]).await;
+}
+
+#[tokio::test]
+async fn fr_16_behind_an_upgrade_that_is_not_granted() {
+    let world = World::start(Policy::One).await;
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let both =
+        format!("GET http://open.example.test/v1/x HTTP/1.1\r\nHost: open.example.test\r\n{websocket}\r\n")
+            + &get("http://open.example.test/smuggled", "open.example.test");
+    let (mut client, got) = world.sent(both).await;
+    assert_eq!((got.status, got.text().as_str()), (200, "open"));
+    // The origin said no, so what follows is another request, with a decision of its own.
+    assert_answer(&client.answer().await, REFUSED, "behind");
+    world.open.all_ended().await;
+    assert_eq!(world.open.only().line(), "GET /v1/x HTTP/1.1");
+    world.after(&[(200, ""), (403, "denied")]).await;
 }
 
 #[tokio::test]
@@ -498,6 +525,22 @@ async fn fr_23_nothing_left_over_and_still_not_used_again() {
         assert_eq!(world.open.heard().len(), number);
     }
     world.after(&[(200, ""), (200, "")]).await;
+}
+
+#[tokio::test]
+async fn fr_23_codings_that_nobody_asked_for() {
+    let runs: [&[u8]; 5] = [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ];
+    for answer in runs {
+        let world = World::answering(answer).await;
+        broken_answer(&world, &String::from_utf8_lossy(answer)).await;
+        world.after(&[(502, "upstream_protocol")]).await;
+    }
 }
 
 #[tokio::test]
