@@ -27,6 +27,7 @@ use crate::message::target::Authority;
 use crate::pipeline::reload::{ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::proxy::context::TokenCheck;
+use crate::proxy::respond::PROXY_STATUS;
 use crate::proxy::socket::SocketTimeouts;
 use crate::telemetry::Metrics;
 use crate::tls::leaf_cache::LeafCache;
@@ -248,6 +249,8 @@ fn refused(status: StatusCode) -> Response<Body> {
         _ => "not found\n",
     };
     let mut response = text(status, reason);
+    let because = HeaderValue::from_static("outgate; error=http_request_error; details=\"denied\"");
+    response.headers_mut().insert(PROXY_STATUS, because);
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }

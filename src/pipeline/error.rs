@@ -42,6 +42,8 @@ pub enum EgressError {
     Target(TargetFault),
     /// The request is malformed in another way.
     BadRequest(&'static str),
+    /// The path can be read in two ways. The message itself is sound, so the connection goes on.
+    Path(&'static str),
     /// `Host`, `:authority`, SNI or the CONNECT target disagree, or the local endpoint was called by a strange name.
     Misdirected(&'static str),
     /// The listener wants a token.
@@ -87,7 +89,7 @@ impl EgressError {
             }
             Self::Head(fault) => head(*fault),
             Self::Target(fault) => bad_request(target_title(*fault)),
-            Self::BadRequest(title) => bad_request(title),
+            Self::BadRequest(title) | Self::Path(title) => bad_request(title),
             Self::Misdirected(title) => {
                 row(421, "bad_request", "http_request_denied", Flag::DownstreamProtocol, title)
             }
@@ -129,6 +131,7 @@ impl EgressError {
             | Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
+            | Self::Path(_)
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
@@ -145,6 +148,7 @@ impl EgressError {
             | Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
+            | Self::Path(_)
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
@@ -162,6 +166,7 @@ impl EgressError {
             Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
+            | Self::Path(_)
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
@@ -174,13 +179,15 @@ impl EgressError {
     /// Whether the app's connection cannot be trusted after this: framing or the rest of a body is in doubt.
     pub fn closes(&self) -> bool {
         match self {
+            // An expectation that is not met says nothing against the framing.
+            Self::Head(HeadFault::Expectation) => false,
             Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
             | Self::PayloadTooLarge
-            | Self::Internal => true,
-            Self::Misdirected(_) | Self::Overloaded => true,
-            Self::Denied { .. } | Self::ProxyAuth | Self::Loop => false,
+            | Self::Internal
+            | Self::Overloaded => true,
+            Self::Denied { .. } | Self::Path(_) | Self::Misdirected(_) | Self::ProxyAuth | Self::Loop => false,
             Self::Failure(failure) => matches!(
                 failure.fault,
                 Fault::DownstreamGone

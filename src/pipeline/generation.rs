@@ -287,7 +287,7 @@ fn upgrade_idle(provider: &Provider) -> Duration {
 
 fn refused(refusal: Refusal) -> EgressError {
     match refusal {
-        Refusal::Path(fault) => EgressError::BadRequest(path_title(fault)),
+        Refusal::Path(fault) => EgressError::Path(path_title(fault)),
         Refusal::NoProvider | Refusal::Downgrade | Refusal::Denied { .. } | Refusal::Trace => {
             EgressError::denied(refusal.title())
         }

@@ -89,7 +89,11 @@ impl CompiledPolicy {
     pub fn connect(&self, host: &Host, port: u16) -> Result<ConnectDecision, Refusal> {
         match self.hosts.get(host.as_str(), port) {
             Some(index) if self.providers[*index].doors.connect => {
-                let intercept = self.providers[*index].intercept.intercept;
+                let provider = &self.providers[*index];
+                if let Some(refusal) = provider.denies_all() {
+                    return Err(refusal);
+                }
+                let intercept = provider.intercept.intercept;
                 Ok(if intercept {
                     ConnectDecision::Intercept(*index)
                 } else {
@@ -203,6 +207,17 @@ impl CompiledPolicy {
 }
 
 impl Provider {
+    /// A refusal, where every route that can be reached denies: then no request inside a connection could be served, and its
+    /// name is not even resolved.
+    fn denies_all(&self) -> Option<Refusal> {
+        let catch_all =
+            self.routes.iter().position(|route| route.methods.is_none() && route.pattern.is_none())?;
+        let last = &self.routes[catch_all];
+        let reason = last.deny.clone()?;
+        let all = self.routes[..catch_all].iter().all(|route| route.deny.is_some());
+        all.then(|| Refusal::Denied { provider: self.name.clone(), route: last.name.clone(), reason })
+    }
+
     /// The target of `@host[:port]` at the local endpoint, where the host is the provider's.
     pub fn target_named(&self, authority: &str) -> Option<Target> {
         let authority = crate::message::target::Authority::parse(authority).ok()?;

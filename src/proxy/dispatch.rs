@@ -114,6 +114,11 @@ fn open(
 /// What is asked of every request before its target is looked at.
 async fn admit_at_all(proxy: &Proxy, context: &ConnectionContext, parts: &Parts) -> Result<(), EgressError> {
     check_request(parts.version, &parts.headers)?;
+    // RFC 9112 section 3.2.3. Taken for an origin form, it would be judged by a name that no other server sees.
+    let authority_form = parts.uri.scheme().is_none() && parts.uri.authority().is_some();
+    if authority_form && parts.version != Version::HTTP_2 && parts.method != Method::CONNECT {
+        return Err(EgressError::BadRequest("only CONNECT has a target in authority form"));
+    }
     if let (Some(check), None) = (&context.listener.token, &context.intercepted)
         && !carries_token(&parts.headers, check)
     {
@@ -181,7 +186,7 @@ fn forward(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged,
         authority.port,
         path,
     )?;
-    Ok(Judged { admission, path_and_query: target_of(&arrival.parts), local: None })
+    Ok(Judged { admission, path_and_query: target_of(&arrival.parts)?, local: None })
 }
 
 fn check_host_field(arrival: &Arrival) -> Result<(), EgressError> {
@@ -217,7 +222,7 @@ fn intercepted(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Jud
     }
     let path = arrival.parts.uri.path();
     let admission = arrival.generation.admit_intercepted(&arrival.parts.method, &host, port, path)?;
-    Ok(Judged { admission, path_and_query: target_of(&arrival.parts), local: None })
+    Ok(Judged { admission, path_and_query: target_of(&arrival.parts)?, local: None })
 }
 
 /// Every host that the head names: `:authority` or the absolute target, and `Host`.
@@ -240,9 +245,16 @@ pub fn note_target(record: &mut Record, scheme: Scheme, authority: &Authority, p
     record.event.port = Some(port);
 }
 
-/// Path and query as they were received; `/` where there is none.
-pub fn target_of(parts: &Parts) -> PathAndQuery {
-    parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
+/// Path and query as they were received; `/` where there is no path (RFC 9110 section 4.2.3). `http` keeps the query of
+/// `http://host?x` as it stands, and as a `:path` that would be malformed (RFC 9113 section 8.3.1).
+pub fn target_of(parts: &Parts) -> Result<PathAndQuery, EgressError> {
+    match parts.uri.path_and_query() {
+        None => Ok(PathAndQuery::from_static("/")),
+        Some(target) if target.as_str().starts_with('/') => Ok(target.clone()),
+        // Its text in full has the slash.
+        Some(target) => PathAndQuery::try_from(target.to_string())
+            .map_err(|_| EgressError::BadRequest("the target is not a path")),
+    }
 }
 
 /// Refuses a request at its door.

@@ -224,7 +224,10 @@ pub fn refuse(
     record.event.sent = Some(sent(error));
     record.answered(answer.status.as_u16());
     let http1 = context.stalls.is_none();
-    let close = http1 && (error.closes() || proxy.drain.is_cancelled() || *method == Method::CONNECT);
+    // A client that asks for another host inside a tunnel has taken the wrong connection: it must not try again on it.
+    let wrong_tunnel = context.intercepted.is_some() && matches!(error, EgressError::Misdirected(_));
+    let close = error.closes() || wrong_tunnel || proxy.drain.is_cancelled() || *method == Method::CONNECT;
+    let close = http1 && close;
     let response = respond(error, &record.event.request_id, close);
     if *method == Method::HEAD {
         record.finish();

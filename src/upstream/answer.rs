@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::UPGRADE;
+use http::header::{TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -40,6 +40,11 @@ pub fn receive(response: Response<Incoming>, lease: Lease, upgrade: bool) -> Res
         failure.progress = Progress::HeadReceived;
         return Err(failure);
     }
+    if !is_plainly_coded(&head.headers) {
+        let mut failure = Failure::sent(Fault::Protocol).because("a transfer coding that was not asked for");
+        failure.progress = Progress::HeadReceived;
+        return Err(failure);
+    }
     // Both framing fields: hyper followed the chunks, but what comes after them is anybody's guess.
     let ambiguous = clean_response(&mut head.headers);
     let after = if ambiguous || upgrade { After::Drop(lease) } else { After::Reuse(lease) };
@@ -49,6 +54,17 @@ pub fn receive(response: Response<Incoming>, lease: Lease, upgrade: bool) -> Res
         return Ok(Response::from_parts(head, Body::empty()));
     }
     Ok(Response::from_parts(head, Body::boxed(AnswerBody { body, after: Some(after) })))
+}
+
+/// Whether the transfer coding, if any, is exactly `chunked`. hyper takes the chunks off and leaves the rest, or reads to the
+/// end of the connection; the client would get coded bytes as the content (RFC 9112 section 6.1).
+fn is_plainly_coded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
 }
 
 fn agrees(headers: &HeaderMap) -> bool {

@@ -4,6 +4,7 @@
 // A test says what went wrong by failing; and it is the app here, so it dials.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+mod abuse;
 mod doors;
 mod policy;
 mod support;
