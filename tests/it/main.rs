@@ -2,4 +2,7 @@
 //! behaviour.
 
 mod doors;
+mod leak;
+mod program;
 mod support;
+mod world;
