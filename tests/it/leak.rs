@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::capture::Capture;
 use super::program::Program;
 use super::support::ca::{TestCa, trusting};
 use super::support::client::{PATIENCE, http2, request};
@@ -378,11 +379,7 @@ fn literal_policies(good: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn no_piece_of_a_secret_leaves_the_process_by_any_way_but_the_provider() {
-    let log = Capture::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-    let writer = log.clone();
-    let _guard = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
-
+    let (log, _guard) = Capture::start(tracing::Level::TRACE);
     let scene = Scene::new().await;
     let dir = Arc::new(tempfile::tempdir().unwrap());
     std::fs::write(dir.path().join("origin.pem"), &scene.ca.pem).unwrap();
@@ -474,24 +471,4 @@ fn files() -> Vec<(&'static str, String)> {
         ("OLD", OLD.to_owned()),
         ("REJECTED", format!("{REJECTED}\r\nX-Injected: 1")),
     ]
-}
-
-/// What `tracing` wrote on this thread.
-#[derive(Clone, Default)]
-struct Capture(Arc<Mutex<Vec<u8>>>);
-
-impl Capture {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl std::io::Write for Capture {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

@@ -1,8 +1,11 @@
 //! The whole proxy in process: real clients, scripted origins, its own CA, a captured log. One binary, files named by
 //! behaviour.
 
+mod capture;
 mod doors;
+mod healing;
 mod leak;
 mod program;
+mod reload;
 mod support;
 mod world;
