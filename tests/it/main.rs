@@ -7,5 +7,8 @@ mod healing;
 mod leak;
 mod program;
 mod reload;
+mod streaming;
 mod support;
+mod timeouts;
+mod upgrade;
 mod world;
