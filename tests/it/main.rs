@@ -6,6 +6,7 @@ mod doors;
 mod healing;
 mod leak;
 mod program;
+mod records;
 mod reload;
 mod streaming;
 mod support;

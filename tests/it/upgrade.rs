@@ -104,6 +104,58 @@ async fn through_interception() {
     assert_eq!(records[1]["outgate.upgrade"], "websocket");
 }
 
+/// The provider is done first, and takes what the client still sends.
+#[tokio::test]
+async fn the_provider_may_close_its_half_first() {
+    let said = Arc::new(std::sync::Mutex::new(Vec::new()));
+    for door in ["local", "intercept", "tunnel"] {
+        let heard = said.clone();
+        let half = Arc::new(move |mut stream: Box<dyn Stream>, _| {
+            let heard = heard.clone();
+            Box::pin(async move {
+                read_request(&mut stream).await;
+                stream.write_all(format!("{SWITCH}bye").as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+                heard.lock().unwrap().push(String::from_utf8(rest).unwrap());
+            }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
+        });
+        let (proxy, _origin) = if door == "tunnel" {
+            let ca = super::support::ca::TestCa::new();
+            let origin = RawOrigin::start(None, half).await;
+            let keys = "    credential: none\n    intercept: never\n    opaque: true";
+            (super::world::start(&ca, origin.address, keys, "").await, origin)
+        } else {
+            scripted(half, "", "").await
+        };
+        let head = format!("GET /api/ws HTTP/1.1\r\nHost: {}\r\n{HANDSHAKE}", proxy.address());
+        let inside = format!("GET /ws HTTP/1.1\r\nHost: {HOST}\r\n{HANDSHAKE}");
+        match door {
+            "local" => after_the_end(Raw::connect(proxy.address()).await, &head).await,
+            "tunnel" => {
+                after_the_end(super::support::client::tunnel(&proxy, &format!("{HOST}:443")).await, &inside)
+                    .await;
+            }
+            _ => after_the_end(Raw::over(intercepted(&proxy, HOST, &["http/1.1"]).await), &inside).await,
+        }
+        super::world::until("the provider heard it", || !said.lock().unwrap().is_empty()).await;
+        assert_eq!(said.lock().unwrap().pop().unwrap(), "one more thing", "{door}");
+        let records = proxy.records(if door == "intercept" { 2 } else { 1 }).await;
+        assert!(records.last().unwrap()["outgate.flag"].is_null(), "{door}: {records:#?}");
+    }
+}
+
+/// Reads to the end of what comes, and only then says the rest.
+async fn after_the_end<S: AsyncRead + AsyncWrite + Unpin>(mut raw: Raw<S>, head: &str) {
+    raw.send(head).await;
+    let mut got = Vec::new();
+    timeout(PATIENCE, raw.stream.read_to_end(&mut got)).await.unwrap().unwrap();
+    assert!(got.ends_with(b"bye"));
+    raw.send("one more thing").await;
+    raw.stream.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn silence_ends_it() {
     let (proxy, _origin) =
