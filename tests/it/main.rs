@@ -5,6 +5,8 @@ mod capture;
 mod doors;
 mod healing;
 mod leak;
+mod local;
+mod process;
 mod program;
 mod records;
 mod reload;
