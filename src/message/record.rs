@@ -80,7 +80,9 @@ impl Record {
         self.event.timings.total = now - self.started;
         self.event.timings.body = self.head_at.map(|at| now - at);
         if let Some(exchange) = &self.exchange {
-            self.event.request_bytes = exchange.uploaded.load(Ordering::Relaxed);
+            // What a relay copied stands there already, and no body was counted then.
+            let uploaded = exchange.uploaded.load(Ordering::Relaxed);
+            self.event.request_bytes = self.event.request_bytes.max(uploaded);
             let facts = exchange.facts();
             self.event.attempts = facts.attempts;
             self.event.retry_reason = facts.retry_reason;

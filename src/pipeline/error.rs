@@ -187,7 +187,9 @@ impl EgressError {
             | Self::PayloadTooLarge
             | Self::Internal
             | Self::Overloaded => true,
-            Self::Denied { .. } | Self::Path(_) | Self::Misdirected(_) | Self::ProxyAuth | Self::Loop => false,
+            Self::Denied { .. } | Self::Path(_) | Self::Misdirected(_) | Self::ProxyAuth | Self::Loop => {
+                false
+            }
             Self::Failure(failure) => matches!(
                 failure.fault,
                 Fault::DownstreamGone

@@ -39,7 +39,7 @@ pub async fn run(reloader: Arc<Reloader>, cancel: CancellationToken) {
 }
 
 fn start(path: &Path, changed: &Arc<Notify>) -> Option<(RecommendedWatcher, Vec<PathBuf>)> {
-    let changed = changed.clone();
+    let (changed, again) = (changed.clone(), changed);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the file is an event too.
         if event.is_ok_and(|event| !matches!(event.kind, notify::EventKind::Access(_))) {
@@ -54,7 +54,11 @@ fn start(path: &Path, changed: &Arc<Notify>) -> Option<(RecommendedWatcher, Vec<
         Ok(watcher)
     });
     match watched {
-        Ok(watcher) => Some((watcher, directories)),
+        Ok(watcher) => {
+            // The policy was read before the watch began; what was changed in between has no event.
+            again.notify_one();
+            Some((watcher, directories))
+        }
         Err(error) => {
             tracing::warn!(%error, "the policy's directory cannot be watched; it is looked at every {} s", POLL.as_secs());
             None

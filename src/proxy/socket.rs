@@ -42,6 +42,8 @@ pub struct Activity {
     framed: AtomicBool,
     /// Whether anything was received at all.
     received: AtomicBool,
+    /// Bytes are copied (a tunnel, an upgrade): an end of one direction leaves the other alone.
+    relaying: AtomicBool,
 }
 
 impl Activity {
@@ -77,8 +79,16 @@ impl Activity {
 /// Keeps a connection from being idle.
 pub struct ActivityGuard(Arc<Activity>);
 
+impl ActivityGuard {
+    /// From now until the guard is dropped bytes are copied, and closing is half-closing.
+    pub fn relay(&self) {
+        self.0.relaying.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for ActivityGuard {
     fn drop(&mut self) {
+        self.0.relaying.store(false, Ordering::Relaxed);
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -330,6 +340,10 @@ impl AsyncWrite for Socket {
                 Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             };
             ready!(closed)?;
+            // What the client still sends is not ours to throw away.
+            if self.activity.relaying.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
             self.end = End::Lingering { left: LINGER_BYTES };
             self.read_timer.arm(Instant::now() + LINGER);
         }

@@ -45,6 +45,7 @@ pub async fn serve(proxy: &Proxy, mut socket: Socket, opening: Opening, permit: 
     };
     let moved = Arc::new(Moved::default());
     moved.up.fetch_add(first.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    active.relay();
     let end = relay(&mut socket, &mut upstream, permit.upgrade_idle, &moved, &proxy.abort).await;
     exchange
         .uploaded

@@ -40,6 +40,7 @@ pub fn switch(
         let Some(client) = client else { return };
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
         let moved = Arc::new(Moved::default());
+        active.relay();
         let end =
             relay(TokioIo::new(client), TokioIo::new(upstream), idle, &moved, &proxy_of_task.abort).await;
         finish(&mut record, &moved, end);

@@ -81,7 +81,7 @@ async fn until_head(
     end: Option<Instant>,
 ) -> Result<Response<Body>, Failure> {
     tokio::pin!(call);
-    let timer = sleep_until(next_look(exchange.upload(), timeouts, end).0);
+    let timer = sleep_until(next_look(exchange.upload(), timeouts, end));
     tokio::pin!(timer);
     loop {
         tokio::select! {
@@ -89,17 +89,24 @@ async fn until_head(
             answer = &mut call => return answer,
             () = &mut timer => {}
         }
-        let (due, fault) = next_look(exchange.upload(), timeouts, end);
+        let (due, fault) = overdue(exchange.upload(), timeouts, end);
         if due <= Instant::now() {
             let sent = exchange.may_have_acted();
             return Err(if sent { Failure::sent(fault) } else { Failure::not_sent(fault) });
         }
-        timer.as_mut().reset(due);
+        timer.as_mut().reset(next_look(exchange.upload(), timeouts, end));
     }
 }
 
+/// When to look again: nobody wakes this up when the upload ends, and from then on `response` counts, which may be shorter
+/// than `idle`.
+fn next_look(upload: &Upload, timeouts: AttemptTimeouts, end: Option<Instant>) -> Instant {
+    let (due, _) = overdue(upload, timeouts, end);
+    if upload.is_complete() { due } else { due.min(Instant::now() + timeouts.response) }
+}
+
 /// When the attempt is overdue if nothing moves until then, and with which fault.
-fn next_look(upload: &Upload, timeouts: AttemptTimeouts, end: Option<Instant>) -> (Instant, Fault) {
+fn overdue(upload: &Upload, timeouts: AttemptTimeouts, end: Option<Instant>) -> (Instant, Fault) {
     let (due, fault) = if upload.is_complete() {
         (upload.last_taken() + timeouts.response, Fault::ResponseTimeout)
     } else if upload.is_starved() {
@@ -219,6 +226,22 @@ pub(crate) mod tests {
             Timeout::new(slow, TIMEOUTS).call(request_with(Body::empty(), None)).await.err().unwrap();
         assert_eq!(failure.fault, Fault::ResponseTimeout);
         assert_eq!(started.elapsed(), Duration::from_secs(4 * 8 + 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_must_come_sooner_than_idle_ends_is_not_waited_for_longer() {
+        let started = Instant::now();
+        let timeouts = AttemptTimeouts { response: Duration::from_secs(2), ..TIMEOUTS };
+        let silent = service_fn(|request: EgressRequest| async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            request.exchange.handed_over();
+            request.exchange.upload().finished();
+            std::future::pending::<Result<Response<Body>, Failure>>().await
+        });
+        let failure =
+            Timeout::new(silent, timeouts).call(request_with(Body::empty(), None)).await.err().unwrap();
+        assert_eq!(failure.fault, Fault::ResponseTimeout);
+        assert_eq!(started.elapsed(), Duration::from_secs(3 + 2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,11 +67,14 @@ async fn begin_http1(
         .await
         .map_err(|error| exchange_fault(error, Progress::NotSent))?;
     let task = match purpose {
-        Purpose::Ordinary => tokio::spawn(log_end(connection)),
-        Purpose::Upgrade => tokio::spawn(log_end(connection.with_upgrades())),
+        Purpose::Ordinary => Some(tokio::spawn(log_end(connection)).abort_handle()),
+        Purpose::Upgrade => {
+            tokio::spawn(log_end(connection.with_upgrades()));
+            None
+        }
     };
     pool.made_http1(&origin, made.id, purpose);
-    let connection = Http1::new(origin, made, sender, written, task.abort_handle());
+    let connection = Http1::new(origin, made, sender, written, task);
     Ok(Lease::Http1(Http1Lease::new(pool.clone(), connection, true)))
 }
 

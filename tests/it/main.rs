@@ -5,6 +5,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod abuse;
+mod capture;
 mod doors;
+mod healing;
+mod leak;
+mod local;
 mod policy;
+mod process;
+mod program;
+mod records;
+mod reload;
+mod streaming;
 mod support;
+mod timeouts;
+mod upgrade;
+mod world;

@@ -36,7 +36,8 @@ pub struct Http1 {
     pub(super) made: Made,
     sender: Sender1,
     written: Written,
-    task: AbortHandle,
+    /// Ends it at once; not for one that is to become something else, which lives on after its exchange.
+    task: Option<AbortHandle>,
 }
 
 impl Http1 {
@@ -46,13 +47,19 @@ impl Http1 {
         made: Made,
         sender: Sender1,
         written: Written,
-        task: AbortHandle,
+        task: Option<AbortHandle>,
     ) -> Self {
         Self { origin, made, sender, written, task }
     }
 
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready()
+    }
+
+    fn abort(&self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -107,7 +114,7 @@ impl Http1Lease {
             match tokio::time::timeout(SETTLE, connection.sender.ready()).await {
                 Ok(Ok(())) => pool.put_back(connection),
                 Ok(Err(_closed)) => {}
-                Err(_elapsed) => connection.task.abort(),
+                Err(_elapsed) => connection.abort(),
             }
         });
     }
@@ -115,9 +122,12 @@ impl Http1Lease {
 
 impl Drop for Http1Lease {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && !self.used
-        {
+        let Some(connection) = self.connection.take() else { return };
+        if self.used {
+            // hyper would first shut the stream down in order, which a provider that reads nothing can hold up for ever;
+            // and as long as it tries it keeps the request's body, and with that the app's connection.
+            connection.abort();
+        } else {
             self.pool.put_back(connection);
         }
     }

@@ -1,11 +1,10 @@
 //! Clients: raw sockets for what libraries would repair, and hyper for the rest.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -97,13 +96,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         timeout(PATIENCE, async { while matches!(self.stream.read(&mut rest).await, Ok(n) if n > 0) {} })
             .await
             .is_ok()
-    }
-
-    /// Whether the connection is still open and silent for a moment.
-    pub async fn stays(&mut self) -> bool {
-        let mut byte = [0_u8; 1];
-        self.buffer.is_empty()
-            && timeout(Duration::from_millis(150), self.stream.read(&mut byte)).await.is_err()
     }
 
     async fn more(&mut self) -> bool {
@@ -265,12 +257,4 @@ pub fn request(method: &str, uri: &str, host: Option<&str>, body: &'static str) 
         builder = builder.header("host", host);
     }
     builder.body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap()
-}
-
-/// 200, for assertions that read well.
-pub const OK: u16 = StatusCode::OK.as_u16();
-
-/// Shares a configuration.
-pub fn shared<T>(value: T) -> Arc<T> {
-    Arc::new(value)
 }

@@ -1,6 +1,5 @@
 //! Origins: a scripted one that sends exact bytes, and an ordinary HTTP one that echoes what it got.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -254,9 +253,4 @@ async fn serve(
             }
         }
     }
-}
-
-/// For services whose error has no value.
-pub fn never(error: Infallible) -> std::io::Error {
-    match error {}
 }

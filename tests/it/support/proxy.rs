@@ -50,13 +50,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts with a policy. `{dir}` stands for the test's own directory; listeners and admin are on free ports unless the
-    /// policy says something else.
-    pub async fn start(policy: &str) -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), policy).await
-    }
-
-    /// The same, in a directory that the test has filled.
+    /// Starts with a policy, in a directory that the test may have filled. `{dir}` stands for that directory; listeners and
+    /// admin are on free ports unless the policy says something else.
     pub async fn start_in(dir: Arc<TempDir>, policy: &str) -> Self {
         let path = dir.path().join("proxy.yaml");
         std::fs::write(&path, complete(policy, dir.path())).unwrap();
