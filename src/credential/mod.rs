@@ -1,6 +1,6 @@
 //! Credentials: what is put into a request for a provider, where, and what is done when the provider refuses it.
 //!
-//! A kind is one file under `kinds/`: its wire `Config`, and how it turns the secrets it names into [`Part`]s: header
+//! A kind is one file under `kinds/`: its wire `Config`, and how it turns the secrets it names into [`kinds::Part`]s: header
 //! fields or query parameters. Everything else (stripping, injection, lists, healing, scrubbing) is the same for all
 //! kinds and stands here once.
 //!

@@ -3,7 +3,7 @@
 //!
 //! A socket that takes nothing is seen by the socket itself. A stream whose window stays shut is not, because hyper simply
 //! does not ask its body for more. So each body notes when it last offered bytes and whether it was asked since; one that
-//! was offered bytes and took less than [`LEAST`] in a whole write timeout ends the connection. One byte of window now and
+//! was offered bytes and took less than `LEAST` in a whole write timeout ends the connection. One byte of window now and
 //! then does not renew it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
