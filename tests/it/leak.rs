@@ -370,7 +370,7 @@ fn literal_policies(good: &str) -> Vec<String> {
         extra(&format!("{{ query: {{ name: key, value: {LITERAL} }} }}")),
         extra(&format!("{{ token: {LITERAL} }}")),
         extra(&format!("{{ bearer: {{ value: {LITERAL} }} }}")),
-        extra(&format!("{LITERAL}")),
+        extra(LITERAL),
         extra(&format!("{{ bearer: {LITERAL}, bearer: {LITERAL} }}")),
         extra(&format!("{{ bearer: \"{LITERAL}\n")),
         extra(&format!("{{ bearer: &a {LITERAL} }}")),
