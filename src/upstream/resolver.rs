@@ -61,7 +61,8 @@ impl Resolver {
         Self { source: Source::Scripted(script), questions: AtomicU64::new(0) }
     }
 
-    fn with_lookup(lookup: Box<Lookup>) -> Self {
+    /// A cached resolver that asks `lookup`.
+    pub(super) fn with_lookup(lookup: Box<Lookup>) -> Self {
         let answers = Cache::builder().max_capacity(NAMES).expire_after(Lifetime).build();
         let stale = Cache::builder().max_capacity(NAMES).time_to_live(STALE).build();
         let permits = Arc::new(Semaphore::new(LOOKUPS));

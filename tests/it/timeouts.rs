@@ -303,16 +303,12 @@ async fn a_client_that_takes_nothing_is_dropped() {
     let mut plain = Raw::connect(proxy.address()).await;
     plain.send(format!("GET /api/x HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address())).await;
     let record = &proxy.records(1).await[0];
-    assert!(["DT", "DC"].contains(&record["outgate.flag"].as_str().unwrap_or_default()), "{record}");
+    assert!(record["outgate.flag"] == "DC", "{record}");
     // An HTTP/2 stream whose window stays shut, on a connection that is read.
     let mut sender = http2(intercepted(&proxy, HOST, &["h2"]).await).await;
     let response = sender.send_request(request("GET", &format!("https://{HOST}/x"), None, "")).await.unwrap();
     let records = proxy.records(3).await;
-    assert!(
-        ["DT", "DC"].contains(&records[2]["outgate.flag"].as_str().unwrap_or_default()),
-        "{}",
-        records[2]
-    );
+    assert!(records[2]["outgate.flag"] == "DC", "{}", records[2]);
     drop((plain, response));
 }
 
@@ -334,4 +330,38 @@ async fn the_first_bytes_of_a_tunnel_are_waited_for_and_silence_ends_it() {
     raw.send("x").await;
     assert!(raw.ends().await);
     assert_eq!(proxy.records(1).await[0]["outgate.flag"], "UT");
+}
+
+/// Timeouts that no test here reaches, with the reason.
+const NOT_YET: &[(&str, &str)] = &[(
+    "upstream_dns_timeout",
+    "the scripted resolver answers at once; that a resolver hangs is tested in `upstream/tests/reach.rs`",
+)];
+
+#[test]
+fn every_timeout_is_tested_or_listed() {
+    let tested = [
+        "connect",
+        "tls",
+        "response",
+        "idle",
+        "upgrade_idle",
+        "deadline",
+        "total",
+        "Outgate-Timeout",
+        "grpc-timeout",
+        "header_timeout",
+        "tls_handshake_timeout",
+        "idle_timeout",
+        "body_timeout",
+        "write_timeout",
+    ];
+    let source = include_str!("timeouts.rs");
+    for name in tested {
+        assert!(source.contains(&format!("{name}: ")), "{name} is set by no test");
+    }
+    for (what, why) in NOT_YET {
+        println!("not yet: {what}: {why}");
+    }
+    assert_eq!((tested.len(), NOT_YET.len()), (14, 1));
 }

@@ -123,3 +123,19 @@ async fn a_corporate_proxy_is_asked_for_the_address_that_was_checked() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_hangs_is_waited_for_as_long_as_a_connection() {
+    let hanging = Resolver::with_lookup(Box::new(|_| Box::pin(std::future::pending())));
+    let env = Arc::new(UpstreamEnv {
+        resolver: hanging,
+        roots: Arc::new(RootCertStore::empty()),
+        own_listeners: ArcSwap::from_pointee(OwnListeners::default()),
+    });
+    let settings = settings(Scheme::Http);
+    let wanted = settings.connect_timeout;
+    let upstream = with(settings, env);
+    let started = tokio::time::Instant::now();
+    assert_eq!(fault(fetch(&upstream, request(Scheme::Http, 80, "/")).await), Fault::DnsTimeout);
+    assert_eq!(started.elapsed(), wanted);
+}
