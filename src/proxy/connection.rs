@@ -124,29 +124,38 @@ where
         .initial_connection_window_size(1024 * 1024)
         .max_send_buf_size(64 * 1024)
         .max_header_list_size(u32::try_from(bounds.max_header_bytes).unwrap_or(64 * 1024))
-        // Rapid reset (CVE-2023-44487) and made-you-reset (CVE-2025-8671).
+        // Rapid reset (CVE-2023-44487; what the library does not see of it is counted by `resets`) and made-you-reset
+        // (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(1024);
     let service = service(&proxy, &context);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let watched = context.clone();
-    let mut stalled = pin!(async move {
-        match &watched.stalls {
-            Some(stalls) => stalls.stalled(bounds.socket.write).await,
-            None => std::future::pending().await,
-        }
-    });
+    let mut abused = pin!(abused(&context, bounds.socket.write));
     tokio::select! {
         _ = connection.as_mut() => {}
-        () = stalled.as_mut() => {}
+        () = abused.as_mut() => {}
         () = proxy.drain.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 _ = connection.as_mut() => {}
-                () = stalled => {}
+                () = abused => {}
                 () = proxy.abort.cancelled() => {}
             }
         }
+    }
+}
+
+/// Returns when the client takes nothing of what it asked for, or asks only to reset.
+async fn abused(context: &ConnectionContext, write_timeout: std::time::Duration) {
+    let stalled = async {
+        match &context.stalls {
+            Some(stalls) => stalls.stalled(write_timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stalled => {}
+        () = context.resets.too_many() => {}
     }
 }
 
@@ -164,7 +173,12 @@ fn service(
     let (proxy, context) = (proxy.clone(), context.clone());
     service_fn(move |request| {
         let (proxy, context) = (proxy.clone(), context.clone());
-        async move { Ok::<_, Infallible>(super::panics::caught(proxy, context, request, dispatch).await) }
+        async move {
+            let begun = context.resets.begin();
+            let response = super::panics::caught(proxy, context.clone(), request, dispatch).await;
+            begun.answered();
+            Ok::<_, Infallible>(response)
+        }
     })
 }
 

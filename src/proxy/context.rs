@@ -141,6 +141,8 @@ pub struct ConnectionContext {
     pub intercepted: Option<(Host, u16)>,
     /// Watches streams that take nothing; HTTP/2 only.
     pub stalls: Option<super::stalls::Stalls>,
+    /// Counts streams that the client resets; looked at in HTTP/2 only.
+    pub resets: super::resets::Resets,
 }
 
 /// Wrong tokens per peer: ten at once, then one in a second; who goes on is answered late.

@@ -9,6 +9,7 @@ use super::connect::Opening;
 use super::connection::{Protocol, serve_http};
 use super::context::{ConnectionContext, Proxy};
 use super::exchange::handshake_deadline;
+use super::resets::Resets;
 use super::socket::Socket;
 use super::stalls::Stalls;
 use super::tunnel::flag_of;
@@ -51,6 +52,7 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
         activity,
         intercepted: Some((host, port)),
         stalls: (protocol == Protocol::Http2).then(Stalls::default),
+        resets: Resets::default(),
     };
     // Boxed: this is the one place where serving a connection leads to serving another.
     Box::pin(serve_http(proxy, Arc::new(inside), TokioIo::new(stream), protocol)).await;

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::serve;
 use super::context::{ConnectionContext, ListenerContext, Proxy};
+use super::resets::Resets;
 use super::socket::{Socket, SocketTimeouts};
 use crate::telemetry::Client;
 
@@ -119,6 +120,7 @@ pub async fn run(
                     activity: socket.activity(),
                     intercepted: None,
                     stalls: None,
+                    resets: Resets::default(),
                 };
                 let (proxy_of_task, counted) = (proxy.clone(), context.metrics.accept());
                 proxy.overload.opened();
