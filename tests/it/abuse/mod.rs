@@ -2,6 +2,7 @@
 
 mod addresses;
 mod after;
+mod frames;
 mod http2;
 mod limits;
 mod policies;
