@@ -51,6 +51,7 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
         client: context.client,
         activity,
         intercepted: Some((host, port)),
+        late: context.late,
         stalls: (protocol == Protocol::Http2).then(Stalls::default),
         resets: Resets::default(),
     };

@@ -114,16 +114,17 @@ pub async fn run(
         };
         match accepted {
             Ok((socket, client)) => {
+                proxy.overload.opened();
                 let connection = ConnectionContext {
                     listener: context.clone(),
                     client,
                     activity: socket.activity(),
                     intercepted: None,
+                    late: proxy.overload.is_full(),
                     stalls: None,
                     resets: Resets::default(),
                 };
                 let (proxy_of_task, counted) = (proxy.clone(), context.metrics.accept());
-                proxy.overload.opened();
                 proxy.tasks.spawn(async move {
                     let held = Held { proxy: proxy_of_task.clone(), _permit: permit, _counted: counted };
                     serve(proxy_of_task, connection, socket).await;
