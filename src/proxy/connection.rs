@@ -73,9 +73,10 @@ pub async fn serve_http<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, 
 where
     IO: Read + Write + Unpin + Send + 'static,
 {
+    // Boxed, so that a connection has room for what it speaks, and not for both in every task around it.
     match protocol {
-        Protocol::Http1 => serve_http1(proxy, context, io).await,
-        Protocol::Http2 => serve_http2(proxy, context, io).await,
+        Protocol::Http1 => Box::pin(serve_http1(proxy, context, io)).await,
+        Protocol::Http2 => Box::pin(serve_http2(proxy, context, io)).await,
     }
 }
 
@@ -91,8 +92,8 @@ where
         .header_read_timeout(None)
         .max_headers(bounds.max_headers)
         .max_header_size(bounds.max_header_bytes)
-        // Room for the largest head, and no more: a connection that streams holds this much.
-        .max_buf_size(bounds.max_header_bytes.max(64 * 1024) + 64 * 1024);
+        // Room for the largest head, and no more: a client that stops reading makes outgate hold this much of an answer.
+        .max_buf_size(bounds.max_header_bytes.max(64 * 1024));
     let service = service(&proxy, &context);
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
     let end = tokio::select! {
