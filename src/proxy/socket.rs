@@ -247,9 +247,12 @@ impl Socket {
             }
         }
         ready!(self.read_timer.poll(cx));
-        while wait == ReadWait::Serving {
-            self.read_timer.arm(Instant::now() + self.timeouts.idle);
-            ready!(self.read_timer.poll(cx));
+        if wait == ReadWait::Serving {
+            // It rang while a request is served: it looks in again later.
+            loop {
+                self.read_timer.arm(Instant::now() + self.timeouts.idle);
+                ready!(self.read_timer.poll(cx));
+            }
         }
         let text =
             if wait == ReadWait::Head { "the head did not arrive in time" } else { "idle for too long" };
