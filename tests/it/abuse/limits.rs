@@ -562,12 +562,17 @@ async fn lm_13_idle_keep_alive() {
     let idle = Duration::from_millis(300);
     let top = "runtime: { downstream: { idle_timeout: 300ms } }";
     let bench = Bench::start(Setup { top, ..Setup::default() }).await;
-    let mut raw = Raw::connect(bench.proxy.address()).await;
-    raw.send(GET_OPEN).await;
-    assert_eq!(raw.answer().await.status, 200);
-    let began = Instant::now();
-    assert!(raw.ends().await);
-    assert!(began.elapsed() > idle / 2 && began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    for requests in [1, 2, 5] {
+        let mut raw = Raw::connect(bench.proxy.address()).await;
+        for _ in 0..requests {
+            raw.send(GET_OPEN).await;
+            assert_eq!(raw.answer().await.status, 200);
+        }
+        let began = Instant::now();
+        assert!(raw.ends().await);
+        let took = began.elapsed();
+        assert!(took > idle / 2 && took < Duration::from_secs(5), "after {requests} requests: {took:?}");
+    }
     // A connection on which nothing was ever sent ends too.
     let mut silent = Raw::connect(bench.proxy.address()).await;
     assert!(silent.ends().await);
@@ -596,6 +601,41 @@ async fn lm_13_idle_keep_alive() {
         turn.unwrap();
     }
     bench.after_some(&[]).await;
+}
+
+#[tokio::test]
+async fn lm_13_a_slow_answer_is_not_idleness() {
+    let slow = RawOrigin::start(
+        None,
+        Arc::new(|mut stream, _| {
+            Box::pin(async move {
+                while crate::support::origin::read_request(&mut stream).await.is_some() {
+                    // The provider takes three times the idle limit.
+                    tokio::time::sleep(Duration::from_millis(900)).await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                }
+            })
+        }),
+    )
+    .await;
+    let top = "runtime: { downstream: { idle_timeout: 300ms } }";
+    let bench = Bench::start(Setup { top, ..Setup::default() }).await;
+    bench
+        .reload(|policy| {
+            format!(
+                "{policy}  slow:\n    hosts: [slow.example.test]\n    upstream: {{ scheme: http, connect_to: \"{}\" }}\n",
+                slow.address
+            )
+        })
+        .await;
+    let mut raw = Raw::connect(bench.proxy.address()).await;
+    for _ in 0..2 {
+        raw.send("GET http://slow.example.test/ HTTP/1.1\r\nHost: slow.example.test\r\n\r\n").await;
+        assert_eq!(raw.answer().await.status, 200);
+        assert!(raw.stays().await, "the limit counts from the end of the answer");
+    }
+    assert!(raw.ends().await);
+    bench.after(2, &[]).await;
 }
 
 #[tokio::test]
