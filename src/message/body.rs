@@ -23,6 +23,9 @@ pub enum BodyError {
     /// No byte of the upload came for `runtime.downstream.body_timeout`.
     #[error("the client's body stalled")]
     DownstreamStalled,
+    /// The app's trailer section is too large.
+    #[error("the client's trailers are too large")]
+    TrailersTooLarge,
     /// The upload is longer than the provider's `max_body`.
     #[error("the client's body is larger than `max_body`")]
     TooLarge,

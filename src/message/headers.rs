@@ -47,6 +47,9 @@ pub enum HeadFault {
     /// A field value with a control character.
     #[error("a field value holds a control character")]
     Control,
+    /// A field value that begins or ends with white space in HTTP/2 (RFC 9113 section 8.2.1).
+    #[error("a field value begins or ends with white space")]
+    Padded,
 }
 
 /// Checks what hyper lets through: `Host` count, transfer coding, ambiguous lengths, expectations, control characters.
@@ -105,6 +108,13 @@ fn check_http2(headers: &HeaderMap) -> Result<(), HeadFault> {
     let forbidden = [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE];
     if forbidden.iter().any(|name| headers.contains_key(name)) {
         return Err(HeadFault::Http2Connection);
+    }
+    // HTTP/1 drops such white space while parsing; here two readers could disagree about the value.
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let is_padded =
+        |value: &HeaderValue| is_space(value.as_bytes().first()) || is_space(value.as_bytes().last());
+    if headers.values().any(is_padded) {
+        return Err(HeadFault::Padded);
     }
     match headers.get(TE) {
         Some(value) if value != "trailers" => Err(HeadFault::Http2Connection),
@@ -290,6 +300,10 @@ mod tests {
         assert_eq!(check_request(Version::HTTP_11, &map(&[host, ("Expect", "100-Continue")])), Ok(()));
         assert_eq!(check_request(Version::HTTP_2, &map(&[("te", "gzip")])), Err(HeadFault::Http2Connection));
         assert_eq!(check_request(Version::HTTP_2, &map(&[("te", "trailers")])), Ok(()));
+        for padded in [" 1", "1 ", "\t1", "1\t", " "] {
+            assert_eq!(check_request(Version::HTTP_2, &map(&[("x-a", padded)])), Err(HeadFault::Padded));
+        }
+        assert_eq!(check_request(Version::HTTP_2, &map(&[("x-a", ""), ("x-b", "1 2")])), Ok(()));
     }
 
     #[test]

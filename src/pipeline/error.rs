@@ -258,6 +258,7 @@ fn head(fault: HeadFault) -> Answer {
         HeadFault::ContentLength => "Content-Length is ambiguous",
         HeadFault::Http2Connection => "a field that HTTP/2 forbids",
         HeadFault::Control => "a field value holds a control character",
+        HeadFault::Padded => "a field value begins or ends with white space",
         HeadFault::Expectation => {
             let title = "the only expectation that is met is 100-continue";
             return row(417, "expectation_failed", "http_request_error", Flag::DownstreamProtocol, title);

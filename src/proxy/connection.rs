@@ -72,9 +72,9 @@ pub async fn serve_http<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, 
 where
     IO: Read + Write + Unpin + Send + 'static,
 {
+    // Boxed, so that a connection has room for what it speaks, and not for both in every task around it.
     match protocol {
-        Protocol::Http1 => serve_http1(proxy, context, io).await,
-        // Boxed, so that a connection of HTTP/1.1 does not carry room for one of HTTP/2.
+        Protocol::Http1 => Box::pin(serve_http1(proxy, context, io)).await,
         Protocol::Http2 => Box::pin(serve_http2(proxy, context, io)).await,
     }
 }
@@ -91,8 +91,8 @@ where
         .header_read_timeout(None)
         .max_headers(bounds.max_headers)
         .max_header_size(bounds.max_header_bytes)
-        // Room for the largest head, and no more: a connection that streams holds this much.
-        .max_buf_size(bounds.max_header_bytes.max(64 * 1024) + 64 * 1024);
+        // Room for the largest head, and no more: a client that stops reading makes outgate hold this much of an answer.
+        .max_buf_size(bounds.max_header_bytes.max(64 * 1024));
     let service = service(&proxy, &context);
     let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
     let end = tokio::select! {
@@ -124,29 +124,38 @@ where
         .initial_connection_window_size(1024 * 1024)
         .max_send_buf_size(64 * 1024)
         .max_header_list_size(u32::try_from(bounds.max_header_bytes).unwrap_or(64 * 1024))
-        // Rapid reset (CVE-2023-44487) and made-you-reset (CVE-2025-8671).
+        // Rapid reset (CVE-2023-44487; what the library does not see of it is counted by `resets`) and made-you-reset
+        // (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(1024);
     let service = service(&proxy, &context);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let watched = context.clone();
-    let mut stalled = pin!(async move {
-        match &watched.stalls {
-            Some(stalls) => stalls.stalled(bounds.socket.write).await,
-            None => std::future::pending().await,
-        }
-    });
+    let mut abused = pin!(abused(&context, bounds.socket.write));
     tokio::select! {
         _ = connection.as_mut() => {}
-        () = stalled.as_mut() => {}
+        () = abused.as_mut() => {}
         () = proxy.drain.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 _ = connection.as_mut() => {}
-                () = stalled => {}
+                () = abused => {}
                 () = proxy.abort.cancelled() => {}
             }
         }
+    }
+}
+
+/// Returns when the client takes nothing of what it asked for, or asks only to reset.
+async fn abused(context: &ConnectionContext, write_timeout: std::time::Duration) {
+    let stalled = async {
+        match &context.stalls {
+            Some(stalls) => stalls.stalled(write_timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stalled => {}
+        () = context.resets.too_many() => {}
     }
 }
 
@@ -165,7 +174,12 @@ fn service(
     service_fn(move |request| {
         let (proxy, context) = (proxy.clone(), context.clone());
         // Boxed per request: hyper keeps room for this future in every connection, idle ones included.
-        Box::pin(async move { Ok::<_, Infallible>(super::panics::caught(proxy, context, request).await) })
+        Box::pin(async move {
+            let begun = context.resets.begin();
+            let response = super::panics::caught(proxy, context.clone(), request).await;
+            begun.answered();
+            Ok::<_, Infallible>(response)
+        })
     })
 }
 

@@ -139,10 +139,14 @@ pub struct ConnectionContext {
     pub activity: Arc<Activity>,
     /// Inside an intercepted tunnel: the CONNECT target.
     pub intercepted: Option<(Host, u16)>,
+    /// It came when outgate was near one of its bounds: its requests are new work, refused as long as that lasts.
+    pub late: bool,
     /// Watches streams that take nothing; HTTP/2 only.
     pub stalls: Option<super::stalls::Stalls>,
     /// The connection's place among `max_connections`; kept by tunnels and upgraded connections too.
     pub place: Arc<super::listener::Place>,
+    /// Counts streams that the client resets; looked at in HTTP/2 only.
+    pub resets: super::resets::Resets,
 }
 
 /// Wrong tokens per peer: ten at once, then one in a second; who goes on is answered late.

@@ -130,7 +130,7 @@ async fn admit_at_all(proxy: &Proxy, context: &ConnectionContext, parts: &Parts)
     if has_looped(&parts.headers, &proxy.pseudonym.name) {
         return Err(EgressError::Loop);
     }
-    if proxy.overload.is_full() && context.activity.served() == 1 {
+    if context.late && proxy.overload.is_full() {
         return Err(EgressError::Overloaded);
     }
     Ok(())

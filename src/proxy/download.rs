@@ -33,7 +33,9 @@ impl Download {
             BodyError::UpstreamCut(_) => Flag::UpstreamReset,
             BodyError::UpstreamIdle | BodyError::Total => Flag::UpstreamTimeout,
             BodyError::DownstreamGone(_) => Flag::DownstreamGone,
-            BodyError::DownstreamMalformed(_) | BodyError::TooLarge => Flag::DownstreamProtocol,
+            BodyError::DownstreamMalformed(_) | BodyError::TrailersTooLarge | BodyError::TooLarge => {
+                Flag::DownstreamProtocol
+            }
             BodyError::DownstreamStalled => Flag::DownstreamTimeout,
         };
         self.record.flag(flag);

@@ -9,6 +9,7 @@ use super::connect::Opening;
 use super::connection::{Protocol, serve_http};
 use super::context::{ConnectionContext, Proxy};
 use super::exchange::handshake_deadline;
+use super::resets::Resets;
 use super::socket::Socket;
 use super::stalls::Stalls;
 use super::tunnel::flag_of;
@@ -50,8 +51,10 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
         client: context.client,
         activity,
         intercepted: Some((host, port)),
+        late: context.late,
         stalls: (protocol == Protocol::Http2).then(Stalls::default),
         place: context.place.clone(),
+        resets: Resets::default(),
     };
     // Boxed: this is the one place where serving a connection leads to serving another.
     Box::pin(serve_http(proxy, Arc::new(inside), TokioIo::new(stream), protocol)).await;

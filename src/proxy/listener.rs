@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::connection::serve;
 use super::context::{ConnectionContext, ListenerContext, Proxy};
 use super::overload::Overload;
+use super::resets::Resets;
 use super::socket::{Socket, SocketTimeouts};
 use crate::telemetry::Client;
 
@@ -120,8 +121,10 @@ pub async fn run(
                     client,
                     activity: socket.activity(),
                     intercepted: None,
+                    late: proxy.overload.is_full(),
                     stalls: None,
                     place: Arc::new(place),
+                    resets: Resets::default(),
                 };
                 proxy.tasks.spawn(serve(proxy.clone(), connection, socket));
             }

@@ -22,6 +22,7 @@ pub mod local;
 pub mod overload;
 pub mod panics;
 pub mod relay;
+pub mod resets;
 pub mod respond;
 pub mod socket;
 pub mod stalls;

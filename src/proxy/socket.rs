@@ -2,13 +2,16 @@
 //!
 //! hyper's own head timeout also runs while a kept-alive connection is idle, so it cannot tell a slow head from a patient
 //! client. The socket can: it sees when bytes come, and the exchange tells it when a request is being served. It carries
-//! three clocks, each armed only while a poll waits: idle (between requests), head (from its first byte, never renewed) and
-//! write (a peer that takes nothing). An idle connection costs one timer and no wake-up.
+//! three clocks, each armed only while a poll waits: idle (from the end of the last request), head (from its first byte,
+//! never renewed) and write (a peer that takes nothing). An idle connection costs one timer and no wake-up.
+//!
+//! A request often ends after the last poll that it caused, and nothing polls the socket then. So the idle clock runs
+//! while a request is served too; when it rings it looks at when the last request really ended.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -33,10 +36,11 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// What the socket and the exchanges on it tell one another.
-#[derive(Default)]
 pub struct Activity {
+    begun: Instant,
+    /// Milliseconds from `begun` to the end of the last request.
+    ended: AtomicU64,
     running: AtomicU32,
-    served: AtomicU32,
     head_begun: AtomicBool,
     /// HTTP/2 sends frames between requests, so a byte there is not the begin of a head.
     framed: AtomicBool,
@@ -46,11 +50,29 @@ pub struct Activity {
     relaying: AtomicBool,
 }
 
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            ended: AtomicU64::new(0),
+            running: AtomicU32::new(0),
+            head_begun: AtomicBool::new(false),
+            framed: AtomicBool::new(false),
+            received: AtomicBool::new(false),
+            relaying: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Activity {
+    /// When the last request ended, or the connection began.
+    fn idle_since(&self) -> Instant {
+        self.begun + Duration::from_millis(self.ended.load(Ordering::Relaxed))
+    }
+
     /// A request is being served from now until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> ActivityGuard {
         self.running.fetch_add(1, Ordering::Relaxed);
-        self.served.fetch_add(1, Ordering::Relaxed);
         self.head_begun.store(false, Ordering::Relaxed);
         ActivityGuard(self.clone())
     }
@@ -63,11 +85,6 @@ impl Activity {
     /// How many requests are being served.
     pub fn running(&self) -> u32 {
         self.running.load(Ordering::Relaxed)
-    }
-
-    /// How many requests have come so far.
-    pub fn served(&self) -> u32 {
-        self.served.load(Ordering::Relaxed)
     }
 
     /// Whether a byte was ever received.
@@ -89,6 +106,8 @@ impl ActivityGuard {
 impl Drop for ActivityGuard {
     fn drop(&mut self) {
         self.0.relaying.store(false, Ordering::Relaxed);
+        let ended = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.ended.store(ended, Ordering::Relaxed);
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -115,6 +134,8 @@ pub struct Socket {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReadWait {
     Nothing,
+    /// A request is served; the clock only looks in from time to time.
+    Serving,
     Idle,
     Head,
 }
@@ -221,7 +242,7 @@ impl Socket {
     /// Arms the clock that fits what the connection is waiting for, and says whether it has run out.
     fn poll_read_clock(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let wait = if self.activity.running() > 0 {
-            ReadWait::Nothing
+            ReadWait::Serving
         } else if self.activity.head_begun.load(Ordering::Relaxed) {
             ReadWait::Head
         } else {
@@ -231,11 +252,19 @@ impl Socket {
             self.read_wait = wait;
             match wait {
                 ReadWait::Nothing => self.read_timer.disarm(),
-                ReadWait::Idle => self.read_timer.arm(Instant::now() + self.timeouts.idle),
+                ReadWait::Serving => self.read_timer.arm(Instant::now() + self.timeouts.idle),
+                ReadWait::Idle => self.read_timer.arm(self.activity.idle_since() + self.timeouts.idle),
                 ReadWait::Head => self.read_timer.arm(Instant::now() + self.timeouts.header),
             }
         }
         ready!(self.read_timer.poll(cx));
+        if wait == ReadWait::Serving {
+            // It rang while a request is served: it looks in again later.
+            loop {
+                self.read_timer.arm(Instant::now() + self.timeouts.idle);
+                ready!(self.read_timer.poll(cx));
+            }
+        }
         let text =
             if wait == ReadWait::Head { "the head did not arrive in time" } else { "idle for too long" };
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, text))

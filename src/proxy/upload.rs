@@ -1,4 +1,8 @@
 //! The app's request body on its way in: counted, bounded, and blamed on the app when it stalls or breaks.
+//!
+//! What is timed is the wait for the app, not the time that the provider takes. A body whose length was announced must
+//! bring [`LEAST`] bytes in every body timeout of waiting, or one byte now and then could hold a request for hours. One
+//! without a length may be a stream of rare messages: there every byte counts.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +20,11 @@ use crate::message::headers::allowed_in_trailers;
 use crate::message::request::Exchange;
 use crate::pipeline::route_stack::RouteStack;
 
+/// Bytes that an announced body must bring in one body timeout.
+const LEAST: usize = 1024;
+/// Longest trailer section in bytes; more is refused.
+const MAX_TRAILERS: usize = 16 * 1024;
+
 /// Wraps the body of a request to `route`.
 pub fn upload(
     incoming: Incoming,
@@ -27,24 +36,71 @@ pub fn upload(
     if body.is_end_stream() {
         return body;
     }
-    Body::boxed(Upload { body, exchange, route, body_timeout, armed: false, timer: None })
+    Body::boxed(Upload {
+        least: if body.exact_length().is_some() { LEAST } else { 1 },
+        body,
+        exchange,
+        route,
+        patience: Patience { bound: body_timeout, ..Patience::default() },
+    })
 }
 
 struct Upload {
     body: Body,
     exchange: Arc<Exchange>,
     route: Arc<RouteStack>,
-    body_timeout: Duration,
-    armed: bool,
+    /// Bytes that make up for the waiting so far.
+    least: usize,
+    patience: Patience,
+}
+
+/// How long the app has been waited for since it last brought enough.
+#[derive(Default)]
+struct Patience {
+    bound: Duration,
+    waited: Duration,
+    brought: usize,
+    since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// The app brought this many bytes.
+    fn brought(&mut self, bytes: usize, least: usize) {
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+        self.brought += bytes;
+        if self.brought >= least {
+            (self.waited, self.brought) = (Duration::ZERO, 0);
+        }
+    }
+
+    /// Ready when the app has been waited for too long.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.since.is_none() {
+            let now = Instant::now();
+            self.since = Some(now);
+            let due = now + self.bound.saturating_sub(self.waited);
+            match &mut self.timer {
+                Some(timer) => timer.as_mut().reset(due),
+                None => self.timer = Some(Box::pin(sleep_until(due))),
+            }
+        }
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
 }
 
 impl Upload {
     fn taken(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
         let data = match frame.into_data() {
             Ok(data) => data,
-            Err(frame) => return Ok(self.trailers(frame)),
+            Err(frame) => return self.trailers(frame),
         };
+        self.patience.brought(data.len(), self.least);
         let total =
             self.exchange.uploaded.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
         if self.route.max_body.is_some_and(|bound| total > bound) {
@@ -54,8 +110,12 @@ impl Upload {
     }
 
     /// Trailers never frame, route or authenticate, and never carry a twin of the credential.
-    fn trailers(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let Ok(mut trailers) = frame.into_trailers() else { return Frame::data(Bytes::new()) };
+    fn trailers(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        let Ok(mut trailers) = frame.into_trailers() else { return Ok(Frame::data(Bytes::new())) };
+        let size: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if size > MAX_TRAILERS {
+            return Err(BodyError::TrailersTooLarge);
+        }
         let refused: Vec<_> = trailers
             .keys()
             .filter(|name| !allowed_in_trailers(name) || self.route.owns_header(name))
@@ -64,7 +124,7 @@ impl Upload {
         for name in refused {
             trailers.remove(name);
         }
-        Frame::trailers(trailers)
+        Ok(Frame::trailers(trailers))
     }
 }
 
@@ -77,16 +137,9 @@ impl HttpBody for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.armed = false;
             return Poll::Ready(frame.map(|frame| frame.and_then(|frame| self.taken(frame))));
         }
-        let due = Instant::now() + self.body_timeout;
-        let armed = std::mem::replace(&mut self.armed, true);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if !armed {
-            timer.as_mut().reset(due);
-        }
-        ready!(timer.as_mut().poll(cx));
+        ready!(self.patience.poll_end(cx));
         Poll::Ready(Some(Err(BodyError::DownstreamStalled)))
     }
 
@@ -96,5 +149,48 @@ impl HttpBody for Upload {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    /// Waits `gap` for each of the pieces; whether patience ended before the last.
+    async fn ends(least: usize, piece: usize, gap: Duration, pieces: usize) -> bool {
+        let mut patience = Patience { bound: BOUND, ..Patience::default() };
+        for _ in 0..pieces {
+            if timeout(gap, poll_fn(|cx| patience.poll_end(cx))).await.is_ok() {
+                return true;
+            }
+            patience.brought(piece, least);
+        }
+        false
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_is_not_enough_for_an_announced_body() {
+        assert!(ends(LEAST, 1, Duration::from_secs(5), 10).await);
+        assert!(!ends(LEAST, LEAST, Duration::from_secs(29), 100).await);
+        assert!(!ends(LEAST, 200, Duration::from_secs(4), 100).await);
+        // A stream of rare messages has no length.
+        assert!(!ends(1, 1, Duration::from_secs(29), 100).await);
+        assert!(ends(1, 1, Duration::from_secs(31), 1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_provider_takes_its_time_for_is_not_counted() {
+        let mut patience = Patience { bound: BOUND, ..Patience::default() };
+        for _ in 0..100 {
+            patience.brought(1, LEAST);
+            advance(Duration::from_secs(20)).await;
+        }
+        assert!(timeout(BOUND / 2, poll_fn(|cx| patience.poll_end(cx))).await.is_err());
     }
 }

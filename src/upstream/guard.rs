@@ -30,6 +30,9 @@ pub enum RangeFault {
     /// Bits after the prefix length are set.
     #[error("the range has bits set after its prefix length: did you mean `{0}`?")]
     HostBits(IpNet),
+    /// IPv4 written as IPv6: addresses are compared in their own form, so the range would never match.
+    #[error("a range of IPv4-mapped addresses: write it as `{0}`")]
+    Mapped(IpNet),
     /// Not a port.
     #[error("the port is not a number from 1 to 65535")]
     Port,
@@ -54,8 +57,19 @@ impl FromStr for AddressRange {
         if net.trunc() != net {
             return Err(RangeFault::HostBits(net.trunc()));
         }
+        if let Some(own) = as_ipv4(&net) {
+            return Err(RangeFault::Mapped(own));
+        }
         Ok(Self { net, port: port.map(parse_port).transpose()? })
     }
+}
+
+/// The IPv4 range that a range of IPv4-mapped addresses (RFC 4291 section 2.5.5.2) stands for.
+fn as_ipv4(net: &IpNet) -> Option<IpNet> {
+    let IpNet::V6(net) = net else { return None };
+    let inner = net.addr().to_ipv4_mapped()?;
+    let length = net.prefix_len().checked_sub(96)?;
+    IpNet::new(inner.into(), length).ok()
 }
 
 fn split_port(text: &str) -> Result<(&str, Option<&str>), RangeFault> {
@@ -201,6 +215,10 @@ mod tests {
     fn ranges_that_mean_something_else_than_they_look_are_errors() {
         for text in ["10.0.0.5/8", "fd00::1/8", "10.0.0.5/8:443"] {
             assert!(matches!(text.parse::<AddressRange>(), Err(RangeFault::HostBits(_))), "{text}");
+        }
+        for (text, meant) in [("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("::ffff:10.0.0.5", "10.0.0.5/32")] {
+            let fault = text.parse::<AddressRange>().unwrap_err();
+            assert_eq!(fault, RangeFault::Mapped(meant.parse().unwrap()), "{text}");
         }
         for text in ["10.0.0.0/33", "fd00::/129", "10.0.0/8", "x", "", "[fd00::/8", "[fd00::/8]443", "10/8"] {
             assert_eq!(text.parse::<AddressRange>(), Err(RangeFault::Form), "{text}");

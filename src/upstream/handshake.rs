@@ -18,9 +18,10 @@ use super::socket::Socket;
 /// Fields in one head.
 const MAX_FIELDS: usize = 300;
 /// Longest head of an answer, and longest trailer section, in bytes.
-const MAX_HEAD: u32 = 64 * 1024;
-/// Bytes read ahead of HTTP/1.1.
-const READ_AHEAD: usize = 256 * 1024;
+const MAX_HEAD: u32 = 48 * 1024;
+/// Bytes read ahead of HTTP/1.1: room for the longest head. Of an answer that the app does not take, a few pieces of this
+/// size wait on the way, so it decides what a client that stops reading costs.
+const READ_AHEAD: usize = MAX_HEAD as usize;
 /// What one HTTP/2 stream may have in flight towards us.
 const STREAM_WINDOW: u32 = 192 * 1024;
 /// What one HTTP/2 connection may have in flight towards us.

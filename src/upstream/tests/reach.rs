@@ -130,6 +130,7 @@ async fn a_resolver_that_hangs_is_waited_for_as_long_as_a_connection() {
     let env = Arc::new(UpstreamEnv {
         resolver: hanging,
         roots: Arc::new(RootCertStore::empty()),
+        metrics: Arc::new(crate::telemetry::Metrics::new()),
         own_listeners: ArcSwap::from_pointee(OwnListeners::default()),
     });
     let settings = settings(Scheme::Http);

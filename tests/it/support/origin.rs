@@ -254,3 +254,23 @@ async fn serve(
         }
     }
 }
+
+impl HttpOrigin {
+    /// The same on a listener of the test's own, such as on another loopback address.
+    pub fn on(
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: impl Fn(Seen) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::<Mutex<Vec<Seen>>>::default();
+        let (log, handler): (_, Handler) = (seen.clone(), Arc::new(handler));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(serve(stream, tls.clone(), log.clone(), handler.clone()));
+            }
+        });
+        Self { address, seen }
+    }
+}

@@ -114,3 +114,21 @@ fn complete(policy: &str, dir: &Path) -> String {
     text.push_str(policy);
     text.replace("{dir}", &dir.to_string_lossy())
 }
+
+impl Proxy {
+    /// Starts with a resolver of the test's own, such as one whose answers change from question to question.
+    pub async fn start_resolving(
+        dir: Arc<TempDir>,
+        policy: &str,
+        answer: impl Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        let path = dir.path().join("proxy.yaml");
+        std::fs::write(&path, complete(policy, dir.path())).unwrap();
+        let compiled = read(&path).unwrap_or_else(|rejection| panic!("{}", rejection.render(false)));
+        let log = Log::default();
+        let resolver = Some(Resolver::scripted(Arc::new(answer)));
+        let overrides = Overrides { resolver, log: Some(log.output()), ..Overrides::default() };
+        let app = App::start(path.clone(), compiled, overrides).await.unwrap();
+        Self { app, log, names: Names::default(), dir, policy: path }
+    }
+}
