@@ -94,6 +94,10 @@ impl CompiledPolicy {
                     return Err(refusal);
                 }
                 let intercept = provider.intercept.intercept;
+                // The app speaks TLS in there, and outgate would go on in plain http.
+                if intercept && provider.upstream.settings.scheme == Scheme::Http {
+                    return Err(Refusal::Downgrade);
+                }
                 Ok(if intercept {
                     ConnectDecision::Intercept(*index)
                 } else {

@@ -47,6 +47,10 @@ fn merge_entries(lower: &[Entry], upper: &[Entry], lists: &[(&str, Lists)]) -> V
 }
 
 fn merge_values(base: &Node, over: &Entry, lists: &[(&str, Lists)]) -> Node {
+    // A credential is one thing: a `bearer` over a `basic` is not both.
+    if over.key == "credential" {
+        return over.value.clone();
+    }
     let rule = lists.iter().find(|(key, _)| *key == over.key).map(|(_, rule)| *rule);
     match (rule, &base.value, &over.value.value) {
         (Some(rule), Value::Sequence(lower), Value::Sequence(upper)) => {

@@ -160,6 +160,13 @@ impl AddressRules {
         self.permit_class(ip, port)
     }
 
+    /// Whether the address is a metadata service that no line of `allow_metadata` names.
+    pub fn reaches_metadata(&self, address: SocketAddr) -> bool {
+        let ip = unmap(address.ip());
+        classify(ip) == IpClass::Metadata
+            && !self.allow_metadata.iter().any(|range| range.covers(ip, address.port()))
+    }
+
     fn permit_class(&self, ip: IpAddr, port: u16) -> Result<(), Refusal> {
         let covered = |ranges: &[AddressRange]| ranges.iter().any(|range| range.covers(ip, port));
         let class = match classify(ip) {

@@ -108,6 +108,12 @@ impl Compiler<'_> {
             };
             let path = provider.path.key("local").key("address");
             let Some(address) = self.address(text, &path) else { continue };
+            if !provider.doors.local {
+                self.mistake(&path, "a port at the local endpoint, and `doors` does not open `local`");
+            }
+            if config.listeners.iter().flatten().any(|one| matches!(one.auth, Some(ListenerAuth::Token(_)))) {
+                self.warnings.push(format!("{path}: SDKs cannot send a token here, so this port wants none: every process on this machine can use it"));
+            }
             if let ListenAddress::Tcp(tcp) = &address
                 && !tcp.ip().is_loopback()
             {

@@ -22,6 +22,15 @@ impl Compiler<'_> {
             self.add_hosts(&mut tables, providers, index, provider);
             self.add_local(&mut tables, providers, index, provider);
         }
+        // At the local endpoint a host alone may mean two accounts at one provider. It means the one that has the host at the
+        // other doors too; the others have their prefix.
+        for beyond in [true, false] {
+            for (index, provider) in providers.iter().enumerate() {
+                if provider.doors.local && provider.doors.beyond_local() == beyond {
+                    add_local_hosts(&mut tables, index, provider);
+                }
+            }
+        }
         for list in tables.local_paths.values_mut() {
             // The longest prefix is looked at first.
             list.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
@@ -48,10 +57,6 @@ impl Compiler<'_> {
                     format!("`{name}` stands in provider `{other}` too"),
                     "two accounts at one provider: all but one say `doors: [local]`",
                 );
-            }
-            // At the local endpoint the host alone may mean two providers; the first one has it, the others their prefix.
-            if provider.doors.local {
-                let _ = tables.local_hosts.insert(&pattern, port, index);
             }
         }
     }
@@ -93,5 +98,13 @@ impl Compiler<'_> {
             );
         }
         list.push((provider.local_path.clone(), index));
+    }
+}
+
+fn add_local_hosts(tables: &mut Tables, index: usize, provider: &Provider) {
+    for name in &provider.host_names {
+        let Ok(pattern) = HostPattern::parse(name) else { continue };
+        let port = pattern.port().unwrap_or(provider.upstream.settings.scheme.default_port());
+        let _ = tables.local_hosts.insert(&pattern, port, index);
     }
 }

@@ -100,6 +100,7 @@ impl Compiler<'_> {
         }
         let doors = self.doors(config.doors.as_deref(), &path.key("doors"));
         let intercept = decide_intercept(&config, merged, has_credential, path);
+        self.check_tunnel(&config, &intercept, doors, path);
         if has_credential && !intercept.intercept && doors.connect {
             self.warnings.push(format!(
                 "{path}: `intercept: never` makes CONNECT a blind tunnel, so the credential is injected at the other doors only"
@@ -128,6 +129,33 @@ impl Compiler<'_> {
             redact_query: redact.query.unwrap_or_default(),
             redact_path: redact.path.unwrap_or_default(),
         })
+    }
+
+    /// Through a blind tunnel nothing is judged: a route that denies would be a lock on an open door.
+    fn check_tunnel(
+        &mut self,
+        config: &ProviderConfig,
+        decision: &InterceptDecision,
+        doors: Doors,
+        path: &PolicyPath,
+    ) {
+        if decision.intercept || !doors.connect {
+            return;
+        }
+        if config.routes.as_ref().is_some_and(|routes| !routes.is_empty()) {
+            self.mistake_with(
+                &path.key("intercept"),
+                "`never` makes CONNECT a blind tunnel, in which no route is judged",
+                "leave `intercept` out, or take `connect` out of `doors`",
+            );
+        }
+        for (key, written) in [("max_body", config.max_body.is_some()), ("headers", config.headers.is_some())]
+        {
+            if written {
+                self.warnings
+                    .push(format!("{path}.{key}: does nothing for CONNECT, which is a blind tunnel here"));
+            }
+        }
     }
 
     /// A key in `defaults` can make every provider without credential an intercepted one; nobody should find that out from
@@ -252,6 +280,10 @@ fn decide_intercept(
     }
     if has_credential {
         return because(true, path.key("credential"));
+    }
+    let tls = merged.get("upstream").and_then(|upstream| upstream.get("tls"));
+    if is_written(tls.and_then(|tls| tls.get("client_certificate"))) {
+        return because(true, path.key("upstream").key("tls").key("client_certificate"));
     }
     if let Some(key) = SEE_THE_REQUEST.iter().find(|key| is_written(merged.get(key))) {
         return because(true, path.key(*key));

@@ -133,7 +133,7 @@ impl Compiler<'_> {
         let settings = UpstreamSettings {
             provider: name.clone(),
             scheme: config.scheme.map_or(Scheme::Https, Into::into),
-            connect_to: self.connect_to(&config, &path.key("connect_to")),
+            connect_to: self.connect_to(&config, &addresses.rules, &path.key("connect_to")),
             tls: self.tls(&tls, &path.key("tls")),
             http: config.http.map_or(HttpVersion::Auto, Into::into),
             pool: self.pool(config.pool.as_ref(), &path.key("pool")),
@@ -152,10 +152,20 @@ impl Compiler<'_> {
         key
     }
 
-    fn connect_to(&mut self, config: &UpstreamConfig, path: &PolicyPath) -> Option<std::net::SocketAddr> {
+    fn connect_to(
+        &mut self,
+        config: &UpstreamConfig,
+        rules: &AddressRules,
+        path: &PolicyPath,
+    ) -> Option<std::net::SocketAddr> {
         let text = config.connect_to.as_ref()?;
-        match text.parse() {
-            Ok(address) => Some(address),
+        match text.parse::<std::net::SocketAddr>() {
+            Ok(address) if !rules.reaches_metadata(address) => Some(address),
+            Ok(_) => {
+                let hint = "a metadata address needs its own line under `addresses.allow_metadata`";
+                self.mistake_with(path, "this is a cloud metadata address", hint);
+                None
+            }
             Err(_) => {
                 self.mistake_with(
                     path,
