@@ -69,15 +69,21 @@ impl Locations {
             self.0.iter().any(|location| matches!(location, Location::Query(name) if names(pair, name)))
         };
         let Some(query) = target.query() else { return target };
-        if !query.split('&').any(owned) {
+        // Some servers part pairs at `;` too (the first HTML forms did).
+        if !query.split(['&', ';']).any(owned) {
             return target;
         }
-        let kept: Vec<&str> = query.split('&').filter(|pair| !owned(pair)).collect();
-        let text = if kept.is_empty() {
-            target.path().to_owned()
-        } else {
-            format!("{}?{}", target.path(), kept.join("&"))
-        };
+        let mut kept = String::with_capacity(query.len());
+        for pair in query.split_inclusive(['&', ';']) {
+            if !owned(pair.trim_end_matches(['&', ';'])) {
+                kept.push_str(pair);
+            }
+        }
+        if !query.ends_with(['&', ';']) && kept.ends_with(['&', ';']) {
+            kept.pop();
+        }
+        let text =
+            if kept.is_empty() { target.path().to_owned() } else { format!("{}?{kept}", target.path()) };
         // The parts come from a valid target, so the shorter one is valid too.
         PathAndQuery::try_from(text).unwrap_or(target)
     }
@@ -136,6 +142,8 @@ mod tests {
             ("/a?%74oken=1&&x", "/a?&x"),
             ("/a?api+key=1&api%20key=2&token&c", "/a?c"),
             ("/a?tokens=1", "/a?tokens=1"),
+            ("/a?b=1;token=2;c=3", "/a?b=1;c=3"),
+            ("/a?b=1;token=2", "/a?b=1"),
             ("/a", "/a"),
             ("/a?", "/a?"),
         ] {

@@ -59,6 +59,9 @@ impl Record {
     /// A head was handed to the app.
     pub fn answered(&mut self, status: u16) {
         self.event.status = Some(status);
+        if let Some(exchange) = &self.exchange {
+            exchange.answered();
+        }
         self.head_at = Some(Instant::now());
     }
 
@@ -74,7 +77,10 @@ impl Record {
 
     fn close(&mut self) {
         let now = Instant::now();
-        if !self.finished {
+        if std::thread::panicking() {
+            self.flag(Flag::Internal);
+            self.event.status.get_or_insert(500);
+        } else if !self.finished {
             self.flag(Flag::DownstreamGone);
         }
         self.event.timings.total = now - self.started;

@@ -40,6 +40,7 @@ pub struct Exchange {
     facts: Mutex<Facts>,
     upload: Upload,
     acted: AtomicBool,
+    answered: AtomicBool,
     /// Bytes of the request body as received from the app.
     pub uploaded: AtomicU64,
 }
@@ -94,6 +95,16 @@ impl Exchange {
     /// The connection gave the request back unwritten, or the provider said that it did not process it.
     pub fn taken_back(&self) {
         self.acted.store(false, Ordering::Release);
+    }
+
+    /// The head of the answer was handed to the app.
+    pub fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the head of the answer was handed to the app.
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Whether the provider may have acted on this exchange.

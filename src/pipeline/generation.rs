@@ -257,7 +257,14 @@ impl Generation {
 impl LiveProvider {
     fn build(provider: &Arc<Provider>, mode: QueryMode, shared: &Shared) -> Result<Self, UpstreamError> {
         let upstream = shared.upstream(&provider.upstream)?;
-        let redaction = Arc::new(Redaction::new(mode, &provider.redact_query, &provider.redact_path));
+        // The credential's own parameter is a secret wherever it stands, also where the app sent one of its own.
+        let mut names = provider.redact_query.clone();
+        for part in provider.routes.iter().flat_map(|route| route.settings.credential.iter().flatten()) {
+            if let crate::credential::Location::Query(name) = &part.location {
+                names.push(name.clone());
+            }
+        }
+        let redaction = Arc::new(Redaction::new(mode, &names, &provider.redact_path));
         let routes = provider
             .routes
             .iter()

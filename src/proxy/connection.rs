@@ -31,7 +31,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection of a listener. `context.stalls` is decided here, with the protocol.
 pub async fn serve(proxy: Arc<Proxy>, mut context: ConnectionContext, mut socket: Socket) {
-    let protocol = match sniff(&mut socket).await {
+    let sniffed = tokio::select! {
+        sniffed = sniff(&mut socket) => sniffed,
+        // A connection on which nothing was asked holds nothing up.
+        () = proxy.drain.cancelled() => return,
+    };
+    let protocol = match sniffed {
         Ok(Some(protocol)) => protocol,
         // Nothing was ever sent, or it broke before a request began: there is nothing to record.
         Ok(None) | Err(_) => return,

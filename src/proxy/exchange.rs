@@ -48,7 +48,7 @@ pub async fn exchange(
     mut arrival: Box<Arrival>,
     judged: Judged,
 ) -> Response<Body> {
-    let host = judged.local.as_ref().and_then(|_| arrival.parts.headers.get(HOST).cloned());
+    let host = judged.local.as_ref().and_then(|_| called_by(&arrival.parts));
     let sent = match outgoing(proxy, &mut arrival, &judged) {
         Ok((request, client)) => match judged.admission.route.send(request).await {
             Ok(response) => Ok((response, client)),
@@ -62,6 +62,14 @@ pub async fn exchange(
             let Arrival { parts, record, active, .. } = *arrival;
             refuse(proxy, context, &error, &parts.method, record, active)
         }
+    }
+}
+
+/// The name by which the app called outgate: `:authority`, or `Host`.
+fn called_by(parts: &http::request::Parts) -> Option<HeaderValue> {
+    match parts.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => parts.headers.get(HOST).cloned(),
     }
 }
 

@@ -38,6 +38,11 @@ impl Overload {
         }
     }
 
+    /// How many connections there may be.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
     /// A connection came.
     pub fn opened(&self) {
         let now = self.connections.fetch_add(1, Ordering::Relaxed) + 1;

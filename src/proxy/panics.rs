@@ -12,7 +12,6 @@ use super::dispatch::{Arrival, dispatch};
 use super::respond::respond;
 use crate::message::body::Body;
 use crate::pipeline::error::EgressError;
-use crate::telemetry::new_request_id;
 
 /// Serves one request, and answers 500 where that panics. The record was dropped by the unwinding, and emitted by that.
 pub async fn caught(
@@ -23,12 +22,13 @@ pub async fn caught(
     let http1 = context.stalls.is_none();
     // One allocation holds what a request is until it is sent; the futures that pass it on stay small.
     let arrival = Box::new(Arrival::open(&proxy, &context, request));
+    let request_id = arrival.record.event.request_id;
     match AssertUnwindSafe(dispatch(&proxy, &context, arrival)).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
             // What was thrown may hold anything, so it is not looked at; the panic hook has logged the place.
             proxy.telemetry.metrics.internal_error();
-            respond(&EgressError::Internal, &new_request_id(), http1)
+            respond(&EgressError::Internal, &request_id, http1)
         }
     }
 }

@@ -139,6 +139,10 @@ impl HttpBody for Upload {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame.map(|frame| frame.and_then(|frame| self.taken(frame))));
         }
+        // The answer is on its way: a two-way stream may be silent on this side, and `timeouts.idle` bounds the other.
+        if self.exchange.is_answered() {
+            return Poll::Pending;
+        }
         ready!(self.patience.poll_end(cx));
         Poll::Ready(Some(Err(BodyError::DownstreamStalled)))
     }

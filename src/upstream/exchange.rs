@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -146,6 +146,7 @@ impl Outgoing {
 
     /// Origin form, with `Host`.
     fn into_http1(mut self, origin: &Origin) -> (Request<UploadBody>, Route) {
+        join_cookies(&mut self.headers);
         self.headers.insert(HOST, origin.host_header.clone());
         if self.route.upgrade {
             self.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -198,6 +199,17 @@ impl Outgoing {
             headers.remove(name);
         }
         Self { method: parts.method, headers, body, route }
+    }
+}
+
+/// HTTP/2 may cut cookies into several fields; HTTP/1.1 knows one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
     }
 }
 
