@@ -350,7 +350,7 @@ impl Bound {
             admin: self.admin.local_addr(),
             health: self.health.as_ref().and_then(Listener::local_addr),
         };
-        let permits = Arc::new(Semaphore::new(fixed.runtime.max_connections));
+        let permits = Arc::new(Semaphore::new(proxy.overload.max_connections()));
         for (listener, settings) in self.listeners.into_iter().zip(&fixed.listeners) {
             let context = Arc::new(listener_context(&listener, settings, proxy, secrets));
             spawn(listener::run(listener, context, proxy.clone(), permits.clone()));

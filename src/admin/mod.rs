@@ -97,9 +97,14 @@ pub async fn run(
         };
         let (admin, cancel) = (admin.clone(), cancel.clone());
         tokio::spawn(async move {
+            let activity = io.activity();
             let service = service_fn(move |request| {
-                let admin = admin.clone();
-                async move { Ok::<_, Infallible>(serve(&admin, reach, request).await) }
+                let (admin, active) = (admin.clone(), activity.begin());
+                async move {
+                    let response = serve(&admin, reach, request).await;
+                    drop(active);
+                    Ok::<_, Infallible>(response)
+                }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(None).max_headers(100);

@@ -16,6 +16,7 @@ use crate::policy::compiled::CompiledPolicy;
 use crate::policy::diagnostic::Rejection;
 use crate::policy::load::load;
 use crate::policy::widening::widenings;
+use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
 use crate::telemetry::ReloadResult;
 use crate::upstream::UpstreamError;
@@ -172,10 +173,20 @@ fn prepare(generation: &Generation, shared: &Shared) {
 
 fn prepare_secrets(generation: &Generation, shared: &Shared) {
     let secrets = &generation.policy().secrets;
+    let pems: HashSet<&SecretRef> = policy_identities(generation).collect();
     for (reference, _) in secrets {
-        shared.secrets.entry(reference);
+        // Keys and certificates have line ends; what goes into a header must not.
+        let rules = if pems.contains(reference) { ValueRules::Any } else { ValueRules::HeaderSafe };
+        shared.secrets.entry_under(reference, rules);
     }
     let required =
         secrets.iter().filter(|(_, required)| *required).map(|(reference, _)| reference.clone()).collect();
     shared.secrets.require(&required);
+}
+
+/// References of client certificates and their keys.
+fn policy_identities(generation: &Generation) -> impl Iterator<Item = &SecretRef> {
+    let identities =
+        generation.policy().providers.iter().filter_map(|provider| provider.upstream.identity.as_ref());
+    identities.flat_map(|(certificate, key)| [certificate, key])
 }

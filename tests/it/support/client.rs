@@ -98,6 +98,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
             .is_ok()
     }
 
+    /// Whether the connection is still open and silent for a moment.
+    pub async fn stays(&mut self) -> bool {
+        let mut byte = [0_u8; 1];
+        self.buffer.is_empty()
+            && timeout(Duration::from_millis(150), self.stream.read(&mut byte)).await.is_err()
+    }
+
     async fn more(&mut self) -> bool {
         matches!(self.stream.read_buf(&mut self.buffer).await, Ok(n) if n > 0)
     }

@@ -50,6 +50,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// Starts with a policy in a directory of its own.
+    pub async fn start(policy: &str) -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), policy).await
+    }
+
     /// Starts with a policy, in a directory that the test may have filled. `{dir}` stands for that directory; listeners and
     /// admin are on free ports unless the policy says something else.
     pub async fn start_in(dir: Arc<TempDir>, policy: &str) -> Self {
