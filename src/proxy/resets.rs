@@ -3,7 +3,7 @@
 //!
 //! The HTTP library bounds resets of streams that it has not handed over yet. Here those are counted whose request had
 //! begun and had no answer; each answered request makes up for one. A connection on which they outweigh the answers by
-//! [`MOST`] ends. An app that cancels a few requests, or hedges every one of them, never comes near.
+//! `MOST` ends. An app that cancels a few requests, or hedges every one of them, never comes near.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

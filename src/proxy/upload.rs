@@ -1,7 +1,7 @@
 //! The app's request body on its way in: counted, bounded, and blamed on the app when it stalls or breaks.
 //!
 //! What is timed is the wait for the app, not the time that the provider takes. A body whose length was announced must
-//! bring [`LEAST`] bytes in every body timeout of waiting, or one byte now and then could hold a request for hours. One
+//! bring `LEAST` bytes in every body timeout of waiting, or one byte now and then could hold a request for hours. One
 //! without a length may be a stream of rare messages: there every byte counts.
 
 use std::pin::Pin;

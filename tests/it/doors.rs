@@ -123,3 +123,55 @@ async fn what_no_provider_names_is_denied_without_a_question_to_dns() {
     assert!(world.proxy.names.questions().is_empty());
     assert!(world.origin.requests().is_empty());
 }
+
+/// HTTP/2 clients may send cookies in crumbs; an HTTP/1.1 provider must get one field (RFC 9113 section 8.2.3).
+#[tokio::test]
+async fn cookie_crumbs_are_joined_for_http1() {
+    let world = world(&["http/1.1"], "").await;
+    let mut sender = http2(intercepted(&world.proxy, "api.example.test", &["h2"]).await).await;
+    let mut crumbs = request("GET", "https://api.example.test/v1/x", None, "");
+    crumbs.headers_mut().append("cookie", "a=1".parse().unwrap());
+    crumbs.headers_mut().append("cookie", "b=2".parse().unwrap());
+    assert_eq!(sender.send_request(crumbs).await.unwrap().status(), 200);
+    let seen = world.origin.only();
+    let cookies: Vec<_> = seen.headers.get_all("cookie").iter().collect();
+    assert_eq!(cookies, ["a=1; b=2"]);
+}
+
+/// Two accounts at one provider: its host name alone means the one that has it at the other doors too, in whatever order
+/// they stand in the file.
+#[tokio::test]
+async fn a_host_alone_means_the_main_account() {
+    let main = HttpOrigin::start(None).await;
+    let second = HttpOrigin::start(None).await;
+    let policy = format!(
+        "providers:
+  second:
+    hosts: [pay.example.test]
+    doors: [local]
+    upstream: {{ scheme: http, connect_to: \"{}\" }}
+  main:
+    hosts: [pay.example.test]
+    upstream: {{ scheme: http, connect_to: \"{}\" }}
+",
+        second.address, main.address
+    );
+    let proxy = Proxy::start(&policy).await;
+    let mut raw = Raw::connect(proxy.address()).await;
+    raw.send("GET /v1/charges HTTP/1.1\r\nHost: pay.example.test\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 200);
+    assert_eq!((main.requests().len(), second.requests().len()), (1, 0));
+    assert_eq!(local_get(&proxy, "/second/v1/charges").await.status, 200);
+    assert_eq!(second.requests().len(), 1);
+}
+
+/// A connection on which nothing was ever asked does not hold up the end.
+#[tokio::test]
+async fn a_silent_connection_holds_up_no_drain() {
+    let world = world(&["http/1.1"], "").await;
+    let _silent = Raw::connect(world.proxy.address()).await;
+    assert_eq!(local_get(&world.proxy, "/api/v1/x").await.status, 200);
+    let started = std::time::Instant::now();
+    assert!(world.proxy.app.shutdown().await, "everything finished by itself");
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+}
