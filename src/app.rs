@@ -126,6 +126,7 @@ impl App {
             reloader: reloader.clone(),
             leaves: tls.leaves.clone(),
             ready: ready.clone(),
+            settled: AtomicBool::new(false),
             token: fixed.admin.token.as_ref().map(|reference| token_check(&secrets, reference)),
         });
         register_scrape(&telemetry, &shared, &tls.leaves);

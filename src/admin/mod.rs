@@ -13,6 +13,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode};
@@ -44,8 +45,23 @@ pub struct Admin {
     pub leaves: Arc<LeafCache>,
     /// Whether outgate is ready.
     pub ready: Arc<std::sync::atomic::AtomicBool>,
+    /// Every secret was tried once.
+    pub settled: std::sync::atomic::AtomicBool,
     /// The token, where one is configured.
     pub token: Option<TokenCheck>,
+}
+
+impl Admin {
+    /// At the start every secret has to be tried; later a reload that brings a slow one must not take readiness away, and
+    /// only those that are `required` count.
+    fn secrets_are_there(&self) -> bool {
+        if !self.settled.load(Ordering::Relaxed) {
+            let ready = self.shared.secrets.ready();
+            self.settled.store(ready, Ordering::Relaxed);
+            return ready;
+        }
+        self.shared.secrets.status().iter().all(|secret| !secret.required || secret.version.is_some())
+    }
 }
 
 /// How one admin socket was reached.
@@ -201,7 +217,7 @@ fn from_another_site(request: &Request<Incoming>) -> bool {
 }
 
 fn readiness(admin: &Admin) -> Response<Body> {
-    if admin.ready.load(std::sync::atomic::Ordering::Acquire) && admin.shared.secrets.ready() {
+    if admin.ready.load(Ordering::Acquire) && admin.secrets_are_there() {
         return text(StatusCode::OK, "ready\n");
     }
     text(

@@ -54,20 +54,10 @@ fn explain(policy: &CompiledPolicy, arguments: &Arguments) -> Result<Json, Strin
         return connect(policy, &arguments.url);
     }
     let url = parse_url(&arguments.url)?;
-    let (provider, target, path) = match &url {
-        Url::Absolute { scheme, authority, path } => {
-            match policy.forward(*scheme, &authority.host, authority.port) {
-                Ok((provider, target)) => (provider, target, path.clone()),
-                Err(refusal) => return Ok(denied(policy, &arguments.url, &refusal, None)),
-            }
-        }
-        Url::Local(path) => match policy.local_by_path(path) {
-            Some(local) => {
-                let rest = if local.path.is_empty() { "/" } else { local.path };
-                (local.provider, local.target, rest.to_owned())
-            }
-            None => return Ok(denied(policy, &arguments.url, &Refusal::NoProvider, None)),
-        },
+    let (provider, target, path) = match find(policy, &url) {
+        Ok(found) => found,
+        Err(Miss::Tunnel(target)) => return connect(policy, &target),
+        Err(Miss::Refused(refusal)) => return Ok(denied(policy, &arguments.url, &refusal, None)),
     };
     let settings = &policy.providers[provider];
     match policy.route(provider, &method, &path) {
@@ -79,6 +69,48 @@ fn explain(policy: &CompiledPolicy, arguments: &Arguments) -> Result<Json, Strin
 enum Url {
     Absolute { scheme: Scheme, authority: Authority, path: String },
     Local(String),
+}
+
+/// Why no provider judges a request one by one.
+enum Miss {
+    /// It goes through a blind tunnel to this target.
+    Tunnel(String),
+    /// It is refused.
+    Refused(Refusal),
+}
+
+/// The provider of a URL, by any door: as a proxy is asked for it, inside an intercepted connection, or at the local endpoint.
+fn find(policy: &CompiledPolicy, url: &Url) -> Result<(usize, Target, String), Miss> {
+    let at_local = |local: Option<crate::policy::decide::LocalDecision<'_>>| {
+        let local = local.ok_or(Miss::Refused(Refusal::NoProvider))?;
+        let path = if local.path.is_empty() { "/" } else { local.path };
+        Ok((local.provider, local.target.clone(), path.to_owned()))
+    };
+    let (scheme, authority, path) = match url {
+        Url::Local(path) => return at_local(policy.local_by_path(path)),
+        Url::Absolute { scheme, authority, path } => (*scheme, authority, path),
+    };
+    let host = &authority.host;
+    if host.as_str() == "localhost" || host.ip().is_some_and(|ip| ip.to_canonical().is_loopback()) {
+        return at_local(policy.local_by_path(path));
+    }
+    let refusal = match policy.forward(scheme, host, authority.port) {
+        Ok((provider, target)) => return Ok((provider, target, path.clone())),
+        Err(refusal) => refusal,
+    };
+    if scheme == Scheme::Https {
+        let port = authority.port.unwrap_or(443);
+        match policy.connect(host, port) {
+            Ok(ConnectDecision::Intercept(provider)) => {
+                return Ok((provider, Target { scheme, host: host.clone(), port }, path.clone()));
+            }
+            Ok(ConnectDecision::Tunnel(_) | ConnectDecision::Unmatched) => {
+                return Err(Miss::Tunnel(format!("{host}:{port}")));
+            }
+            Err(_) => {}
+        }
+    }
+    at_local(policy.local_by_host(host, authority.port, path)).map_err(|_| Miss::Refused(refusal))
 }
 
 fn parse_url(url: &str) -> Result<Url, String> {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::request::Exchange;
 use crate::telemetry::{Door, Flag, HttpVersion, InFlight, RequestEvent, RequestId, RouteMetrics, Telemetry};
@@ -22,11 +23,19 @@ pub struct Record {
     started: Instant,
     head_at: Option<Instant>,
     finished: bool,
+    /// Cancelled when outgate ends what did not finish in time: then it was not the client that went away.
+    abort: CancellationToken,
 }
 
 impl Record {
     /// Opens a record now.
-    pub fn open(telemetry: &Arc<Telemetry>, request_id: RequestId, door: Door, listener: Arc<str>) -> Self {
+    pub fn open(
+        telemetry: &Arc<Telemetry>,
+        abort: &CancellationToken,
+        request_id: RequestId,
+        door: Door,
+        listener: Arc<str>,
+    ) -> Self {
         Self {
             event: RequestEvent::new(request_id, door, listener, SystemTime::now()),
             telemetry: telemetry.clone(),
@@ -35,12 +44,19 @@ impl Record {
             started: Instant::now(),
             head_at: None,
             finished: false,
+            abort: abort.clone(),
         }
     }
 
     /// When it was opened.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Counted as in flight for a provider, without a route of its own: tunnels.
+    pub fn counted(&mut self, metrics: &Arc<RouteMetrics>) {
+        self.in_flight = Some(metrics.provider().begin());
+        self.event.metrics = Some(metrics.clone());
     }
 
     /// The policy has chosen a route.
@@ -81,7 +97,7 @@ impl Record {
             self.flag(Flag::Internal);
             self.event.status.get_or_insert(500);
         } else if !self.finished {
-            self.flag(Flag::DownstreamGone);
+            self.flag(if self.abort.is_cancelled() { Flag::Drained } else { Flag::DownstreamGone });
         }
         self.event.timings.total = now - self.started;
         self.event.timings.body = self.head_at.map(|at| now - at);

@@ -124,7 +124,7 @@ fn accept(
             ConnectAdmission::Tunnel(permit) => {
                 let mut opening = opening;
                 opening.record.event.door = Door::Tunnel;
-                opening.record.event.metrics = Some(permit.metrics.clone());
+                opening.record.counted(&permit.metrics);
                 tunnel::serve(&proxy_of_task, socket, opening, &permit).await;
             }
         }

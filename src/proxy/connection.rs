@@ -194,7 +194,8 @@ fn record_unread(proxy: &Arc<Proxy>, context: &ConnectionContext, error: &hyper:
         return;
     }
     let door = if context.intercepted.is_some() { Door::Intercept } else { Door::Local };
-    let mut record = Record::open(&proxy.telemetry, new_request_id(), door, context.listener.name.clone());
+    let mut record =
+        Record::open(&proxy.telemetry, &proxy.abort, new_request_id(), door, context.listener.name.clone());
     let text = error.to_string();
     let status = if error.is_parse_too_large() { if text.contains("URI") { 414 } else { 431 } } else { 400 };
     record.event.client = Some(context.client);

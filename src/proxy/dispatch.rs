@@ -102,7 +102,8 @@ fn open(
     door: Door,
     generation: &Generation,
 ) -> Record {
-    let mut record = Record::open(&proxy.telemetry, new_request_id(), door, context.listener.name.clone());
+    let mut record =
+        Record::open(&proxy.telemetry, &proxy.abort, new_request_id(), door, context.listener.name.clone());
     let event = &mut record.event;
     event.client = Some(context.client);
     event.method = Some(parts.method.clone());
