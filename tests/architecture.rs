@@ -139,14 +139,12 @@ fn the_policy_sees_settings_only() {
 }
 
 #[test]
-fn one_place_dials_and_one_kind_of_name_is_not_used() {
+fn vague_names_are_not_used() {
     for file in sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         for vague in ["util", "utils", "common", "helpers", "manager", "handler", "misc"] {
             assert_ne!(name, vague, "{}", file.display());
         }
-        let text = std::fs::read_to_string(&file).unwrap();
-        assert!(!text.contains("../shared"), "{}", file.display());
     }
 }
 
