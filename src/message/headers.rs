@@ -6,7 +6,7 @@
 
 use http::header::{
     ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Version};
 
@@ -256,11 +256,6 @@ pub fn has_looped(headers: &HeaderMap, pseudonym: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|member| member.split_whitespace().nth(1) == Some(pseudonym))
-}
-
-/// Whether the `Trailer` field announces trailers; needed where HTTP/1.1 is written, since hyper sends announced trailers only.
-pub fn announces_trailers(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRAILER)
 }
 
 #[cfg(test)]

@@ -216,11 +216,6 @@ impl Socket {
         }
     }
 
-    /// The plain TCP stream and what was read too early, for a tunnel that copies bytes itself.
-    pub fn is_tcp(&self) -> bool {
-        matches!(self.stream, Stream::Tcp(_))
-    }
-
     fn poll_raw_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),

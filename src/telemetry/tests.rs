@@ -1,5 +1,5 @@
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::*;
 
@@ -41,20 +41,4 @@ fn lost_lines_are_in_the_metrics() {
     telemetry.emit(&event(&telemetry));
     assert!(telemetry.access_log.flush(Duration::from_secs(20)));
     assert!(telemetry.metrics.encode().contains("outgate_access_log_dropped_total 1\n"));
-}
-
-/// Prints what an event costs; run it by name, in a release build, for a figure.
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_an_event() {
-    let telemetry = Telemetry::start(LogFormat::Json, LogOutput::File("/dev/null".into())).unwrap();
-    let event = event(&telemetry);
-    let (rounds, mut spent) = (50_u32, Duration::ZERO);
-    for _ in 0..rounds {
-        let start = Instant::now();
-        (0..1000).for_each(|_| telemetry.emit(&event));
-        spent += start.elapsed();
-        telemetry.access_log.flush(Duration::from_secs(1));
-    }
-    println!("{:?} an event", spent / (rounds * 1000));
 }
