@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How far a request had got on its way to the provider when it failed.
@@ -47,6 +48,16 @@ pub enum Fault {
     TlsProtocol,
     /// The TLS handshake was not done within `timeouts.tls`.
     TlsTimeout,
+    /// A rate limit of the policy is used up, and its wait would be too long (`limits`).
+    RateLimited,
+    /// The quota learned from the provider is used up, or the provider throttled (`quota`).
+    QuotaHeld,
+    /// Too many requests wait for a limit or a quota already (`max_queue`).
+    QueueFull,
+    /// No permit became free in time (`concurrency`).
+    ConcurrencyLimit,
+    /// The circuit breaker is open.
+    BreakerOpen,
     /// No connection to the provider became free in time (`upstream.pool.max_connections`).
     ConnectionLimit,
     /// The provider closed or reset the connection before its answer.
@@ -89,18 +100,35 @@ pub struct Failure {
     pub progress: Progress,
     /// When it makes sense to try again, where that is known.
     pub retry_after: Option<Duration>,
+    /// The limit that refused, for the `RateLimit` fields of the answer.
+    pub limit: Option<Box<LimitState>>,
     source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// A limit as the `RateLimit-Policy` and `RateLimit` fields tell it (draft-ietf-httpapi-ratelimit-headers-10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitState {
+    /// Its name in the policy.
+    pub name: Arc<str>,
+    /// How many requests the window holds.
+    pub quota: u64,
+    /// The length of the window.
+    pub window: Duration,
+    /// How many are left now.
+    pub remaining: u64,
+    /// When more are there.
+    pub reset: Duration,
 }
 
 impl Failure {
     /// A failure before anything was sent.
     pub fn not_sent(fault: Fault) -> Self {
-        Self { fault, progress: Progress::NotSent, retry_after: None, source: None }
+        Self { fault, progress: Progress::NotSent, retry_after: None, limit: None, source: None }
     }
 
     /// A failure after bytes may have reached the provider.
     pub fn sent(fault: Fault) -> Self {
-        Self { fault, progress: Progress::Sent, retry_after: None, source: None }
+        Self { fault, progress: Progress::Sent, retry_after: None, limit: None, source: None }
     }
 
     /// Adds the cause, for the log.
@@ -112,6 +140,12 @@ impl Failure {
     /// Says when trying again makes sense.
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// Says which limit refused, and how it stands.
+    pub fn limit(mut self, limit: LimitState) -> Self {
+        self.limit = Some(Box::new(limit));
         self
     }
 

@@ -28,6 +28,8 @@ pub struct EgressRequest {
     pub upgrade: bool,
     /// Which member of a list of credentials this attempt takes; 0 is the first in order of preference.
     pub credential_choice: usize,
+    /// The tenant the app named (`tenant.header`), where the policy asks for one.
+    pub tenant: Option<Arc<str>>,
     /// What the layers tell the record, and one another, about this exchange.
     pub exchange: Arc<Exchange>,
 }
@@ -74,6 +76,8 @@ pub struct Facts {
     pub scrubbed: u64,
     /// Why the last attempt was made again.
     pub retry_reason: Option<&'static str>,
+    /// What would have been refused if it were not in shadow mode, such as `limit:account`.
+    pub shadowed: Vec<Arc<str>>,
 }
 
 impl Exchange {
@@ -85,6 +89,22 @@ impl Exchange {
     /// The facts, for reading and writing. Never held across an await.
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to the time spent waiting inside outgate: for limits, quota, concurrency and backoff. Never upstream time.
+    pub fn queued(&self, waited: Duration) {
+        if !waited.is_zero() {
+            let mut facts = self.facts();
+            facts.queue = Some(facts.queue.unwrap_or_default() + waited);
+        }
+    }
+
+    /// Notes what shadow mode let pass; each once.
+    pub fn shadowed(&self, what: &Arc<str>) {
+        let mut facts = self.facts();
+        if !facts.shadowed.contains(what) {
+            facts.shadowed.push(what.clone());
+        }
     }
 
     /// The request was handed to a connection: from now on bytes of it may have reached the provider.

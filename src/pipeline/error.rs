@@ -324,6 +324,26 @@ fn fault(fault: Fault) -> Answer {
             let title = "the TLS handshake was not done in time (`timeouts.tls`)";
             row(504, "upstream_timeout", "connection_timeout", Flag::UpstreamTimeout, title)
         }
+        Fault::RateLimited => {
+            let title = "a rate limit of the policy is used up (`limits`); nothing was sent";
+            row(429, "rate_limited", "http_request_denied", Flag::RateLimited, title)
+        }
+        Fault::QuotaHeld => {
+            let title = "the provider's quota is used up (`quota`); nothing was sent";
+            row(429, "rate_limited", "http_request_denied", Flag::RateLimited, title)
+        }
+        Fault::QueueFull => {
+            let title = "too many requests wait for a limit of this provider already (`max_queue`)";
+            row(503, "overloaded", "proxy_internal_response", Flag::Overloaded, title)
+        }
+        Fault::ConcurrencyLimit => {
+            let title = "too many requests to this provider run already (`concurrency`)";
+            row(503, "overloaded", "connection_limit_reached", Flag::Overloaded, title)
+        }
+        Fault::BreakerOpen => {
+            let title = "the circuit breaker of this provider is open; nothing was sent";
+            row(503, "breaker_open", "destination_unavailable", Flag::Overloaded, title)
+        }
         Fault::ConnectionLimit => {
             let title = "all connections to the provider are in use (`upstream.pool.max_connections`)";
             row(503, "overloaded", "connection_limit_reached", Flag::Overloaded, title)

@@ -109,6 +109,7 @@ fn outgoing(
         body,
         upgrade: websocket,
         credential_choice: 0,
+        tenant: None,
         exchange,
     };
     Ok((request, client))

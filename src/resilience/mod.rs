@@ -20,9 +20,12 @@ use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
 
 pub mod deadline;
+pub mod key;
+pub mod mistake;
 pub mod replay;
 pub mod retry;
 pub mod timeout;
+pub mod verdict;
 
 use retry::Heal;
 use timeout::AttemptTimeouts;

@@ -97,6 +97,7 @@ fn copy_head(request: &EgressRequest) -> EgressRequest {
         body: Body::empty(),
         upgrade: request.upgrade,
         credential_choice: request.credential_choice,
+        tenant: request.tenant.clone(),
         exchange: request.exchange.clone(),
     }
 }

@@ -192,6 +192,7 @@ pub(crate) mod tests {
             body,
             upgrade: false,
             credential_choice: 0,
+            tenant: None,
             exchange: Arc::new(Exchange::new(deadline)),
         }
     }

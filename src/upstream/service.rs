@@ -220,6 +220,11 @@ fn dial_result(fault: Fault) -> DialResult {
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled
         | Fault::BodyTooLarge
+        | Fault::RateLimited
+        | Fault::QuotaHeld
+        | Fault::QueueFull
+        | Fault::ConcurrencyLimit
+        | Fault::BreakerOpen
         | Fault::Internal => DialResult::Connect,
     }
 }

@@ -73,6 +73,7 @@ fn request(scheme: Scheme, port: u16, path: &str) -> EgressRequest {
         body: Body::empty(),
         upgrade: false,
         credential_choice: 0,
+        tenant: None,
         exchange: Arc::new(Exchange::new(None)),
     }
 }
