@@ -26,7 +26,7 @@ const PROXY_SEES: [&str; 4] = ["pipeline", "tls", "message", "telemetry"];
 /// `policy` uses only the settings of the rows below it, never their running parts.
 const POLICY_SEES: [(&str, &[&str]); 5] = [
     ("credential", &["CredentialConfig", "kinds", "scrub"]),
-    ("resilience", &["REPLAY_BUFFER"]),
+    ("resilience", &["REPLAY_BUFFER", "mode"]),
     ("secret", &["reference", "StoreConfig"]),
     ("tls", &["pem"]),
     ("upstream", &["config", "guard", "settings"]),

@@ -40,6 +40,8 @@ pub struct Admission {
     pub target: Target,
     /// The route's stack.
     pub route: Arc<RouteStack>,
+    /// Denials that are only tried out (`mode: shadow`), for the record.
+    pub shadowed: Vec<Arc<str>>,
 }
 
 /// What becomes of a CONNECT that is allowed.
@@ -250,7 +252,7 @@ impl Generation {
             Err(refusal) => return Err(self.refused_by_route(provider, refusal)),
         };
         let route = self.providers[provider].routes[chosen.route].clone();
-        Ok(Admission { target, route })
+        Ok(Admission { target, route, shadowed: chosen.shadowed })
     }
 }
 

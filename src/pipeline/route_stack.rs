@@ -7,13 +7,14 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Response};
 use tower::Service;
 
+use super::error::EgressError;
 use super::shared::Shared;
 use crate::credential::Locations;
 use crate::credential::layer::Inject;
 use crate::message::body::Body;
 use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
-use crate::policy::compiled::{HeaderEdits, Provider, Route};
+use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
 use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
 use crate::resilience::{Layers, RouteService, wrap};
@@ -36,6 +37,7 @@ pub struct RouteStack {
     pub upgrade_idle: Duration,
     /// Largest request body in bytes.
     pub max_body: Option<u64>,
+    tenant: Option<Tenant>,
     locations: Locations,
     edits: HeaderEdits,
     service: RouteService,
@@ -73,10 +75,27 @@ impl RouteStack {
             deadline: timeouts.deadline,
             upgrade_idle: timeouts.upgrade_idle,
             max_body: settings.max_body,
+            tenant: provider.tenant.clone(),
             locations,
             edits: settings.headers.clone(),
             service,
         }
+    }
+
+    /// Takes the tenant's name out of the request; `Err` where it must be there and is not, or is not one plain value.
+    pub fn tenant(&self, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, EgressError> {
+        let Some(tenant) = &self.tenant else { return Ok(None) };
+        let mut values = headers.get_all(&tenant.header).iter();
+        let found = match (values.next(), values.next()) {
+            (Some(value), None) => Some(tenant_name(value)?),
+            (None, _) if tenant.required => {
+                return Err(EgressError::BadRequest("the header that names the tenant is missing"));
+            }
+            (None, _) => None,
+            (Some(_), Some(_)) => return Err(BAD_TENANT),
+        };
+        headers.remove(&tenant.header);
+        Ok(found)
     }
 
     /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers.
@@ -96,3 +115,14 @@ impl RouteStack {
         self.service.clone().call(request).await
     }
 }
+
+/// A tenant's name: 1 to 128 printable characters of ASCII.
+fn tenant_name(value: &http::HeaderValue) -> Result<Arc<str>, EgressError> {
+    let text = value.to_str().map_err(|_| BAD_TENANT)?.trim();
+    if text.is_empty() || text.len() > MAX_TENANT { Err(BAD_TENANT) } else { Ok(text.into()) }
+}
+
+const MAX_TENANT: usize = 128;
+const BAD_TENANT: EgressError = EgressError::BadRequest(
+    "the header that names the tenant has no plain value of 1 to 128 characters, once",
+);

@@ -255,10 +255,21 @@ pub struct Provider {
     pub canonical_paths: bool,
     /// Its routes in order; the last one is the provider itself, and matches everything.
     pub routes: Vec<Arc<Route>>,
+    /// The header that names a request's tenant, and whether it must be there.
+    pub tenant: Option<Tenant>,
     /// Query parameters masked in logs, and path patterns.
     pub redact_query: Vec<String>,
     /// Path patterns in which `*` segments are masked.
     pub redact_path: Vec<String>,
+}
+
+/// Where a request names its tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The header; it is taken out of the request.
+    pub header: HeaderName,
+    /// A request without it is refused.
+    pub required: bool,
 }
 
 /// Whether TLS is intercepted, and why.
@@ -285,6 +296,8 @@ pub struct Route {
     pub pattern: Option<PathPattern>,
     /// Refuses with this reason.
     pub deny: Option<String>,
+    /// What it refuses is noted under this name, and passes.
+    pub shadow: Option<Arc<str>>,
     /// What a request on it gets.
     pub settings: RouteSettings,
     /// The merged text of this route, for `explain`: where each value comes from.

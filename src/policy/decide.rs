@@ -41,6 +41,8 @@ pub struct Chosen<'a> {
     pub route: usize,
     /// The route.
     pub settings: &'a Arc<Route>,
+    /// Denials before it that are only tried out, as `deny:<route>`.
+    pub shadowed: Vec<Arc<str>>,
 }
 
 /// What becomes of a CONNECT.
@@ -197,16 +199,22 @@ impl CompiledPolicy {
         } else {
             canonical_path(path).unwrap_or(Cow::Borrowed(path))
         };
-        let found = settings.routes.iter().enumerate().find(|(_, route)| route.covers(method, &canonical));
-        let Some((index, route)) = found else { return Err(Refusal::NoProvider) };
-        match &route.deny {
-            Some(reason) => Err(Refusal::Denied {
-                provider: settings.name.clone(),
-                route: route.name.clone(),
-                reason: reason.clone(),
-            }),
-            None => Ok(Chosen { provider, route: index, settings: route }),
+        let mut shadowed = Vec::new();
+        for (index, route) in settings.routes.iter().enumerate() {
+            if !route.covers(method, &canonical) {
+                continue;
+            }
+            match (&route.deny, &route.shadow) {
+                (None, _) => return Ok(Chosen { provider, route: index, settings: route, shadowed }),
+                // A denial that is tried out: the next route that matches decides.
+                (Some(_), Some(label)) => shadowed.push(label.clone()),
+                (Some(reason), None) => {
+                    let (provider, route) = (settings.name.clone(), route.name.clone());
+                    return Err(Refusal::Denied { provider, route, reason: reason.clone() });
+                }
+            }
         }
+        Err(Refusal::NoProvider)
     }
 }
 
@@ -214,11 +222,13 @@ impl Provider {
     /// A refusal, where every route that can be reached denies: then no request inside a connection could be served, and its
     /// name is not even resolved.
     fn denies_all(&self) -> Option<Refusal> {
-        let catch_all =
-            self.routes.iter().position(|route| route.methods.is_none() && route.pattern.is_none())?;
-        let last = &self.routes[catch_all];
+        let catches_all = |route: &&Arc<Route>| {
+            route.methods.is_none() && route.pattern.is_none() && route.shadow.is_none()
+        };
+        let last = self.routes.iter().find(catches_all)?;
         let reason = last.deny.clone()?;
-        let all = self.routes[..catch_all].iter().all(|route| route.deny.is_some());
+        let before = self.routes.iter().take_while(|route| !Arc::ptr_eq(route, last));
+        let all = before.into_iter().all(|route| route.deny.is_some());
         all.then(|| Refusal::Denied { provider: self.name.clone(), route: last.name.clone(), reason })
     }
 

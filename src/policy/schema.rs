@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::credential::CredentialConfig;
 use crate::credential::scrub::Scrub;
 use crate::message::quantity::{ByteSize, TimeSpan};
+use crate::resilience::mode::Mode;
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
 use crate::upstream::config::{AddressesConfig, UpstreamConfig};
@@ -355,10 +356,11 @@ pub struct ProviderConfig {
     pub local: Option<LocalConfig>,
     /// What is injected. Default: `none`.
     pub credential: Option<CredentialConfig>,
-    /// `enforce`; `shadow` is not supported yet. Default: `enforce`.
+    /// `enforce`, or `shadow`: what limits, quota, concurrency, breaker and denying routes would refuse is counted and logged,
+    /// and passes. Default: `enforce`.
     pub mode: Option<Mode>,
-    /// Tenants. Not supported yet.
-    pub tenant: Option<NotYet>,
+    /// Tenants, for limits `per: tenant`.
+    pub tenant: Option<TenantConfig>,
     /// How long things may take.
     pub timeouts: Option<TimeoutsConfig>,
     /// Rate limits. Not supported yet.
@@ -400,31 +402,14 @@ pub enum Intercept {
     Never,
 }
 
-/// Whether refusals are real.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// They are.
-    #[default]
-    Enforce,
-}
-
-impl<'de> Deserialize<'de> for Mode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "enforce" => Ok(Self::Enforce),
-            "shadow" => Err(de::Error::custom("`shadow` is not supported yet")),
-            other => Err(de::Error::unknown_variant(other, &["enforce"])),
-        }
-    }
-}
-
-impl JsonSchema for Mode {
-    fn schema_name() -> Cow<'static, str> {
-        "Mode".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "const": "enforce" })
-    }
+/// Tenants: whose request it is, where one app serves many customers.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantConfig {
+    /// The request header that names the tenant; it is taken out before the provider sees the request. Required.
+    pub header: Option<String>,
+    /// Whether a request without it is refused (400). Default: false.
+    pub required: Option<bool>,
 }
 
 /// How paths are judged.
@@ -533,7 +518,7 @@ pub struct RouteConfig {
     pub max_body: Option<ByteSize>,
     /// What is injected.
     pub credential: Option<CredentialConfig>,
-    /// `enforce`; `shadow` is not supported yet.
+    /// `enforce` or `shadow`. Default: the provider's.
     pub mode: Option<Mode>,
     /// How long things may take. `connect` and `tls` belong to the provider.
     pub timeouts: Option<TimeoutsConfig>,

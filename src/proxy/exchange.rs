@@ -90,12 +90,14 @@ fn outgoing(
 
     let mut headers = std::mem::take(&mut parts.headers);
     clean_request(&mut headers);
+    let tenant = route.tenant(&mut headers)?;
     let path_and_query = route.prepare(&mut headers, judged.path_and_query.clone());
     headers.append(VIA, proxy.pseudonym.member(parts.version));
     trace(&mut headers, &mut arrival.record);
     headers.remove(HOST);
 
     let exchange = Arc::new(Exchange::new(Some(arrival.record.started() + deadline)));
+    judged.admission.shadowed.iter().for_each(|label| exchange.shadowed(label));
     arrival.record.follow(exchange.clone());
     let body = match arrival.incoming.take() {
         Some(incoming) => upload(incoming, exchange.clone(), route.clone(), proxy.bounds.body),
@@ -109,7 +111,7 @@ fn outgoing(
         body,
         upgrade: websocket,
         credential_choice: 0,
-        tenant: None,
+        tenant,
         exchange,
     };
     Ok((request, client))

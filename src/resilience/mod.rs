@@ -22,6 +22,7 @@ use crate::message::request::EgressRequest;
 pub mod deadline;
 pub mod key;
 pub mod mistake;
+pub mod mode;
 pub mod replay;
 pub mod retry;
 pub mod timeout;

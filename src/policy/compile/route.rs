@@ -18,7 +18,7 @@ use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
 use crate::resilience::REPLAY_BUFFER;
 
 /// Keys of a provider that a route cannot have, so they do not stand in its merged text.
-const PROVIDER_ONLY: [&str; 13] = [
+const PROVIDER_ONLY: [&str; 12] = [
     "hosts",
     "upstream",
     "doors",
@@ -31,7 +31,6 @@ const PROVIDER_ONLY: [&str; 13] = [
     "tenant",
     "redact",
     "paths",
-    "mode",
 ];
 
 impl Compiler<'_> {
@@ -60,6 +59,7 @@ impl Compiler<'_> {
                 methods: None,
                 pattern: None,
                 deny: None,
+                shadow: None,
                 settings,
                 effective: base,
             }));
@@ -92,7 +92,7 @@ impl Compiler<'_> {
         };
         let methods = self.methods(matching, &path.key("match").key("methods"));
         let pattern = self.pattern(matching, &path.key("match").key("path"))?;
-        let own = without(node, &["match", "deny", "name", "mode"]);
+        let own = without(node, &["match", "deny", "name"]);
         let effective = merge(base, &own);
         let merged = self.decode_merged(&effective, path)?;
         let settings = self.settings(&merged, path)?;
@@ -122,7 +122,9 @@ impl Compiler<'_> {
             }
             None => derived_name(methods.as_deref(), matching.path.as_deref()),
         };
+        let shadow = merged.mode.unwrap_or_default().is_shadow();
         Some(Route {
+            shadow: (shadow && config.deny.is_some()).then(|| format!("deny:{name}").into()),
             name: name.into(),
             path: path.clone(),
             place: node.place,
