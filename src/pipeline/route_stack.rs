@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Response};
-use tower::Service;
 
 use super::error::EgressError;
 use super::shared::Shared;
@@ -112,7 +111,7 @@ impl RouteStack {
 
     /// Sends a request through the stack.
     pub async fn send(&self, request: EgressRequest) -> Result<Response<Body>, Failure> {
-        self.service.clone().call(request).await
+        self.service.send(request).await
     }
 }
 

@@ -21,7 +21,7 @@ use super::socket::ActivityGuard;
 use super::upgrade;
 use super::upload::upload;
 use crate::message::body::Body;
-use crate::message::headers::{OUTGATE_TIMEOUT, clean_request, clean_response, wants_websocket};
+use crate::message::headers::{OUTGATE_TIMEOUT, clean_request, wants_websocket};
 use crate::message::record::Record;
 use crate::message::request::{EgressRequest, Exchange};
 use crate::pipeline::error::EgressError;
@@ -200,7 +200,6 @@ fn answer(
 ) -> Response<Body> {
     let Arrival { parts, mut record, active, .. } = arrival;
     let version = response.version();
-    clean_response(response.headers_mut());
     if let Some(local) = &judged.local {
         local.rewrite(response.headers_mut(), host);
     }

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use http::Response;
 use tower::Service;
-use tower::util::BoxCloneSyncService;
 
 use crate::message::body::Body;
 use crate::message::failure::Failure;
@@ -34,8 +33,31 @@ use timeout::AttemptTimeouts;
 /// The future of every layer that waits.
 pub type Pending = Pin<Box<dyn Future<Output = Result<Response<Body>, Failure>> + Send>>;
 
-/// A route's stack, erased once.
-pub type RouteService = BoxCloneSyncService<EgressRequest, Response<Body>, Failure>;
+/// A route's stack, erased once. One boxed future a request and no copy of the stack on the heap: measured against
+/// `tower::util::BoxCloneSyncService`, which boxes both the clone and the mapped future.
+#[derive(Clone)]
+pub struct RouteService(Arc<dyn Serve>);
+
+trait Serve: Send + Sync {
+    fn serve(&self, request: EgressRequest) -> Pending;
+}
+
+impl<S: Inner<Future = Pending>> Serve for S {
+    fn serve(&self, request: EgressRequest) -> Pending {
+        self.clone().call(request)
+    }
+}
+
+impl RouteService {
+    fn new(stack: impl Inner<Future = Pending>) -> Self {
+        Self(Arc::new(stack))
+    }
+
+    /// Sends a request through the stack.
+    pub fn send(&self, request: EgressRequest) -> Pending {
+        self.0.serve(request)
+    }
+}
 
 /// Shorthand for what every layer wraps.
 pub trait Inner:
