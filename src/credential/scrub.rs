@@ -431,8 +431,7 @@ mod tests {
             let (sender, body) = channel();
             let exchange = Arc::new(Exchange::new(None));
             let scrubber = Arc::new(Scrubber::new(&[SECRET]).unwrap());
-            let response =
-                scrub_response(Response::new(body), scrubber, Scrub::Standard, exchange).unwrap();
+            let response = scrub_response(Response::new(body), scrubber, Scrub::Standard, exchange).unwrap();
             let mut body = response.into_body();
             for (sent, wanted) in row {
                 sender.send(Bytes::copy_from_slice(sent)).await.unwrap();
