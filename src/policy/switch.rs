@@ -42,7 +42,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Switch<T> {
                 f.write_str("`off`, or its settings")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch<T>, E> {
-                if text == "off" { Ok(Switch::Off) } else { Err(E::custom("expected `off`, or its settings")) }
+                if text == "off" {
+                    Ok(Switch::Off)
+                } else {
+                    Err(E::custom("expected `off`, or its settings"))
+                }
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
                 T::deserialize(MapAccessDeserializer::new(map)).map(Switch::On)
