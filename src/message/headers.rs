@@ -155,14 +155,25 @@ impl Present {
     const CONNECTION: u32 = 1;
     const TRANSFER_ENCODING: u32 = 1 << 1;
     const CONTENT_LENGTH: u32 = 1 << 2;
-    /// Those that go without further thought, in both directions.
-    const HOP_BY_HOP: u32 = 1 << 3;
+    const KEEP_ALIVE: u32 = 1 << 3;
     const TE: u32 = 1 << 4;
     const EXPECT: u32 = 1 << 5;
     const ALT_SVC: u32 = 1 << 6;
     /// `Proxy-Authorization`, `Proxy-Authenticate` and whatever else begins so.
     const PROXY: u32 = 1 << 7;
     const OWN: u32 = 1 << 8;
+    const PROXY_CONNECTION: u32 = 1 << 9;
+    const UPGRADE: u32 = 1 << 10;
+    const HTTPOXY: u32 = 1 << 11;
+    const HTTP2_SETTINGS: u32 = 1 << 12;
+    /// Those that go without further thought, in both directions.
+    const HOP_BY_HOP: [(u32, HeaderName); 5] = [
+        (Self::KEEP_ALIVE, KEEP_ALIVE),
+        (Self::PROXY_CONNECTION, PROXY_CONNECTION),
+        (Self::HTTPOXY, PROXY),
+        (Self::HTTP2_SETTINGS, HTTP2_SETTINGS),
+        (Self::UPGRADE, UPGRADE),
+    ];
 
     fn of(headers: &HeaderMap) -> Self {
         Self(headers.keys().fold(0, |found, name| found | Self::bit(name.as_str())))
@@ -173,8 +184,11 @@ impl Present {
             "connection" => Self::CONNECTION,
             "transfer-encoding" => Self::TRANSFER_ENCODING,
             "content-length" => Self::CONTENT_LENGTH,
-            "keep-alive" | "proxy" | "http2-settings" | "upgrade" => Self::HOP_BY_HOP,
-            "proxy-connection" => Self::HOP_BY_HOP | Self::PROXY,
+            "keep-alive" => Self::KEEP_ALIVE,
+            "upgrade" => Self::UPGRADE,
+            "proxy" => Self::HTTPOXY,
+            "http2-settings" => Self::HTTP2_SETTINGS,
+            "proxy-connection" => Self::PROXY_CONNECTION | Self::PROXY,
             "te" => Self::TE,
             "expect" => Self::EXPECT,
             "alt-svc" => Self::ALT_SVC,
@@ -199,6 +213,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 fn strip_present(headers: &mut HeaderMap, present: Present) {
     if present.any(Present::CONNECTION) {
         let nominated: Vec<HeaderName> = connection_members(headers)
+            // The two that nearly every peer sends: one names no field, the other one that goes anyway.
+            .filter(|member| !matches!(*member, "close" | "keep-alive"))
             .filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok())
             .filter(|name| !NOT_REMOVABLE.contains(&name.as_str()))
             .collect();
@@ -210,8 +226,8 @@ fn strip_present(headers: &mut HeaderMap, present: Present) {
     if present.any(Present::TRANSFER_ENCODING) && headers.remove(TRANSFER_ENCODING).is_some() {
         headers.remove(CONTENT_LENGTH);
     }
-    if present.any(Present::HOP_BY_HOP) {
-        for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY, HTTP2_SETTINGS, UPGRADE] {
+    for (bit, name) in Present::HOP_BY_HOP {
+        if present.any(bit) {
             headers.remove(name);
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::message::failure::{Failure, Fault, Progress};
+use crate::message::failure::{Failure, Fault, LimitState, Progress};
 use crate::message::headers::HeadFault;
 use crate::message::target::TargetFault;
 use crate::telemetry::{Flag, RouteMetrics};
@@ -136,6 +136,24 @@ impl EgressError {
             | Self::ProxyAuth
             | Self::Loop
             | Self::PayloadTooLarge
+            | Self::Internal => None,
+        }
+    }
+
+    /// The limit that refused, where one did.
+    pub fn limit(&self) -> Option<&LimitState> {
+        match self {
+            Self::Failure(failure) => failure.limit.as_deref(),
+            Self::Denied { .. }
+            | Self::Head(_)
+            | Self::Target(_)
+            | Self::BadRequest(_)
+            | Self::Path(_)
+            | Self::Misdirected(_)
+            | Self::ProxyAuth
+            | Self::Loop
+            | Self::PayloadTooLarge
+            | Self::Overloaded
             | Self::Internal => None,
         }
     }

@@ -14,6 +14,7 @@ pub mod merge;
 pub mod pattern;
 pub mod reference;
 pub mod schema;
+pub mod switch;
 pub mod tree;
 pub mod widening;
 pub mod yaml;

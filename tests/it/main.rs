@@ -11,6 +11,7 @@ mod doors;
 mod healing;
 mod leak;
 mod local;
+mod never_twice;
 mod policy;
 mod process;
 mod program;
