@@ -50,6 +50,8 @@ pub enum EgressError {
     ProxyAuth,
     /// The request came round in a circle.
     Loop,
+    /// The head has more fields than `runtime.downstream.max_headers`.
+    TooManyFields,
     /// The announced body is larger than `max_body`.
     PayloadTooLarge,
     /// outgate has no room for new work.
@@ -104,6 +106,10 @@ impl EgressError {
                 Flag::Loop,
                 "the request has already passed this outgate",
             ),
+            Self::TooManyFields => {
+                let title = "the request has more fields than `runtime.downstream.max_headers`";
+                row(431, "bad_request", "http_request_error", Flag::DownstreamProtocol, title)
+            }
             Self::PayloadTooLarge => too_large(),
             Self::Overloaded => {
                 let title = "outgate is at its limit of connections, descriptors or memory";
@@ -135,6 +141,7 @@ impl EgressError {
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
+            | Self::TooManyFields
             | Self::PayloadTooLarge
             | Self::Internal => None,
         }
@@ -152,6 +159,7 @@ impl EgressError {
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
+            | Self::TooManyFields
             | Self::PayloadTooLarge
             | Self::Overloaded
             | Self::Internal => None,
@@ -170,6 +178,7 @@ impl EgressError {
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
+            | Self::TooManyFields
             | Self::PayloadTooLarge
             | Self::Overloaded
             | Self::Internal => Progress::NotSent,
@@ -188,6 +197,7 @@ impl EgressError {
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
+            | Self::TooManyFields
             | Self::PayloadTooLarge
             | Self::Overloaded
             | Self::Internal => Some(self.answer().title.to_owned()),
@@ -202,6 +212,7 @@ impl EgressError {
             Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
+            | Self::TooManyFields
             | Self::PayloadTooLarge
             | Self::Internal
             | Self::Overloaded => true,

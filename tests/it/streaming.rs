@@ -622,6 +622,23 @@ async fn as_many_fields_as_the_bound_and_not_one_more() {
         assert_eq!((records.len(), &records[1]["http.response.status_code"]), (2, &431.into()));
         assert_eq!(origin.text().matches("GET /x").count(), 1);
     }
+    // HTTP/2: of a name that is repeated each value counts. The connection goes on.
+    let (proxy, origin) =
+        scripted(answering(|_| Some(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec())), "", "")
+            .await;
+    let mut sender = http2(intercepted(&proxy, HOST, &["h2"]).await).await;
+    for (count, status) in [(256, 200), (257, 431), (1000, 431), (1, 200)] {
+        let mut request = request("GET", &format!("https://{HOST}/x"), None, "");
+        for number in 0..count {
+            let name = http::HeaderName::try_from(format!("x-{}", number % 250)).unwrap();
+            request.headers_mut().append(name, http::HeaderValue::from_static("v"));
+        }
+        let got = Got::read(sender.send_request(request).await.unwrap()).await;
+        assert_eq!(got.status, status, "{count}: {got:?}");
+        assert_eq!(got.proxy_error(), (status == 431).then_some("http_request_error"));
+    }
+    assert_eq!(origin.text().matches("GET /x").count(), 2);
+    assert_eq!(proxy.records(5).await.len(), 5);
 }
 
 #[tokio::test]
