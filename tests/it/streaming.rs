@@ -746,3 +746,37 @@ async fn a_cut_answer_is_visibly_cut() {
         assert_eq!((&records[0]["outgate.flag"], &records[2]["outgate.flag"]), (&"UC".into(), &"UC".into()));
     }
 }
+
+/// The bounds of a stream and of its connection are small; what is moved through them is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_over_http2_arrive_whole_both_ways_on_many_streams() {
+    const SIZE: usize = 8 * 1024 * 1024;
+    let (proxy, _origin) = http(&["h2"], |seen| match seen.method {
+        http::Method::POST => text(200, &seen.body.len().to_string()),
+        _ => text(200, &"x".repeat(SIZE)),
+    })
+    .await;
+    let stream = intercepted(&proxy, HOST, &["h2"]).await;
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1 << 24).initial_connection_window_size(1 << 24);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let body = Bytes::from(vec![b'x'; SIZE]);
+    let mut running = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (mut sender, body) = (sender.clone(), body.clone());
+        running.spawn(async move {
+            let (method, body) = if number % 2 == 0 { ("POST", body) } else { ("GET", Bytes::new()) };
+            let request = Request::builder()
+                .method(method)
+                .uri(format!("https://{HOST}/x"))
+                .body(http_body_util::Full::new(body))
+                .unwrap();
+            let got = Got::read(sender.send_request(request).await.unwrap()).await;
+            if method == "POST" { got.text() == SIZE.to_string() } else { got.body.len() == SIZE }
+        });
+    }
+    while let Some(whole) = running.join_next().await {
+        assert!(whole.unwrap());
+    }
+}
