@@ -84,7 +84,8 @@ fn find(policy: &CompiledPolicy, url: &Url) -> Result<(usize, Target, String), M
     let at_local = |local: Option<crate::policy::decide::LocalDecision<'_>>| {
         let local = local.ok_or(Miss::Refused(Refusal::NoProvider))?;
         let path = if local.path.is_empty() { "/" } else { local.path };
-        Ok((local.provider, local.target.clone(), path.to_owned()))
+        let target = policy.local_target(&local).map_err(Miss::Refused)?.clone();
+        Ok((local.provider, target, path.to_owned()))
     };
     let (scheme, authority, path) = match url {
         Url::Local(path) => return at_local(policy.local_by_path(path)),
@@ -110,7 +111,10 @@ fn find(policy: &CompiledPolicy, url: &Url) -> Result<(usize, Target, String), M
             Err(_) => {}
         }
     }
-    at_local(policy.local_by_host(host, authority.port, path)).map_err(|_| Miss::Refused(refusal))
+    at_local(policy.local_by_host(host, authority.port, path)).map_err(|miss| match miss {
+        Miss::Refused(Refusal::NoHostNamed { .. }) => miss,
+        Miss::Refused(_) | Miss::Tunnel(_) => Miss::Refused(refusal),
+    })
 }
 
 fn parse_url(url: &str) -> Result<Url, String> {
@@ -162,7 +166,8 @@ fn denied(policy: &CompiledPolicy, asked: &str, refusal: &Refusal, provider: Opt
             | Refusal::Downgrade
             | Refusal::Trace
             | Refusal::Path(_)
-            | Refusal::Denied { .. },
+            | Refusal::Denied { .. }
+            | Refusal::NoHostNamed { .. },
             _,
         ) => None,
     };

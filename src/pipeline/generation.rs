@@ -169,6 +169,11 @@ impl Generation {
         Some(LocalDecision { provider, target, path, prefix: "".into() })
     }
 
+    /// Where a request at the local endpoint goes.
+    pub fn local_target<'a>(&self, local: &'a LocalDecision<'_>) -> Result<&'a Target, EgressError> {
+        self.policy.local_target(local).map_err(refused)
+    }
+
     /// Judges a request at the local endpoint.
     pub fn admit_local(
         &self,
@@ -176,7 +181,7 @@ impl Generation {
         method: &Method,
         path: &str,
     ) -> Result<Admission, EgressError> {
-        self.admit(local.provider, local.target.clone(), method, path)
+        self.admit(local.provider, self.local_target(local)?.clone(), method, path)
     }
 
     /// The target of an absolute URL that an answer points at, if it is one of the same provider's hosts; for rewriting.
@@ -195,7 +200,7 @@ impl Generation {
 
     /// Whether the target is the provider's first host: its local form needs no `@host`.
     pub fn is_first_host(&self, provider: usize, target: &Target) -> bool {
-        self.policy.providers.get(provider).is_some_and(|settings| settings.first == *target)
+        self.policy.providers.get(provider).is_some_and(|settings| settings.first.as_ref() == Some(target))
     }
 
     /// Judges a CONNECT.
@@ -297,9 +302,11 @@ fn upgrade_idle(provider: &Provider) -> Duration {
 fn refused(refusal: Refusal) -> EgressError {
     match refusal {
         Refusal::Path(fault) => EgressError::Path(path_title(fault)),
-        Refusal::NoProvider | Refusal::Downgrade | Refusal::Denied { .. } | Refusal::Trace => {
-            EgressError::denied(refusal.title())
-        }
+        Refusal::NoProvider
+        | Refusal::Downgrade
+        | Refusal::Denied { .. }
+        | Refusal::Trace
+        | Refusal::NoHostNamed { .. } => EgressError::denied(refusal.title()),
     }
 }
 

@@ -235,8 +235,8 @@ pub struct Provider {
     pub path: PolicyPath,
     /// Where its name is written.
     pub place: Place,
-    /// Where a request of the local endpoint goes that names no host.
-    pub first: Target,
+    /// Where a request of the local endpoint goes that names no host; none where every host is a wildcard.
+    pub first: Option<Target>,
     /// All hosts, as written, for `explain` and the local endpoint's `@host`.
     pub own_hosts: HostMap<()>,
     /// Hosts in their normal form, for people.

@@ -31,6 +31,13 @@ pub enum Refusal {
     Trace,
     /// The path can be read in two ways.
     Path(PathFault),
+    /// At the local endpoint: the provider has wildcards only, and the request names none of the hosts they stand for.
+    NoHostNamed {
+        /// The provider.
+        provider: Arc<str>,
+        /// Its prefix at the local endpoint.
+        prefix: String,
+    },
 }
 
 /// A request that may go to a provider.
@@ -61,8 +68,8 @@ pub enum ConnectDecision {
 pub struct LocalDecision<'a> {
     /// Index of the provider.
     pub provider: usize,
-    /// Where it goes.
-    pub target: Target,
+    /// Where it goes; [`CompiledPolicy::local_target`] says why it is nowhere.
+    pub target: Option<Target>,
     /// The path without the prefix.
     pub path: &'a str,
     /// The prefix that was taken off, for what is written back into `Location`; empty where the host decided.
@@ -136,7 +143,7 @@ impl CompiledPolicy {
         let (authority, rest) = named.split_at(named.find('/').unwrap_or(named.len()));
         let target = provider.target_named(authority)?;
         let taken = &path[..prefix.len() + 1 + authority.len()];
-        Some(LocalDecision { provider: index, target, path: rest, prefix: taken.into() })
+        Some(LocalDecision { provider: index, target: Some(target), path: rest, prefix: taken.into() })
     }
 
     /// Where a request in origin form goes, by its `Host`.
@@ -159,7 +166,16 @@ impl CompiledPolicy {
                 (index, Target { scheme: provider.upstream.settings.scheme, host: host.clone(), port })
             })
         })?;
-        Some(LocalDecision { provider: index, target, path, prefix: "".into() })
+        Some(LocalDecision { provider: index, target: Some(target), path, prefix: "".into() })
+    }
+
+    /// Where a request at the local endpoint goes. A provider of wildcards has no first host that it could mean.
+    pub fn local_target<'a>(&self, local: &'a LocalDecision<'_>) -> Result<&'a Target, Refusal> {
+        let provider = &self.providers[local.provider];
+        local.target.as_ref().ok_or_else(|| Refusal::NoHostNamed {
+            provider: provider.name.clone(),
+            prefix: provider.local_path.clone(),
+        })
     }
 
     /// The provider with this name.
@@ -259,6 +275,10 @@ impl Refusal {
             }
             Self::Trace => "TRACE is never forwarded".into(),
             Self::Path(fault) => fault.to_string().into(),
+            Self::NoHostNamed { provider, prefix } => {
+                format!("{provider} has wildcard hosts only: name the host, as in `{prefix}@<host>/...`")
+                    .into()
+            }
         }
     }
 }

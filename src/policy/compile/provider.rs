@@ -203,7 +203,7 @@ impl Compiler<'_> {
         config: &ProviderConfig,
         scheme: Scheme,
         path: &PolicyPath,
-    ) -> Option<(Target, HostMap<()>, Vec<String>)> {
+    ) -> Option<(Option<Target>, HostMap<()>, Vec<String>)> {
         let Some(hosts) = config.hosts.as_ref().filter(|hosts| !hosts.is_empty()) else {
             self.mistake_with(
                 path,
@@ -236,14 +236,6 @@ impl Compiler<'_> {
         if names.is_empty() {
             return None;
         }
-        // A provider of wildcards only has no host that the local endpoint could mean; a name that is never looked up stands in.
-        let first = first.or_else(|| {
-            Some(Target {
-                scheme,
-                host: Host::parse("no-first-host.invalid").ok()?,
-                port: scheme.default_port(),
-            })
-        })?;
         Some((first, map, names))
     }
 
