@@ -246,6 +246,28 @@ pub fn refuse(
     response.map(|body| Body::boxed(Download::new(body, record, active, None)))
 }
 
+/// How long a handshake may still take when outgate drains.
+const HANDSHAKE_IN_DRAIN: Duration = Duration::from_secs(1);
+
+/// What a handshake comes to, or nothing where outgate drains and it does not come to an end soon: a client that opened a
+/// tunnel and says nothing in it holds nothing up.
+pub async fn unless_drained<T>(proxy: &Proxy, handshake: impl Future<Output = T>) -> Option<T> {
+    let over = async {
+        tokio::select! {
+            () = proxy.abort.cancelled() => {}
+            () = async {
+                proxy.drain.cancelled().await;
+                tokio::time::sleep(HANDSHAKE_IN_DRAIN).await;
+            } => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        done = handshake => Some(done),
+        () = over => None,
+    }
+}
+
 /// The moment at which a connection gives up waiting for the first bytes inside a tunnel.
 pub fn handshake_deadline(proxy: &Proxy) -> Instant {
     Instant::now() + proxy.bounds.handshake

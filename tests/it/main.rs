@@ -8,6 +8,7 @@ mod abuse;
 mod blame;
 mod capture;
 mod doors;
+mod drain;
 mod healing;
 mod leak;
 mod local;

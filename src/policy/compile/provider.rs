@@ -156,6 +156,12 @@ impl Compiler<'_> {
         doors: Doors,
         path: &PolicyPath,
     ) {
+        if config.opaque == Some(true) && (decision.intercept || !doors.connect) {
+            let because = if decision.intercept { decision.because.clone() } else { format!("{path}.doors") };
+            self.warnings.push(format!(
+                "{path}.opaque: does nothing: CONNECT is no blind tunnel here (because of `{because}`)"
+            ));
+        }
         if decision.intercept || !doors.connect {
             return;
         }
