@@ -109,11 +109,13 @@ impl Exchange {
 
     /// The request was handed to a connection: from now on bytes of it may have reached the provider.
     pub fn handed_over(&self) {
+        self.upload.handed_over();
         self.acted.store(true, Ordering::Release);
     }
 
     /// The connection gave the request back unwritten, or the provider said that it did not process it.
     pub fn taken_back(&self) {
+        self.upload.handed.store(false, Ordering::Release);
         self.acted.store(false, Ordering::Release);
     }
 
@@ -145,6 +147,7 @@ impl Exchange {
 pub struct Upload {
     started: Instant,
     last_taken: AtomicU64,
+    handed: AtomicBool,
     complete: AtomicBool,
     awaiting_downstream: AtomicBool,
 }
@@ -154,6 +157,7 @@ impl Default for Upload {
         Self {
             started: Instant::now(),
             last_taken: AtomicU64::new(0),
+            handed: AtomicBool::new(false),
             complete: AtomicBool::new(false),
             awaiting_downstream: AtomicBool::new(false),
         }
@@ -168,6 +172,17 @@ impl Upload {
     /// When the exchange began.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// A connection has the request: what it does not take from now on is the provider's doing.
+    fn handed_over(&self) {
+        self.taken();
+        self.handed.store(true, Ordering::Release);
+    }
+
+    /// Whether a connection has the request of this attempt.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed.load(Ordering::Acquire)
     }
 
     /// A piece of the body was taken by the connection to the provider.
@@ -189,6 +204,7 @@ impl Upload {
 
     /// A new attempt begins.
     pub fn restart(&self) {
+        self.handed.store(false, Ordering::Release);
         self.complete.store(false, Ordering::Release);
         self.taken();
     }
@@ -223,7 +239,8 @@ mod tests {
         upload.finished();
         assert!(upload.is_complete() && !upload.is_starved());
         assert_eq!(upload.last_taken().elapsed(), Duration::ZERO);
+        exchange.handed_over();
         upload.restart();
-        assert!(!upload.is_complete());
+        assert!(!upload.is_complete() && !upload.is_handed_over() && exchange.may_have_acted());
     }
 }

@@ -95,16 +95,34 @@ impl Reloader {
 
     /// Reads the policy again, and runs it if it is good and new.
     pub async fn reload(&self) -> ReloadOutcome {
+        self.run(true).await
+    }
+
+    /// The same where nobody asked: a policy that stays bad is looked at again and again, and was refused once.
+    pub async fn look(&self) -> ReloadOutcome {
+        self.run(false).await
+    }
+
+    async fn run(&self, asked: bool) -> ReloadOutcome {
         let mut last_refused = self.last_refused.lock().await;
         let outcome = self.try_reload().await;
         let metrics = &self.shared.telemetry.metrics;
         match &outcome {
-            Ok(ReloadOutcome::Unchanged) => metrics.policy_not_applied(ReloadResult::Unchanged),
             Ok(ReloadOutcome::Applied(_) | ReloadOutcome::Refused(_)) => *last_refused = None,
+            Ok(ReloadOutcome::Unchanged) => {
+                if asked || last_refused.is_some() {
+                    metrics.policy_not_applied(ReloadResult::Unchanged);
+                }
+                // The good text is back; the same mistake made once more is news.
+                *last_refused = None;
+            }
             Err(error) => {
-                metrics.policy_not_applied(ReloadResult::Refused);
                 let text = error.to_string();
-                if last_refused.as_ref() != Some(&text) {
+                let news = last_refused.as_ref() != Some(&text);
+                if asked || news {
+                    metrics.policy_not_applied(ReloadResult::Refused);
+                }
+                if news {
                     let generation = self.current.load().number;
                     tracing::error!(generation, "the policy was not reloaded, the old one goes on:\n{text}");
                 }

@@ -41,8 +41,10 @@ pub struct CompiledPolicy {
     pub local_paths: HashMap<String, Vec<(String, usize)>>,
     /// Every secret the policy names, and whether readiness waits for it.
     pub secrets: Vec<(SecretRef, bool)>,
-    /// Hash of the text it was made of.
+    /// Hash of the text it was made of, and of the files that are part of it (`upstream.tls.ca`).
     pub hash: String,
+    /// Those files; a change of one is a change of the policy.
+    pub files: Vec<PathBuf>,
     /// What a careful reader should know though nothing is wrong, such as a listener open to the network.
     pub warnings: Vec<String>,
     /// The merged text, for `explain`.

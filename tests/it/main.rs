@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod abuse;
+mod blame;
 mod capture;
 mod doors;
 mod healing;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::compiled::{CompiledPolicy, Source};
 use super::decode::{decode, salvage};
 use super::diagnostic::{Diagnostic, Diagnostics, Rejection};
-use super::load::LoadedPolicy;
+use super::load::{Fnv1a, LoadedPolicy};
 use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
 use crate::secret::StoreConfig;
@@ -27,6 +27,8 @@ struct Compiler<'a> {
     warnings: Vec<String>,
     secrets: Vec<(SecretRef, bool)>,
     stores: Vec<(String, StoreConfig)>,
+    /// Files whose content is part of the policy, and their content.
+    files: Vec<(PathBuf, Arc<[u8]>)>,
     /// Every key was of its type. If not, what is left is looked at for further mistakes, and never run.
     typed: bool,
 }
@@ -98,12 +100,13 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
         warnings: Vec::new(),
         secrets: Vec::new(),
         stores: Vec::new(),
+        files: Vec::new(),
         typed: true,
     };
     let config = salvage::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);
     compiler.typed = compiler.mistakes.is_empty();
     let parts = config.map(|config| compiler.parts(&config));
-    let Compiler { mistakes, warnings, secrets, stores, .. } = compiler;
+    let Compiler { mistakes, warnings, secrets, stores, files, .. } = compiler;
     match parts {
         Some(Some(parts)) if mistakes.is_empty() => Ok(CompiledPolicy {
             fixed: parts.fixed,
@@ -115,12 +118,27 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
             local_hosts: parts.tables.local_hosts,
             local_paths: parts.tables.local_paths,
             secrets,
-            hash: loaded.hash,
+            hash: hash_of(loaded.hash, &files),
+            files: files.into_iter().map(|(file, _)| file).collect(),
             warnings,
             source: Source { tree: loaded.tree, sources: loaded.sources },
         }),
         _ => Err(Rejection::new(mistakes, loaded.sources)),
     }
+}
+
+/// The hash of the text, and of the files that belong to it.
+fn hash_of(text: String, files: &[(PathBuf, Arc<[u8]>)]) -> String {
+    if files.is_empty() {
+        return text;
+    }
+    let mut hash = Fnv1a::default();
+    hash.add(text.as_bytes());
+    for (_, content) in files {
+        hash.add(&(content.len() as u64).to_le_bytes());
+        hash.add(content);
+    }
+    hash.hex()
 }
 
 /// What the sections compile to.
