@@ -54,6 +54,11 @@ pub fn respond(error: &EgressError, request_id: &RequestId, close: bool) -> Resp
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         insert(headers, RETRY_AFTER, seconds.to_string());
     }
+    if let EgressError::Failure(failure) = error
+        && let Some(hint) = &failure.hint
+    {
+        headers.insert(hint.0.clone(), hint.1.clone());
+    }
     if answer.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         headers.append(
             PROXY_AUTHENTICATE,
