@@ -19,6 +19,7 @@ use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
 
 pub mod deadline;
+pub mod idempotency;
 pub mod key;
 pub mod mistake;
 pub mod mode;
@@ -100,7 +101,7 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
         // Healing stands outside the attempt timeouts and inside the deadline: it counts for what the app waits for.
         // Its replay buffer exists only where something can be sent again.
         Some(heal) => {
-            let retry = retry::Retry::new(attempt, heal, layers.replay_buffer);
+            let retry = retry::Retry::new(attempt, None, Some(heal), None, None, layers.replay_buffer);
             RouteService::new(deadline::Deadline::new(retry))
         }
         None => RouteService::new(deadline::Deadline::new(attempt)),
