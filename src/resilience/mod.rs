@@ -24,6 +24,7 @@ pub mod key;
 pub mod mistake;
 pub mod mode;
 pub mod replay;
+pub mod responses;
 pub mod retry;
 pub mod timeout;
 pub mod verdict;
