@@ -19,6 +19,8 @@ use crate::message::body::Body;
 use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
 
+pub mod circuit_breaker;
+pub mod concurrency;
 pub mod deadline;
 pub mod idempotency;
 pub mod key;
