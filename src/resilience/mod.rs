@@ -22,6 +22,7 @@ pub mod deadline;
 pub mod key;
 pub mod mistake;
 pub mod mode;
+pub mod quota;
 pub mod replay;
 pub mod responses;
 pub mod retry;
