@@ -26,6 +26,7 @@ pub mod idempotency;
 pub mod key;
 pub mod mistake;
 pub mod mode;
+pub mod quota;
 pub mod replay;
 pub mod responses;
 pub mod retry;
