@@ -22,6 +22,7 @@ pub mod deadline;
 pub mod key;
 pub mod mistake;
 pub mod mode;
+pub mod rate_limit;
 pub mod replay;
 pub mod retry;
 pub mod timeout;
