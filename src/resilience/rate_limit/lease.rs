@@ -147,6 +147,12 @@ impl RateLease {
         (level.pace, level.debt)
     }
 
+    /// Tokens that could be taken now.
+    pub(super) fn remaining(&self) -> u64 {
+        let (pace, debt) = self.now();
+        pace.map_or(0, |pace| pace.remaining(debt))
+    }
+
     /// Takes a token, or says in how many nanoseconds there is one; `None`: not before the lease changes.
     pub(super) fn take(&self) -> Result<Taken, Option<u64>> {
         let mut level = self.settled();
@@ -175,5 +181,91 @@ impl RateLease {
         }
         level.as_of = level.as_of.max(now);
         level
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take_all(lease: &RateLease) -> u32 {
+        std::iter::from_fn(|| lease.take().ok()).map(|_| 1).sum()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_leased_at_first_and_changes_are_obeyed_at_once() {
+        let lease = RateLease::new(Duration::from_secs(1));
+        assert_eq!(lease.take().err(), Some(None));
+        lease.set(10_000, 4);
+        assert_eq!((take_all(&lease), lease.current()), (4, (10_000, 4)));
+        lease.set(0, 4);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        lease.set(1_000, 4);
+        // Nothing came back while the rate was zero.
+        let Err(Some(wait)) = lease.take() else { panic!("a token") };
+        assert_eq!(wait, 1_000_000_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_spent_of_a_larger_burst_still_counts() {
+        let lease = RateLease::new(Duration::from_secs(1));
+        lease.set(10_000, 8);
+        assert_eq!(take_all(&lease), 8);
+        lease.set(10_000, 1);
+        assert_eq!(lease.held_burst(), 8);
+        tokio::time::advance(Duration::from_millis(450)).await;
+        assert_eq!(lease.held_burst(), 4);
+        assert!(lease.take().is_err());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((lease.held_burst(), take_all(&lease)), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rates_that_move_between_pods_keep_the_sum() {
+        // Two pods share 100/s with a burst of 4 (refill 97); the share moves to and fro.
+        let pods = [RateLease::new(Duration::from_secs(1)), RateLease::new(Duration::from_secs(1))];
+        let started = Instant::now();
+        let mut taken = Vec::new();
+        let mut random = fastrand::Rng::with_seed(7);
+        for step in 0..4_000 {
+            if step % 200 == 0 {
+                let share = random.u64(..=97);
+                for (pod, share) in pods.iter().zip([share, 97 - share]) {
+                    // A burst of 1 each; so at most `⌊share⌋ + 1` plus what leaked under other shares.
+                    pod.set(share * 1_000, 1);
+                }
+            }
+            tokio::time::advance(Duration::from_millis(1)).await;
+            for pod in &pods {
+                taken.extend(std::iter::repeat_n(started.elapsed(), take_all(pod) as usize));
+            }
+        }
+        let fullest = taken
+            .iter()
+            .map(|from| taken.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(at)).count())
+            .max();
+        assert!(fullest <= Some(100), "{fullest:?}");
+        assert!(taken.len() > 4 * 90, "{}", taken.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn demand_is_told_once() {
+        let lease = RateLease::new(Duration::from_secs(1));
+        lease.ask();
+        lease.ask();
+        lease.wait(true);
+        assert_eq!((lease.demand(), lease.demand(), lease.waiting()), (2, 0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_goes_back_into_its_own_lease_only() {
+        let lease = RateLease::new(Duration::from_secs(1));
+        lease.set(10_000, 1);
+        let taken = lease.take().unwrap();
+        lease.give_back(taken);
+        let taken = lease.take().unwrap();
+        lease.set(20_000, 1);
+        lease.give_back(taken);
+        assert!(lease.take().is_err());
     }
 }

@@ -13,7 +13,7 @@
 //! interval is longer by as much as the proof needs: `interval = (w + grace) / refill`, at most 0.2 % longer.
 
 use std::cell::Cell;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use governor::clock::Clock;
@@ -39,25 +39,27 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// `refill` thousandths of a token come back per `window`, and `burst` may be taken at once. `None` where nothing comes
-    /// back or nothing may be taken.
+    /// The pace of [`steady`](Self::steady); `None` where nothing comes back or nothing may be taken.
+    pub fn new(window: Duration, refill: u64, burst: u32) -> Option<Self> {
+        Some(Self::steady(window, NonZeroU64::new(refill)?, NonZeroU32::new(burst)?))
+    }
+
+    /// `refill` thousandths of a token come back per `window`, and `burst` may be taken at once.
     ///
     /// A burst that would take longer than [`MAX_DEBT`] to come back is cut to what does not.
-    pub fn new(window: Duration, refill: u64, burst: u32) -> Option<Self> {
+    pub fn steady(window: Duration, refill: NonZeroU64, burst: NonZeroU32) -> Self {
         let window = u64::try_from(window.as_nanos()).unwrap_or(MAX_DEBT).clamp(1, MAX_DEBT);
-        if refill == 0 {
-            return None;
-        }
         let plain = interval(window, refill);
-        let burst = u64::from(burst).min((MAX_DEBT / plain).max(1));
-        let absorbed = plain.saturating_mul(burst.saturating_sub(1));
+        let most = u32::try_from(MAX_DEBT / plain).unwrap_or(u32::MAX);
+        let burst = burst.min(NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN));
+        let absorbed = plain.saturating_mul(u64::from(burst.get() - 1));
         let grace = grace(window).saturating_sub(absorbed);
         let interval = interval(window + grace, refill);
+        // `with_period` refuses zero, which an interval never is.
+        let one = Quota::with_period(Duration::from_nanos(interval));
+        let quota = one.unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst);
         // Less than an interval, so that never more than the burst are taken in one moment.
-        let grace = grace.min(interval - 1);
-        let burst = NonZeroU32::new(u32::try_from(burst).unwrap_or(u32::MAX))?;
-        let quota = Quota::with_period(Duration::from_nanos(interval))?.allow_burst(burst);
-        Some(Self { quota, interval, grace })
+        Self { quota, interval, grace: grace.min(interval - 1) }
     }
 
     /// Time between two tokens at full use.
@@ -100,8 +102,8 @@ impl Pace {
 }
 
 /// Rounded up: rounding down would let one too many through in a long window.
-fn interval(window: u64, refill: u64) -> u64 {
-    let interval = (u128::from(window) * 1_000).div_ceil(u128::from(refill));
+fn interval(window: u64, refill: NonZeroU64) -> u64 {
+    let interval = (u128::from(window) * 1_000).div_ceil(u128::from(refill.get()));
     u64::try_from(interval).unwrap_or(MAX_DEBT).clamp(1, MAX_DEBT)
 }
 
@@ -135,5 +137,142 @@ impl Clock for Moment {
 
     fn now(&self) -> Nanos {
         Nanos::new(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(rate: u32, window: Duration, burst: u32) -> Pace {
+        Pace::new(window, u64::from(rate - burst + 1) * 1_000, burst).unwrap()
+    }
+
+    /// Moments at which tokens were taken, of moments at which they were asked for.
+    fn admitted(pace: Pace, asked: impl IntoIterator<Item = u64>) -> Vec<u64> {
+        let mut clear_at = 0u64;
+        let mut taken = Vec::new();
+        for now in asked {
+            if let Ok(debt) = pace.take(clear_at.saturating_sub(now)) {
+                clear_at = now + debt;
+                taken.push(now);
+            }
+        }
+        taken
+    }
+
+    /// The most that any half-open window holds.
+    fn fullest(taken: &[u64], window: u64) -> usize {
+        let mut first = 0;
+        (0..taken.len())
+            .map(|last| {
+                while taken[last] - taken[first] >= window {
+                    first += 1;
+                }
+                last - first + 1
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn limits() -> impl Strategy<Value = (u32, u32, u64)> {
+        (1u32..300, 1u32..300, prop_oneof![Just(10u64), Just(1_000), Just(60_000), 10u64..100_000])
+            .prop_map(|(rate, burst, millis)| (rate, burst.min(rate), millis * 1_000_000))
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_holds_more_than_the_rate((rate, burst, window) in limits(), seed: u64) {
+            let pace = whole(rate, Duration::from_nanos(window), burst);
+            let mut random = fastrand::Rng::with_seed(seed);
+            // Crowds, trickles and pauses, on the scale of the limit's own interval.
+            let mut now = 0;
+            let asked: Vec<_> = (0..4 * rate as usize + 50).map(|_| {
+                now += match random.u8(..8) {
+                    0..=3 => 0,
+                    4..=5 => random.u64(..=pace.interval()),
+                    6 => pace.interval(),
+                    _ => random.u64(..=window / 2),
+                };
+                now
+            }).collect();
+            let taken = admitted(pace, asked);
+            prop_assert!(fullest(&taken, window) <= rate as usize);
+        }
+
+        #[test]
+        fn at_full_use_the_refill_is_used((rate, burst, window) in limits()) {
+            let pace = whole(rate, Duration::from_nanos(window), burst);
+            let refill = u64::from(rate - burst + 1);
+            let (mut clear_at, mut now) = (0u64, 0u64);
+            let mut taken = Vec::new();
+            while now < 10 * window {
+                match pace.take(clear_at.saturating_sub(now)) {
+                    Ok(debt) => { clear_at = now + debt; taken.push(now); }
+                    Err(wait) => now += wait,
+                }
+            }
+            // Less at most what the grace costs.
+            prop_assert!(taken.len() as u64 * 1_000 >= 10 * refill * 998, "{} of {refill}", taken.len());
+            prop_assert!(fullest(&taken, window) <= rate as usize);
+            // From rest, a window holds the whole refill.
+            prop_assert!(taken.iter().filter(|at| **at < window).count() as u64 >= refill);
+        }
+
+        #[test]
+        fn what_is_told_is_what_happens((rate, burst, window) in limits(), ahead in 0u64..20, part in 0u64..=1_000) {
+            let pace = whole(rate, Duration::from_nanos(window), burst);
+            let mut debt = u64::try_from(u128::from(pace.full()) * u128::from(part) / 1_000).unwrap();
+            let told = pace.wait(debt, ahead);
+            let remaining = pace.remaining(debt);
+            let (mut now, mut at_once) = (0, 0);
+            for taken in 0..=ahead {
+                if taken == ahead {
+                    prop_assert_eq!(now + pace.take(debt).err().unwrap_or(0), told);
+                }
+                if let Err(wait) = pace.take(debt) {
+                    if wait > 0 { debt = debt.saturating_sub(wait); }
+                    now += wait;
+                }
+                at_once += u64::from(now == 0);
+                debt = pace.take(debt).unwrap();
+            }
+            prop_assert_eq!(at_once, remaining.min(ahead + 1));
+        }
+
+        #[test]
+        fn no_numbers_make_it_panic(window: u64, refill: u64, burst: u32, debt in 0..=MAX_DEBT, ahead: u64) {
+            let Some(pace) = Pace::new(Duration::from_nanos(window), refill, burst) else { return Ok(()) };
+            let _ = (pace.take(debt), pace.take(0), pace.wait(debt, ahead), pace.remaining(debt));
+            prop_assert!(pace.full() <= 2 * MAX_DEBT);
+        }
+    }
+
+    #[test]
+    fn late_timers_lose_nothing() {
+        // A queue at full use, where each wake-up is 1 to 2 ms late.
+        for (rate, burst) in [(200, 1), (200, 4), (20, 1), (400, 1)] {
+            let pace = whole(rate, Duration::from_secs(1), burst);
+            let (mut clear_at, mut now, mut taken) = (0u64, 0u64, 0u32);
+            while now < 10_000_000_000 {
+                match pace.take(clear_at.saturating_sub(now)) {
+                    Ok(debt) => (clear_at, taken) = (now + debt, taken + 1),
+                    Err(wait) => now += wait + 1_000_000 + u64::from(taken % 1_000) * 1_000,
+                }
+            }
+            assert!(taken >= 10 * (rate - burst + 1) * 997 / 1_000, "{taken} of {rate}/s with burst {burst}");
+        }
+    }
+
+    #[test]
+    fn the_burst_is_what_goes_at_once() {
+        for (rate, burst) in [(1, 1), (1_000_000, 1), (100, 10), (5, 5)] {
+            let pace = whole(rate, Duration::from_secs(1), burst);
+            assert_eq!(admitted(pace, [0; 50]).len(), burst.min(50) as usize, "{rate} {burst}");
+        }
+        assert_eq!(Pace::new(Duration::from_secs(1), 0, 1), None);
+        assert_eq!(Pace::new(Duration::from_secs(1), 1, 0), None);
     }
 }
