@@ -18,6 +18,7 @@ mod demo;
 mod env;
 mod exec;
 mod explain;
+mod explain_layers;
 mod probe;
 mod run;
 mod schema;

@@ -58,14 +58,15 @@ impl Credential {
         self.members.is_empty()
     }
 
-    /// The member to inject: the chosen one, or the next that can be had. In an overlap one secret may be there and the
-    /// other not yet, or not any more.
-    pub fn choose(&self, choice: usize) -> Result<(&Member, Arc<Prepared>), CredentialError> {
+    /// The member to inject and its place in the list: the chosen one, or the next that can be had. In an overlap one
+    /// secret may be there and the other not yet, or not any more.
+    pub fn choose(&self, choice: usize) -> Result<(usize, &Member, Arc<Prepared>), CredentialError> {
         let mut first_error = None;
         for step in 0..self.members.len() {
-            let member = &self.members[(choice + step) % self.members.len()];
+            let at = (choice + step) % self.members.len();
+            let member = &self.members[at];
             match member.prepared() {
-                Ok(prepared) => return Ok((member, prepared)),
+                Ok(prepared) => return Ok((at, member, prepared)),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
@@ -91,8 +92,9 @@ impl Credential {
         if changed {
             return Some(tried);
         }
-        let next = (tried + 1) % self.members.len();
-        (next != tried && self.members[next].prepared().is_ok()).then_some(next)
+        // The next that can be had, and never the one that was just refused.
+        let count = self.members.len();
+        (1..count).map(|step| (tried + step) % count).find(|next| self.members[*next].prepared().is_ok())
     }
 }
 

@@ -42,7 +42,7 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
     }
 
     fn call(&mut self, mut request: EgressRequest) -> Pending {
-        let (member, prepared) = match self.credential.choose(request.credential_choice) {
+        let (choice, member, prepared) = match self.credential.choose(request.credential_choice) {
             Ok(chosen) => chosen,
             Err(error) => return ready(Failure::not_sent(Fault::Credential).because(error)),
         };
@@ -58,6 +58,7 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
             let mut facts = exchange.facts();
             facts.credential = Some(member.reference().clone());
             facts.credential_stamp = prepared.stamp;
+            facts.credential_choice = choice;
         }
         let scrub = self.scrub;
         let call = self.inner.call(request);

@@ -103,6 +103,7 @@ impl Generation {
             })
             .collect();
         shared.retain(&upstreams, &credentials);
+        shared.layers.retain(&self.policy);
     }
 
     /// The policy, for status and reload.

@@ -55,16 +55,16 @@ impl RouteStack {
         let timeouts = settings.timeouts;
         let attempt =
             AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
-        let plain = Layers { attempt, replay_buffer: settings.replay_buffer, heal: None };
+        let layers = shared.layers.of(provider, route, attempt);
         let (service, locations) = if settings.credential.is_empty() {
-            (wrap(plain, upstream.service()), Locations::default())
+            (wrap(layers, upstream.service()), Locations::default())
         } else {
             let credential = shared.credential(&provider.name, &settings.credential);
             let locations = credential.locations().clone();
             let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
             // A single value from the environment can neither change nor be replaced: no loop, no replay buffer.
             let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
-            (wrap(Layers { heal, ..plain }, inject), locations)
+            (wrap(Layers { heal, ..layers }, inject), locations)
         };
         Self {
             provider: provider.name.clone(),

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::layer_states::LayerStates;
 use crate::credential::Credential;
 use crate::credential::kinds::Part;
 use crate::policy::compiled::UpstreamKey;
@@ -59,6 +60,8 @@ pub struct Shared {
     pub telemetry: Arc<Telemetry>,
     /// Resolver, roots, own listeners.
     pub upstream_env: Arc<UpstreamEnv>,
+    /// State of the resilience layers.
+    pub layers: LayerStates,
     upstreams: StateMap<UpstreamKey, Upstream>,
     credentials: StateMap<(Arc<str>, Vec<Vec<Part>>), Credential>,
 }
@@ -70,6 +73,7 @@ impl Shared {
             secrets,
             telemetry,
             upstream_env,
+            layers: LayerStates::default(),
             upstreams: StateMap::default(),
             credentials: StateMap::default(),
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+use super::layers::LayerSettings;
 use super::pattern::{HostMap, PathPattern};
 use super::schema::{LogFormat, LogOutput, QueryConfig, Unmatched, Workers};
 use super::tree::{Node, Place, PolicyPath, Sources};
@@ -307,7 +308,7 @@ pub struct Route {
 }
 
 /// What a request on a route gets.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteSettings {
     /// Members of the credential, in order of preference; empty = none.
     pub credential: Vec<Vec<Part>>,
@@ -319,8 +320,8 @@ pub struct RouteSettings {
     pub max_body: Option<u64>,
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// Bytes kept to be sent again.
-    pub replay_buffer: usize,
+    /// What stands between the judged request and the provider.
+    pub layers: LayerSettings,
 }
 
 /// Timeouts of a route.

@@ -9,6 +9,7 @@ pub mod compiled;
 pub mod decide;
 pub mod decode;
 pub mod diagnostic;
+pub mod layers;
 pub mod load;
 pub mod merge;
 pub mod pattern;

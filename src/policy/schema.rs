@@ -11,10 +11,14 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
+use super::switch::Switch;
 use crate::credential::CredentialConfig;
 use crate::credential::scrub::Scrub;
 use crate::message::quantity::{ByteSize, TimeSpan};
+use crate::resilience::idempotency::IdempotencyConfig;
 use crate::resilience::mode::Mode;
+use crate::resilience::responses::ResponsesConfig;
+use crate::resilience::retry::RetryConfig;
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
 use crate::upstream::config::{AddressesConfig, UpstreamConfig};
@@ -369,12 +373,13 @@ pub struct ProviderConfig {
     pub concurrency: Option<NotYet>,
     /// Quota learned from answers. Not supported yet.
     pub quota: Option<NotYet>,
-    /// What answers mean. Not supported yet.
-    pub responses: Option<NotYet>,
-    /// When a request is sent again. Only `replay_buffer` is supported yet (a 401 is healed by it).
-    pub retry: Option<RetryConfig>,
-    /// Idempotency keys. Not supported yet.
-    pub idempotency: Option<NotYet>,
+    /// What answers mean, first match wins. Without a row: 429 throttle, 401 unauthorized, 502, 503 and 504 unavailable, other
+    /// 4xx final. Default: none.
+    pub responses: Option<Switch<ResponsesConfig>>,
+    /// When a request is sent again. Default: on, with the values shown.
+    pub retry: Option<Switch<RetryConfig>>,
+    /// Keys by which the provider knows a request again. Default: none.
+    pub idempotency: Option<Switch<IdempotencyConfig>>,
     /// Circuit breaker. Not supported yet.
     pub breaker: Option<NotYet>,
     /// Response cache. Not supported yet.
@@ -467,26 +472,6 @@ pub struct TimeoutsConfig {
     pub total: Option<TimeSpan>,
 }
 
-/// When a request is sent again.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RetryConfig {
-    /// Not supported yet.
-    pub attempts: Option<NotYet>,
-    /// Not supported yet.
-    pub on: Option<NotYet>,
-    /// Not supported yet.
-    pub methods: Option<NotYet>,
-    /// Not supported yet.
-    pub backoff: Option<NotYet>,
-    /// Not supported yet.
-    pub max_retry_after: Option<NotYet>,
-    /// Not supported yet.
-    pub budget: Option<NotYet>,
-    /// Bytes of a request body that are kept, so that it can be sent again with another credential. Default: 64KiB.
-    pub replay_buffer: Option<ByteSize>,
-}
-
 /// What is masked in logs.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -528,12 +513,13 @@ pub struct RouteConfig {
     pub concurrency: Option<NotYet>,
     /// Quota learned from answers. Not supported yet.
     pub quota: Option<NotYet>,
-    /// What answers mean. Not supported yet.
-    pub responses: Option<NotYet>,
+    /// What answers mean, first match wins. Without a row: 429 throttle, 401 unauthorized, 502, 503 and 504 unavailable, other
+    /// 4xx final. Default: none.
+    pub responses: Option<Switch<ResponsesConfig>>,
     /// When a request is sent again.
-    pub retry: Option<RetryConfig>,
-    /// Idempotency keys. Not supported yet.
-    pub idempotency: Option<NotYet>,
+    pub retry: Option<Switch<RetryConfig>>,
+    /// Keys by which the provider knows a request again. Default: none.
+    pub idempotency: Option<Switch<IdempotencyConfig>>,
     /// Circuit breaker. Not supported yet.
     pub breaker: Option<NotYet>,
     /// Response cache. Not supported yet.

@@ -59,6 +59,11 @@ pub fn respond(error: &EgressError, request_id: &RequestId, close: bool) -> Resp
     if let Some(limit) = error.limit() {
         rate_limit(headers, limit);
     }
+    if let EgressError::Failure(failure) = error
+        && let Some(hint) = &failure.hint
+    {
+        headers.insert(hint.0.clone(), hint.1.clone());
+    }
     if answer.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         headers.append(
             PROXY_AUTHENTICATE,

@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Response;
@@ -18,16 +19,25 @@ use crate::message::body::Body;
 use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
 
+pub mod circuit_breaker;
+pub mod concurrency;
 pub mod deadline;
+pub mod idempotency;
 pub mod key;
 pub mod mistake;
 pub mod mode;
+pub mod quota;
+pub mod rate_limit;
 pub mod replay;
+pub mod responses;
 pub mod retry;
 pub mod timeout;
 pub mod verdict;
 
-use retry::Heal;
+use idempotency::IdempotencySettings;
+use key::KeySource;
+use responses::{Judge, Table};
+use retry::{Budget, Heal, RetrySettings};
 use timeout::AttemptTimeouts;
 
 /// The future of every layer that waits.
@@ -45,6 +55,20 @@ trait Serve: Send + Sync {
 impl<S: Inner<Future = Pending>> Serve for S {
     fn serve(&self, request: EgressRequest) -> Pending {
         self.clone().call(request)
+    }
+}
+
+impl Service<EgressRequest> for RouteService {
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = Pending;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: EgressRequest) -> Pending {
+        self.0.serve(request)
     }
 }
 
@@ -78,33 +102,50 @@ impl<S> Inner for S where
 {
 }
 
-/// What a route's stack is made of.
+/// What a route's stack is made of. What is absent is not in the stack.
 #[derive(Clone)]
 pub struct Layers {
+    /// What counted state is keyed by.
+    pub keys: KeySource,
     /// Timeouts of each attempt.
     pub attempt: AttemptTimeouts,
-    /// How many bytes of a request body are kept to be sent again (`retry.replay_buffer`).
-    pub replay_buffer: usize,
+    /// What answers mean.
+    pub responses: Arc<Table>,
+    /// When a request is sent again, and the budget of the provider for it.
+    pub retry: Option<(RetrySettings, Arc<Budget>)>,
     /// The credential's way to heal after a 401, where it has one.
     pub heal: Option<Arc<dyn Heal>>,
+    /// Keys by which the provider knows a request again.
+    pub idempotency: Option<IdempotencySettings>,
 }
 
 /// Default of `retry.replay_buffer`: 64 KiB.
 pub const REPLAY_BUFFER: usize = 64 * 1024;
 
-/// Builds the stack of one route around the credential layer. THE order of the layers; from the outside in.
+/// Builds the stack of one route around the credential layer. THE order of the layers, from the inside out. Each is erased
+/// as it is put on: a stack of eight layers that may each be absent would else be a type for each combination.
 pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
-    // Innermost here: each attempt has its own timeouts, so a second attempt does not inherit what the first used up.
-    let attempt = timeout::Timeout::new(credential, layers.attempt);
-    match layers.heal {
-        // Healing stands outside the attempt timeouts and inside the deadline: it counts for what the app waits for.
-        // Its replay buffer exists only where something can be sent again.
-        Some(heal) => {
-            let retry = retry::Retry::new(attempt, heal, layers.replay_buffer);
-            RouteService::new(deadline::Deadline::new(retry))
-        }
-        None => RouteService::new(deadline::Deadline::new(attempt)),
+    // Innermost: each attempt has its own timeouts, so a second attempt does not inherit what the first used up.
+    let mut stack = RouteService::new(timeout::Timeout::new(credential, layers.attempt));
+    // Around the attempt's timeouts, so that they bound a look into the body; inside all that act on the verdict.
+    stack = RouteService::new(Judge::new(stack, layers.responses));
+    // Outside the attempt timeouts and inside the deadline: it counts for what the app waits for. The replay buffer exists
+    // only where something can be sent again.
+    if layers.retry.is_some() || layers.heal.is_some() {
+        let replay_buffer =
+            layers.retry.as_ref().map_or(REPLAY_BUFFER, |(settings, _)| settings.replay_buffer);
+        let (settings, budget) = layers.retry.unzip();
+        stack = RouteService::new(retry::Retry::new(
+            stack,
+            settings,
+            layers.heal,
+            layers.idempotency,
+            budget,
+            replay_buffer,
+        ));
     }
+    // Outermost: everything the app waits for counts, queues and attempts together.
+    RouteService::new(deadline::Deadline::new(stack))
 }
 
 /// A duration that never passes, for arithmetic on optional timeouts: 30 years.

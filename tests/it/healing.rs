@@ -69,7 +69,7 @@ async fn the_next_of_a_list_is_taken_with_the_same_body_and_then_preferred() {
     assert_eq!(world.carried()[2..], ["the-old-secret-1"; 3], "the one that worked is used first");
     let records = world.proxy.records(4).await;
     assert_eq!((&records[0]["outgate.attempts"], &records[3]["outgate.attempts"]), (&2.into(), &1.into()));
-    assert_eq!(records[0]["outgate.retry.reason"], "unauthorized");
+    assert_eq!(records[0]["outgate.retry.reason"], serde_json::json!(["unauthorized"]));
     assert!(records[0]["outgate.credential"].as_str().unwrap().ends_with("/old"), "{}", records[0]);
 
     // And back: when the old one is switched off, the new one takes over at once.

@@ -168,10 +168,13 @@ async fn http2(world: Arc<World>, stream: tokio_rustls::server::TlsStream<TcpStr
             }
             let (head, mut body) = request.into_parts();
             let mut order = Vec::new();
-            while let Some(Ok(data)) = body.data().await {
+            while let Some(data) = body.data().await {
+                // A request that was cut is none: nothing is done for it.
+                let Ok(data) = data else { return };
                 let _ = body.flow_control().release_capacity(data.len());
                 order.extend_from_slice(&data);
             }
+            assert!(!order.is_empty(), "a whole request has a body");
             world.requests.fetch_add(1, Ordering::Relaxed);
             let answer = |status: u16| http::Response::builder().status(status).body(()).unwrap();
             if let Fate::Refused(status) = fate {
@@ -241,7 +244,7 @@ fn policy(one: SocketAddr, two: SocketAddr) -> String {
         format!("{{ connect_to: \"{two}\", tls: {{ ca: \"{{dir}}/origin.pem\" }} }}"),
     ];
     let mut text = String::from(
-        "defaults:\n  timeouts: { response: 300ms }\n  retry: { attempts: 4, backoff: { base: 1ms, max: 5ms }, budget: { ratio: 100%, min_per_second: 100000 } }\n  quota: off\nproviders:\n",
+        "defaults:\n  timeouts: { response: 300ms }\n  retry: { attempts: 4, backoff: { base: 1ms, max: 5ms }, budget: { ratio: 100%, min_per_second: 1000 } }\nproviders:\n",
     );
     for (host, upstream) in ["one", "two"].iter().zip(&upstream) {
         for (name, idempotency) in
@@ -324,5 +327,5 @@ async fn ten_thousand_posts_act_once() {
     println!("{done} of {POSTS} were answered 200, {requests} requests, {repeated} repeated under one key");
     // The test must have tested something: retries happened, with keys and (of refusals) without.
     assert!(repeated > 200, "seed {seed}: only {repeated} were repeated under a key");
-    assert!(done > POSTS * 6 / 10, "seed {seed}: only {done} came through");
+    assert!(done > POSTS * 4 / 10, "seed {seed}: only {done} came through");
 }

@@ -15,6 +15,7 @@ use crate::secret::reference::SecretRef;
 
 mod fixed;
 mod hosts;
+mod layers;
 mod provider;
 mod route;
 mod upstream;

@@ -75,7 +75,7 @@ impl Object<'_> {
         self.number("outgate.generation", event.generation);
         self.optional("outgate.credential", event.credential.as_deref());
         self.number("outgate.attempts", event.attempts.into());
-        self.optional("outgate.retry.reason", event.retry_reason);
+        self.list("outgate.retry.reason", &event.retry_reasons);
         if event.scrubbed > 0 {
             self.number("outgate.scrubbed", event.scrubbed);
         }
@@ -133,6 +133,20 @@ impl Object<'_> {
     fn optional(&mut self, key: &'static str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, value);
+        }
+    }
+
+    /// Nothing at all where the list is empty.
+    fn list(&mut self, key: &'static str, values: &[&str]) {
+        for (at, value) in values.iter().enumerate() {
+            if at == 0 {
+                self.key(key);
+            }
+            self.0.push(if at == 0 { b'[' } else { b',' });
+            self.quoted(|line| string(value, MAX_STRING, line));
+        }
+        if !values.is_empty() {
+            self.0.push(b']');
         }
     }
 
