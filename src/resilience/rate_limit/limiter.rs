@@ -32,7 +32,6 @@ pub struct Limiter {
     settings: LimitSettings,
     /// `limit:<name>`, what shadow mode writes to the log.
     label: Arc<str>,
-    tokens: Tokens,
     state: Arc<State>,
     edition: Edition,
 }
@@ -67,11 +66,15 @@ impl Limiter {
     pub fn new(settings: LimitSettings, tokens: Tokens) -> Self {
         let pace = settings.pace();
         let store = Arc::new(Store::new(pace));
-        let edition = store.edition(pace);
+        let source = match tokens {
+            Tokens::Own => None,
+            Tokens::Leased(source) => Some(source),
+        };
+        let edition = store.edition(pace, source);
         let order = MADE.fetch_add(1, Ordering::Relaxed);
         let label = format!("limit:{}", settings.name).into();
         let state = Arc::new(State { store, order, counts: Counts::default() });
-        Self { settings, label, tokens, state, edition }
+        Self { settings, label, state, edition }
     }
 
     /// The same, going on from the limiter that had its name before: what was spent of that burst is spent of this one in the
@@ -82,7 +85,7 @@ impl Limiter {
     pub fn adopt(mut self, old: &Self) -> Self {
         let same = self.settings.per == old.settings.per && self.settings.scope == old.settings.scope;
         if same {
-            self.edition = old.state.store.edition(self.edition.pace);
+            self.edition = old.state.store.edition(self.edition.pace, self.edition.source);
             self.state = old.state.clone();
         }
         self
@@ -104,9 +107,9 @@ impl Limiter {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let remaining = (self.settings.per == Per::Provider).then(|| {
             let all = Id::from(Key::ALL);
-            match (&self.tokens, store.lease(all)) {
-                (Tokens::Own, _) => store.level(&Store::own(all), None).remaining,
-                (Tokens::Leased(_), lease) => lease.map_or(0, |lease| lease.remaining()),
+            match self.edition.source {
+                None => store.level(&Store::own(all), None).remaining,
+                Some(_) => store.lease(all).map_or(0, |lease| lease.remaining()),
             }
         });
         LimitStatus {
@@ -136,8 +139,8 @@ impl Limiter {
         &self.label
     }
 
-    pub(super) fn edition(&self) -> Edition {
-        self.edition
+    pub(super) fn edition(&self) -> &Edition {
+        &self.edition
     }
 
     /// Where it stands among others: narrow limits come before those that count everything together, later ones before earlier
@@ -149,9 +152,11 @@ impl Limiter {
     /// Whose tokens a request takes.
     pub(super) fn who(&self, source: &KeySource, request: &EgressRequest) -> Who {
         let id = Id::from(source.key(self.settings.per, request));
-        let Tokens::Leased(leases) = &self.tokens else { return Store::own(id) };
+        if self.edition.source.is_none() {
+            return Store::own(id);
+        }
         let tenant = request.tenant.as_deref().unwrap_or_default();
-        let lease = |names: &[&str]| self.state.store.leased(id, names, &**leases);
+        let lease = |names: &[&str]| self.state.store.leased(id, names, &self.edition);
         let who = match self.settings.per {
             Per::Provider => lease(&[]),
             Per::Route => lease(&[&source.route]),
