@@ -38,3 +38,8 @@ mod slots;
 mod store;
 #[cfg(test)]
 mod tests;
+
+pub use config::LimitsConfig;
+pub use layer::RateLimit;
+pub use limiter::{Limiter, Tokens};
+pub use settings::{LimitSettings, Scope};
