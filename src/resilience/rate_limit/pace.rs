@@ -9,7 +9,7 @@
 //! per window (`interval = w / refill`) no window holds more than `rate`.
 //!
 //! Timers are late by a millisecond or two. A burst absorbs that; without one each late wake-up would lose its lateness for
-//! good (a quarter of 200/s). So where the burst is worth less than [`grace`], a token may be taken that much early, and the
+//! good (a quarter of 200/s). So where the burst is worth less than that, a token may be taken that much early, and the
 //! interval is longer by as much as the proof needs: `interval = (w + grace) / refill`, at most 0.2 % longer.
 
 use std::cell::Cell;
