@@ -8,24 +8,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
 use crate::policy::layers::Owner;
 use crate::resilience::Layers;
+use crate::resilience::circuit_breaker::{BreakerSettings, Breakers, Forced};
+use crate::resilience::concurrency::{ConcurrencySettings, Permits};
 use crate::resilience::key::KeySource;
+use crate::resilience::quota::Quota;
+use crate::resilience::rate_limit::{LimitSettings, Limiter, Tokens};
 use crate::resilience::responses::Table;
-use crate::resilience::retry::{Budget, RetrySettings};
+use crate::resilience::retry::Budget;
+use crate::resilience::retry::budget::BudgetSettings;
 use crate::resilience::timeout::AttemptTimeouts;
 
 /// Whose state it is: the provider's, or a route's of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    provider: Arc<str>,
-    owner: Owner,
+    pub(super) provider: Arc<str>,
+    pub(super) owner: Owner,
 }
 
-type ByIdentity<V> = Mutex<HashMap<Identity, V>>;
+pub(super) type ByIdentity<V> = Mutex<HashMap<Identity, V>>;
 
 /// The state of all layers.
 #[derive(Default)]
 pub struct LayerStates {
-    budgets: ByIdentity<(RetrySettings, Arc<Budget>)>,
+    pub(super) budgets: ByIdentity<(BudgetSettings, Arc<Budget>)>,
+    pub(super) breakers: ByIdentity<Arc<Breakers>>,
+    pub(super) permits: ByIdentity<Arc<Permits>>,
+    /// By the limit's name as well.
+    pub(super) limiters: Mutex<HashMap<(Identity, Arc<str>), Arc<Limiter>>>,
+    pub(super) quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
 }
 
 impl LayerStates {
@@ -33,24 +43,83 @@ impl LayerStates {
     pub(super) fn of(&self, provider: &Provider, route: &Route, attempt: AttemptTimeouts) -> Layers {
         let settings = &route.settings.layers;
         let identity = |owner: &Owner| Identity { provider: provider.name.clone(), owner: owner.clone() };
-        let retry = settings.retry.as_ref().map(|retry| {
-            let mut budgets = locked(&self.budgets);
-            let (known, budget) = budgets
-                .entry(identity(&retry.owner))
-                .or_insert_with(|| (retry.settings.clone(), Arc::new(Budget::new(retry.settings.budget))));
-            if known.budget != retry.settings.budget {
-                (*known, *budget) = (retry.settings.clone(), Arc::new(Budget::new(retry.settings.budget)));
-            }
-            (retry.settings.clone(), budget.clone())
-        });
+        let shadow = |own: bool, label: &str| (own || settings.shadow).then(|| Arc::from(label));
         Layers {
             keys: KeySource { route: route.name.clone(), credential: references(route) },
             attempt,
             responses: Arc::new(Table::new(settings.responses.clone())),
-            retry,
+            retry: settings.retry.as_ref().map(|retry| {
+                (retry.settings.clone(), self.budget(identity(&retry.owner), retry.settings.budget))
+            }),
             heal: None,
             idempotency: settings.idempotency.clone(),
+            breaker: settings.breaker.as_ref().map(|breaker| {
+                let shadow = shadow(breaker.settings.shadow, "breaker");
+                (self.breaker(identity(&breaker.owner), &breaker.settings), shadow)
+            }),
+            quota: settings.quota.as_ref().map(|quota| {
+                let shadow = shadow(quota.mode.is_shadow(), "quota");
+                (self.quota(&provider.name), quota.clone(), shadow)
+            }),
+            limits: settings
+                .limits
+                .iter()
+                .map(|limit| self.limiter(identity(&limit.owner), &limit.settings))
+                .collect(),
+            concurrency: settings.concurrency.as_ref().map(|concurrency| {
+                let shadow = shadow(concurrency.settings.shadow, "concurrency");
+                (self.permits(identity(&concurrency.owner), concurrency.settings), shadow)
+            }),
+            shadow: settings.shadow,
         }
+    }
+
+    fn budget(&self, identity: Identity, settings: BudgetSettings) -> Arc<Budget> {
+        let mut budgets = locked(&self.budgets);
+        let new = || (settings, Arc::new(Budget::new(settings)));
+        let live = budgets.entry(identity).or_insert_with(new);
+        if live.0 != settings {
+            *live = new();
+        }
+        live.1.clone()
+    }
+
+    fn breaker(&self, identity: Identity, settings: &BreakerSettings) -> Arc<Breakers> {
+        let mut breakers = locked(&self.breakers);
+        let provider = identity.provider.clone();
+        let live =
+            breakers.entry(identity).or_insert_with(|| Arc::new(Breakers::new(provider, settings.clone())));
+        live.update(settings.clone());
+        live.clone()
+    }
+
+    fn permits(&self, identity: Identity, settings: ConcurrencySettings) -> Arc<Permits> {
+        let mut permits = locked(&self.permits);
+        let live = permits.entry(identity).or_insert_with(|| Arc::new(Permits::new(settings)));
+        live.update(settings);
+        live.clone()
+    }
+
+    fn limiter(&self, identity: Identity, settings: &LimitSettings) -> Arc<Limiter> {
+        let mut limiters = locked(&self.limiters);
+        let new = || Limiter::new(settings.clone(), Tokens::Own);
+        let live = limiters.entry((identity, settings.name.clone())).or_insert_with(|| Arc::new(new()));
+        if live.settings() != settings {
+            *live = Arc::new(new().adopt(live));
+        }
+        live.clone()
+    }
+
+    fn quota(&self, provider: &Arc<str>) -> Arc<Quota> {
+        let mut quotas = locked(&self.quotas);
+        quotas.entry(provider.clone()).or_insert_with(|| Arc::new(Quota::new(provider.clone()))).clone()
+    }
+
+    /// Forces the breakers of a provider and its routes, or lets them decide again. How many there are.
+    pub fn force_breakers(&self, provider: &str, forced: Option<Forced>) -> usize {
+        let breakers = locked(&self.breakers);
+        let own = breakers.iter().filter(|(identity, _)| *identity.provider == *provider);
+        own.map(|(_, live)| live.force(forced)).count()
     }
 
     /// Drops the state of what the policy no longer has.
@@ -64,6 +133,10 @@ impl LayerStates {
             })
         };
         locked(&self.budgets).retain(|identity, _| lives(identity));
+        locked(&self.breakers).retain(|identity, _| lives(identity));
+        locked(&self.permits).retain(|identity, _| lives(identity));
+        locked(&self.limiters).retain(|(identity, _), _| lives(identity));
+        locked(&self.quotas).retain(|name, _| policy.providers.iter().any(|provider| provider.name == *name));
     }
 }
 
@@ -78,6 +151,6 @@ fn references(route: &Route) -> Arc<[Arc<str>]> {
 }
 
 /// Maps of handles, whole after every step, also where a thread panicked.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::resilience::circuit_breaker::BreakerSettings;
+use crate::resilience::concurrency::ConcurrencySettings;
 use crate::resilience::idempotency::IdempotencySettings;
+use crate::resilience::quota::QuotaSettings;
+use crate::resilience::rate_limit::LimitSettings;
 use crate::resilience::responses::TableSettings;
 use crate::resilience::retry::RetrySettings;
 
@@ -28,12 +32,20 @@ pub struct Owned<S> {
 /// The layers of a route; what is absent is not in its stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerSettings {
+    /// Rate limits; all of them must admit.
+    pub limits: Vec<Owned<LimitSettings>>,
+    /// Requests at a time.
+    pub concurrency: Option<Owned<ConcurrencySettings>>,
+    /// What is learned from answers; its state is the provider's.
+    pub quota: Option<QuotaSettings>,
     /// What answers mean.
     pub responses: TableSettings,
     /// When a request is sent again.
     pub retry: Option<Owned<RetrySettings>>,
     /// Keys by which the provider knows a request again.
     pub idempotency: Option<IdempotencySettings>,
+    /// When a host is left alone.
+    pub breaker: Option<Owned<BreakerSettings>>,
     /// The whole provider is tried out: every layer that refuses only says so.
     pub shadow: bool,
 }

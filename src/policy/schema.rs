@@ -15,8 +15,12 @@ use super::switch::Switch;
 use crate::credential::CredentialConfig;
 use crate::credential::scrub::Scrub;
 use crate::message::quantity::{ByteSize, TimeSpan};
+use crate::resilience::circuit_breaker::BreakerConfig;
+use crate::resilience::concurrency::ConcurrencyConfig;
 use crate::resilience::idempotency::IdempotencyConfig;
 use crate::resilience::mode::Mode;
+use crate::resilience::quota::QuotaConfig;
+use crate::resilience::rate_limit::LimitsConfig;
 use crate::resilience::responses::ResponsesConfig;
 use crate::resilience::retry::RetryConfig;
 use crate::secret::StoreConfig;
@@ -367,12 +371,12 @@ pub struct ProviderConfig {
     pub tenant: Option<TenantConfig>,
     /// How long things may take.
     pub timeouts: Option<TimeoutsConfig>,
-    /// Rate limits. Not supported yet.
-    pub limits: Option<NotYet>,
-    /// Concurrency. Not supported yet.
-    pub concurrency: Option<NotYet>,
-    /// Quota learned from answers. Not supported yet.
-    pub quota: Option<NotYet>,
+    /// Rate limits; all of them must admit. Default: none.
+    pub limits: Option<Switch<LimitsConfig>>,
+    /// How many requests run at a time. Default: any number.
+    pub concurrency: Option<Switch<ConcurrencyConfig>>,
+    /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
+    pub quota: Option<Switch<QuotaConfig>>,
     /// What answers mean, first match wins. Without a row: 429 throttle, 401 unauthorized, 502, 503 and 504 unavailable, other
     /// 4xx final. Default: none.
     pub responses: Option<Switch<ResponsesConfig>>,
@@ -380,8 +384,8 @@ pub struct ProviderConfig {
     pub retry: Option<Switch<RetryConfig>>,
     /// Keys by which the provider knows a request again. Default: none.
     pub idempotency: Option<Switch<IdempotencyConfig>>,
-    /// Circuit breaker. Not supported yet.
-    pub breaker: Option<NotYet>,
+    /// When a host of the provider is left alone because it fails. Default: none.
+    pub breaker: Option<Switch<BreakerConfig>>,
     /// Response cache. Not supported yet.
     pub cache: Option<NotYet>,
     /// What is masked in logs, added to the built-in lists.
@@ -507,12 +511,12 @@ pub struct RouteConfig {
     pub mode: Option<Mode>,
     /// How long things may take. `connect` and `tls` belong to the provider.
     pub timeouts: Option<TimeoutsConfig>,
-    /// Rate limits. Not supported yet.
-    pub limits: Option<NotYet>,
-    /// Concurrency. Not supported yet.
-    pub concurrency: Option<NotYet>,
-    /// Quota learned from answers. Not supported yet.
-    pub quota: Option<NotYet>,
+    /// Rate limits; all of them must admit. Default: none.
+    pub limits: Option<Switch<LimitsConfig>>,
+    /// How many requests run at a time. Default: any number.
+    pub concurrency: Option<Switch<ConcurrencyConfig>>,
+    /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
+    pub quota: Option<Switch<QuotaConfig>>,
     /// What answers mean, first match wins. Without a row: 429 throttle, 401 unauthorized, 502, 503 and 504 unavailable, other
     /// 4xx final. Default: none.
     pub responses: Option<Switch<ResponsesConfig>>,
@@ -520,8 +524,8 @@ pub struct RouteConfig {
     pub retry: Option<Switch<RetryConfig>>,
     /// Keys by which the provider knows a request again. Default: none.
     pub idempotency: Option<Switch<IdempotencyConfig>>,
-    /// Circuit breaker. Not supported yet.
-    pub breaker: Option<NotYet>,
+    /// When a host of the provider is left alone because it fails. Default: none.
+    pub breaker: Option<Switch<BreakerConfig>>,
     /// Response cache. Not supported yet.
     pub cache: Option<NotYet>,
     /// How far answers are searched for the credential.

@@ -34,8 +34,12 @@ pub mod retry;
 pub mod timeout;
 pub mod verdict;
 
+use circuit_breaker::Breakers;
+use concurrency::Permits;
 use idempotency::IdempotencySettings;
 use key::KeySource;
+use quota::{Quota, QuotaLayer, QuotaSettings};
+use rate_limit::{Limiter, RateLimit};
 use responses::{Judge, Table};
 use retry::{Budget, Heal, RetrySettings};
 use timeout::AttemptTimeouts;
@@ -72,7 +76,21 @@ impl Service<EgressRequest> for RouteService {
     }
 }
 
+/// A layer whose future is a type of its own.
+#[derive(Clone)]
+struct Boxing<S>(S);
+
+impl<S: Inner<Future: 'static>> Serve for Boxing<S> {
+    fn serve(&self, request: EgressRequest) -> Pending {
+        Box::pin(self.0.clone().call(request))
+    }
+}
+
 impl RouteService {
+    fn boxing(stack: impl Inner<Future: 'static>) -> Self {
+        Self(Arc::new(Boxing(stack)))
+    }
+
     fn new(stack: impl Inner<Future = Pending>) -> Self {
         Self(Arc::new(stack))
     }
@@ -117,6 +135,16 @@ pub struct Layers {
     pub heal: Option<Arc<dyn Heal>>,
     /// Keys by which the provider knows a request again.
     pub idempotency: Option<IdempotencySettings>,
+    /// The breakers of the provider's hosts, and the name under which shadow mode notes them.
+    pub breaker: Option<(Arc<Breakers>, Option<Arc<str>>)>,
+    /// What was learned of the provider's quota, and the name under which shadow mode notes it.
+    pub quota: Option<(Arc<Quota>, QuotaSettings, Option<Arc<str>>)>,
+    /// Rate limits; all of them must admit.
+    pub limits: Vec<Arc<Limiter>>,
+    /// Permits of requests at a time, and the name under which shadow mode notes them.
+    pub concurrency: Option<(Arc<Permits>, Option<Arc<str>>)>,
+    /// The whole provider is tried out.
+    pub shadow: bool,
 }
 
 /// Default of `retry.replay_buffer`: 64 KiB.
@@ -129,6 +157,27 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     let mut stack = RouteService::new(timeout::Timeout::new(credential, layers.attempt));
     // Around the attempt's timeouts, so that they bound a look into the body; inside all that act on the verdict.
     stack = RouteService::new(Judge::new(stack, layers.responses));
+    // After the waits: what queued before the breaker opened does not rush a dead provider, and a probe's place is taken only
+    // now. Refused here, token and permit go back.
+    if let Some((breakers, shadow)) = &layers.breaker {
+        stack = RouteService::boxing(circuit_breaker::Take::new(stack, breakers.clone(), shadow.clone()));
+    }
+    // Inside the rate limits, so that a permit is never held through their waits; held until the answer's body ends.
+    if let Some((permits, shadow)) = layers.concurrency {
+        stack = RouteService::new(concurrency::Concurrency::new(stack, permits, shadow));
+    }
+    // Each attempt takes a token, because the provider counts attempts. The wait for it is not upstream time.
+    if !layers.limits.is_empty() {
+        stack = RouteService::new(RateLimit::new(stack, layers.limits, layers.keys.clone(), layers.shadow));
+    }
+    // Outside the limits: a quota that is held spends none of their tokens.
+    if let Some((quota, settings, shadow)) = layers.quota {
+        stack = RouteService::new(QuotaLayer::new(stack, quota, settings, layers.keys.clone(), shadow));
+    }
+    // An open breaker refuses before a token is spent, and before anything waits.
+    if let Some((breakers, shadow)) = layers.breaker {
+        stack = RouteService::boxing(circuit_breaker::Look::new(stack, breakers, shadow));
+    }
     // Outside the attempt timeouts and inside the deadline: it counts for what the app waits for. The replay buffer exists
     // only where something can be sent again.
     if layers.retry.is_some() || layers.heal.is_some() {

@@ -8,7 +8,10 @@ use crate::policy::layers::{LayerSettings, Owned, Owner};
 use crate::policy::schema::ProviderConfig;
 use crate::policy::switch::Switch;
 use crate::policy::tree::{Node, Place, PolicyPath};
+use crate::resilience::key::Per;
 use crate::resilience::mistake::{Mistakes, Step};
+use crate::resilience::quota::QuotaConfig;
+use crate::resilience::rate_limit::{LimitSettings, Scope};
 use crate::resilience::responses;
 use crate::resilience::retry::RetryConfig;
 
@@ -63,16 +66,22 @@ impl Compiler<'_> {
         path: &PolicyPath,
     ) -> LayerSettings {
         let at = At { written, path };
-        let owned = |key, settings| Owned { owner: written.owner(key), settings };
         let retry = self.retry(config, at);
+        let quota = self.quota(config, at);
+        let concurrency = self.layer(config.concurrency.as_ref(), at, "concurrency", |c, m| c.compile(m));
+        let breaker = self.layer(config.breaker.as_ref(), at, "breaker", |c, m| c.compile(m));
         let idempotency = self.layer(config.idempotency.as_ref(), at, "idempotency", |c, m| c.compile(m));
         let none = Vec::new();
         let rows = config.responses.as_ref().and_then(Switch::on).unwrap_or(&none);
         let responses = self.told(at, "responses", |mistakes| responses::config::compile(rows, mistakes));
         let layers = LayerSettings {
+            limits: self.limits(config, at),
+            concurrency: concurrency.map(|settings| Owned { owner: written.owner("concurrency"), settings }),
+            quota,
             responses,
-            retry: retry.map(|settings| owned("retry", settings)),
+            retry: retry.map(|settings| Owned { owner: written.owner("retry"), settings }),
             idempotency,
+            breaker: breaker.map(|settings| Owned { owner: written.owner("breaker"), settings }),
             shadow: config.mode.unwrap_or_default().is_shadow(),
         };
         layers
@@ -127,5 +136,47 @@ impl Compiler<'_> {
                 self.layer(Some(switch), at, "retry", |config, mistakes| config.compile(mistakes))
             }
         }
+    }
+
+    /// The same for `quota`: the IETF fields and `Retry-After` are read.
+    fn quota(
+        &mut self,
+        config: &ProviderConfig,
+        at: At<'_>,
+    ) -> Option<crate::resilience::quota::QuotaSettings> {
+        match &config.quota {
+            None => Some(self.told(at, "quota", |mistakes| QuotaConfig::default().compile(mistakes))),
+            Some(switch) => {
+                self.layer(Some(switch), at, "quota", |config, mistakes| config.compile(mistakes))
+            }
+        }
+    }
+
+    fn limits(&mut self, config: &ProviderConfig, at: At<'_>) -> Vec<Owned<LimitSettings>> {
+        let Some(limits) = config.limits.as_ref().and_then(Switch::on) else { return Vec::new() };
+        let fleet = self.fleet;
+        let tenant = config.tenant.is_some();
+        let settings = self.told(at, "limits", |mistakes| {
+            let settings = limits.compile(mistakes);
+            for (index, limit) in settings.iter().enumerate() {
+                if limit.scope == Scope::Fleet && !fleet {
+                    mistakes.hint(
+                        &format!("{index}.scope"),
+                        "`scope: fleet` needs the key `fleet` at the top of the policy",
+                        "`fleet: { redis: { url: \"env:REDIS_URL\" } }`, or `scope: pod`",
+                    );
+                }
+                if limit.per == Per::Tenant && !tenant {
+                    mistakes.hint(
+                        &format!("{index}.per"),
+                        "`per: tenant` needs to know the tenant",
+                        "`tenant: { header: X-Tenant, required: true }` at the provider",
+                    );
+                }
+            }
+            settings
+        });
+        let owners = at.written.owners("limits").into_iter().chain(std::iter::repeat(Owner::Provider));
+        settings.into_iter().zip(owners).map(|(settings, owner)| Owned { owner, settings }).collect()
     }
 }

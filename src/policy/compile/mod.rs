@@ -30,6 +30,8 @@ struct Compiler<'a> {
     stores: Vec<(String, StoreConfig)>,
     /// Files whose content is part of the policy, and their content.
     files: Vec<(PathBuf, Arc<[u8]>)>,
+    /// The policy has a fleet.
+    fleet: bool,
     /// Every key was of its type. If not, what is left is looked at for further mistakes, and never run.
     typed: bool,
 }
@@ -102,6 +104,7 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
         secrets: Vec::new(),
         stores: Vec::new(),
         files: Vec::new(),
+        fleet: loaded.tree.get("fleet").is_some_and(|node| !matches!(node.value, super::tree::Value::Null)),
         typed: true,
     };
     let config = salvage::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);

@@ -16,6 +16,7 @@ use super::settings::{BreakerSettings, ErrorRate, Fallback, Rules, StaticAnswer}
 use crate::message::headers::OWN_PREFIX;
 use crate::message::quantity::{Ratio, TimeSpan};
 use crate::resilience::mistake::Mistakes;
+use crate::resilience::mode::Mode;
 
 /// When a provider's host is left alone because it fails.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -35,18 +36,7 @@ pub struct BreakerConfig {
     /// What is answered while it is open: `{ status, headers, body }`, or `stale` (what the cache has, however old; needs `cache.stale_if_error`). Default: null, the app is told `breaker_open`.
     pub fallback: Option<FallbackConfig>,
     /// `shadow`: only counts and logs what it would refuse. Default: `enforce`.
-    pub mode: Option<BreakerMode>,
-}
-
-/// Whether a breaker refuses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum BreakerMode {
-    /// It refuses.
-    #[default]
-    Enforce,
-    /// It counts and logs what it would refuse.
-    Shadow,
+    pub mode: Option<Mode>,
 }
 
 /// Failures as a part of what was asked lately.
@@ -209,7 +199,7 @@ impl BreakerConfig {
             Some(FallbackConfig::Stale) => Fallback::Stale,
             Some(FallbackConfig::Static(answer)) => Fallback::Static(Arc::new(answer.compile(mistakes))),
         };
-        BreakerSettings { rules, fallback, shadow: self.mode.unwrap_or_default() == BreakerMode::Shadow }
+        BreakerSettings { rules, fallback, shadow: self.mode.unwrap_or_default() == Mode::Shadow }
     }
 
     fn open_times(&self, mistakes: &mut Mistakes) -> (Duration, Duration) {

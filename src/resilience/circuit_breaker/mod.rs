@@ -37,8 +37,7 @@ mod status;
 mod tally;
 
 pub use config::{
-    BreakerConfig, BreakerMode, ErrorRateConfig, ErrorRateSwitch, FallbackConfig, HalfOpenConfig,
-    StaticAnswerConfig,
+    BreakerConfig, ErrorRateConfig, ErrorRateSwitch, FallbackConfig, HalfOpenConfig, StaticAnswerConfig,
 };
 pub use hosts::{Breakers, Forced, MAX_HOSTS};
 pub use layer::{FallbackAnswer, Look, Take};

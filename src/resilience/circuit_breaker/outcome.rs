@@ -102,6 +102,7 @@ pub fn body_blames_provider(error: &BodyError) -> bool {
         | BodyError::DownstreamStalled
         | BodyError::TrailersTooLarge
         | BodyError::TooLarge
+        | BodyError::Superseded
         | BodyError::Total => false,
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::message::quantity::TimeSpan;
 use crate::resilience::mistake::Mistakes;
+use crate::resilience::mode::Mode;
 
 /// How many requests to a provider run at a time.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -19,18 +20,7 @@ pub struct ConcurrencyConfig {
     /// So many wait at a time; more are refused at once. Default: 1000.
     pub max_queue: Option<u32>,
     /// `shadow`: only counts and logs what would wait or be refused. Default: `enforce`.
-    pub mode: Option<ConcurrencyMode>,
-}
-
-/// Whether requests wait and are refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ConcurrencyMode {
-    /// They are.
-    #[default]
-    Enforce,
-    /// It is counted and logged what would be.
-    Shadow,
+    pub mode: Option<Mode>,
 }
 
 /// A bound on concurrent requests, as compiled.
@@ -66,7 +56,7 @@ impl ConcurrencyConfig {
             max: self.compile_max(mistakes),
             max_wait: max_wait.duration(),
             max_queue,
-            shadow: self.mode.unwrap_or_default() == ConcurrencyMode::Shadow,
+            shadow: self.mode.unwrap_or_default() == Mode::Shadow,
         }
     }
 

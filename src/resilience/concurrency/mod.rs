@@ -19,7 +19,7 @@ mod config;
 mod layer;
 mod permits;
 
-pub use config::{ConcurrencyConfig, ConcurrencyMode, ConcurrencySettings};
+pub use config::{ConcurrencyConfig, ConcurrencySettings};
 pub use layer::Concurrency;
 pub use permits::{Permits, PermitsStatus};
 

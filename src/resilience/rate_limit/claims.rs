@@ -24,21 +24,21 @@ use crate::resilience::key::KeySource;
 /// How late a token may be that was promised in time, before its request gives up: timers and busy threads.
 const LATE: Duration = Duration::from_millis(50);
 
-/// The limits of a route, in the order in which they are asked.
-#[derive(Clone)]
+/// The limits of a route, in the order in which they are asked, and what its keys are made of.
 pub(super) struct Limits {
-    all: Arc<[Arc<Limiter>]>,
+    all: Vec<Arc<Limiter>>,
     /// The first so many are enforced; the rest is tried out.
     enforced: usize,
+    source: KeySource,
 }
 
 impl Limits {
     /// Orders them; with `shadow` none is enforced.
-    pub fn new(mut all: Vec<Arc<Limiter>>, shadow: bool) -> Self {
+    pub fn new(mut all: Vec<Arc<Limiter>>, source: KeySource, shadow: bool) -> Self {
         let tried = |limit: &Limiter| shadow || limit.settings().mode.is_shadow();
         all.sort_by_key(|limit| (tried(limit), limit.rank()));
         let enforced = all.iter().filter(|limit| !tried(limit)).count();
-        Self { all: all.into(), enforced }
+        Self { all, enforced, source }
     }
 }
 
@@ -52,7 +52,7 @@ struct Claim {
 
 /// The claims of one request. Dropping them gives up places, and gives back tokens that provably were not used.
 pub(super) struct Claims {
-    limits: Limits,
+    limits: Arc<Limits>,
     // Most routes have one limit: no list is made for it.
     first: Claim,
     more: Vec<Claim>,
@@ -61,9 +61,9 @@ pub(super) struct Claims {
 
 impl Claims {
     /// Claims that hold nothing yet; `None` where there is no limit.
-    pub fn new(limits: &Limits, source: &KeySource, request: &EgressRequest) -> Option<Self> {
+    pub fn new(limits: &Arc<Limits>, request: &EgressRequest) -> Option<Self> {
         let mut claims = limits.all.iter().map(|limit| Claim {
-            who: limit.who(source, request),
+            who: limit.who(&limits.source, request),
             place: None,
             taken: None,
             waited: false,
@@ -79,11 +79,10 @@ impl Claims {
         }
         self.try_out();
         for index in 0..self.limits.enforced {
-            let waited = self.claim(index).waited;
-            let counts = self.limits.all[index].counts();
-            Counts::count(&counts.admitted);
-            if waited {
-                Counts::count(&counts.waited);
+            let (limit, claim) = self.at(index);
+            Counts::count(&limit.counts().admitted);
+            if claim.waited {
+                Counts::count(&limit.counts().waited);
             }
         }
         Ok(())
@@ -99,6 +98,7 @@ impl Claims {
 
     async fn wait_for_all(&mut self, mut missing: usize) -> Result<(), Failure> {
         let waiting = Waiting { exchange: self.exchange.clone(), since: Instant::now() };
+        self.foresee(waiting.since)?;
         loop {
             if self.on_excess(missing) == OnExcess::Reject {
                 return Err(self.refuse(missing, Fault::RateLimited));
@@ -116,27 +116,44 @@ impl Claims {
         }
     }
 
+    /// Refuses at once what would wait for one of the limits for too long, though its turn in another line comes first. Who
+    /// will join that line from another one meanwhile is not foreseen: such a request is refused when it gets there.
+    fn foresee(&mut self, since: Instant) -> Result<(), Failure> {
+        for index in 0..self.limits.enforced {
+            let left = self.end(index, since).saturating_duration_since(since);
+            let (limit, claim) = self.at(index);
+            // A lease may grow at any moment.
+            if limit.settings().on_excess == OnExcess::Reject || claim.who.lease.is_some() {
+                continue;
+            }
+            let wait = limit.store().level(&claim.who, None).wait;
+            if wait.is_some_and(|wait| Duration::from_nanos(wait) > left) {
+                return Err(self.refuse(index, Fault::RateLimited));
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until it is first in the line of one limit, and that has a token.
     async fn wait_for(&mut self, index: usize, since: Instant) -> Result<(), Failure> {
         let end = self.end(index, since);
-        if self.claim(index).place.is_none() {
+        if self.at(index).1.place.is_none() {
             self.join(index, end)?;
         }
         let deadline = self.exchange.deadline;
-        let claim = self.claim(index);
+        let (_, claim) = self.at(index);
         let Some(place) = &claim.place else { return Ok(()) };
-        claim.waited = true;
+        claim.waited |= place.turn() != Turn::Now;
         let promised = place.expected + LATE;
         let end = end.max(deadline.map_or(promised, |deadline| promised.min(deadline)));
         if place.wait_until(end).await { Ok(()) } else { Err(self.refuse(index, Fault::RateLimited)) }
     }
 
     fn join(&mut self, index: usize, end: Instant) -> Result<(), Failure> {
-        let limit = self.limits.all[index].clone();
-        let most = limit.settings().max_queue as usize;
         let left = end.saturating_duration_since(Instant::now());
         let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
-        let claim = self.claim(index);
+        let (limit, claim) = self.at(index);
+        let most = limit.settings().max_queue as usize;
         match limit.store().join(&claim.who, limit.edition(), most, left) {
             Ok(place) => {
                 claim.place = Some(place);
@@ -163,14 +180,13 @@ impl Claims {
         }
         // Only now, so that whoever is refused by a later limit keeps its place in the lines before.
         for index in 0..self.limits.enforced {
-            self.claim(index).place = None;
+            self.at(index).1.place = None;
         }
         Ok(())
     }
 
     fn take(&mut self, index: usize) -> bool {
-        let limit = self.limits.all[index].clone();
-        let claim = self.claim(index);
+        let (limit, claim) = self.at(index);
         claim.taken = limit.store().take(&mut claim.who, limit.edition(), claim.place.as_ref()).ok();
         claim.taken.is_some()
     }
@@ -190,15 +206,13 @@ impl Claims {
     }
 
     fn refuse(&mut self, index: usize, fault: Fault) -> Failure {
-        let limit = self.limits.all[index].clone();
-        let claim = self.claim(index);
+        let (limit, claim) = self.at(index);
         limit.refuse(fault, &claim.who, claim.place.as_ref())
     }
 
     fn give_back(&mut self, before: usize) {
         for index in 0..before {
-            let limit = self.limits.all[index].clone();
-            let claim = self.claim(index);
+            let (limit, claim) = self.at(index);
             if let Some(taken) = claim.taken.take() {
                 limit.store().give_back(&claim.who, taken);
             }
@@ -216,11 +230,13 @@ impl Claims {
         self.limits.all[index].settings().on_excess
     }
 
-    fn claim(&mut self, index: usize) -> &mut Claim {
-        match index {
+    /// A limit, and the claim on it.
+    fn at(&mut self, index: usize) -> (&Limiter, &mut Claim) {
+        let claim = match index {
             0 => &mut self.first,
             _ => &mut self.more[index - 1],
-        }
+        };
+        (&self.limits.all[index], claim)
     }
 }
 

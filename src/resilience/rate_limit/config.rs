@@ -58,7 +58,8 @@ impl LimitsConfig {
     /// The settings of each limit that has a rate; every wrong value is told. Whether `fleet:` exists for `scope: fleet` is
     /// the caller's to check.
     pub fn compile(&self, mistakes: &mut Mistakes) -> Vec<LimitSettings> {
-        let limits: Vec<_> = (0..).zip(&self.0).map(|(place, limit)| limit.compile(place, mistakes)).collect();
+        let limits: Vec<_> =
+            (0..).zip(&self.0).map(|(place, limit)| limit.compile(place, mistakes)).collect();
         let mut names = HashSet::new();
         let mut rates = HashMap::new();
         for (place, limit) in limits.iter().enumerate() {
@@ -180,12 +181,7 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn at(
-        &mut self,
-        key: &str,
-        message: impl Into<Cow<'static, str>>,
-        hint: impl Into<Cow<'static, str>>,
-    ) {
+    fn at(&mut self, key: &str, message: impl Into<Cow<'static, str>>, hint: impl Into<Cow<'static, str>>) {
         let at = format!("{}.{key}", self.place);
         self.mistakes.hint(at.trim_end_matches('.'), message, hint);
     }
@@ -230,7 +226,10 @@ mod tests {
             mode: Mode::Enforce,
         };
         assert_eq!(settings[0], first);
-        assert_eq!((settings[1].name.as_ref(), settings[1].burst, settings[1].per), ("limit-2", 1, Per::Tenant));
+        assert_eq!(
+            (settings[1].name.as_ref(), settings[1].burst, settings[1].per),
+            ("limit-2", 1, Per::Tenant)
+        );
     }
 
     #[test]

@@ -18,14 +18,14 @@ use crate::resilience::{Inner, Pending};
 #[derive(Clone)]
 pub struct RateLimit<S> {
     inner: S,
-    limits: Limits,
-    source: KeySource,
+    // One count for the copy of the stack that each request makes.
+    limits: Arc<Limits>,
 }
 
 impl<S> RateLimit<S> {
     /// Puts the limits around `inner`; all must admit a request. With `shadow` (the provider's `mode`) none is enforced.
     pub fn new(inner: S, limits: Vec<Arc<Limiter>>, source: KeySource, shadow: bool) -> Self {
-        Self { inner, limits: Limits::new(limits, shadow), source }
+        Self { inner, limits: Arc::new(Limits::new(limits, source, shadow)) }
     }
 }
 
@@ -40,7 +40,7 @@ impl<S: Inner> Service<EgressRequest> for RateLimit<S> {
 
     fn call(&mut self, request: EgressRequest) -> Pending {
         let mut inner = self.inner.clone();
-        let claims = Claims::new(&self.limits, &self.source, &request);
+        let claims = Claims::new(&self.limits, &request);
         Box::pin(async move {
             let Some(mut claims) = claims else { return inner.call(request).await };
             claims.admit().await?;

@@ -242,7 +242,9 @@ mod tests {
         }
         let fullest = taken
             .iter()
-            .map(|from| taken.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(at)).count())
+            .map(|from| {
+                taken.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(*at)).count()
+            })
             .max();
         assert!(fullest <= Some(100), "{fullest:?}");
         assert!(taken.len() > 4 * 90, "{}", taken.len());

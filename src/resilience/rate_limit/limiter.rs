@@ -1,5 +1,6 @@
 //! One limit of the policy, alive: its settings, and the store that outlives them.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::lease::Leases;
-use super::settings::LimitSettings;
+use super::settings::{LimitSettings, OnExcess};
 use super::slots::Id;
 use super::store::{Edition, Place, Store, Who};
 use crate::message::failure::{Failure, Fault, LimitState};
@@ -32,7 +33,6 @@ pub struct Limiter {
     settings: LimitSettings,
     /// `limit:<name>`, what shadow mode writes to the log.
     label: Arc<str>,
-    tokens: Tokens,
     state: Arc<State>,
     edition: Edition,
 }
@@ -67,11 +67,15 @@ impl Limiter {
     pub fn new(settings: LimitSettings, tokens: Tokens) -> Self {
         let pace = settings.pace();
         let store = Arc::new(Store::new(pace));
-        let edition = store.edition(pace);
+        let source = match tokens {
+            Tokens::Own => None,
+            Tokens::Leased(source) => Some(source),
+        };
+        let edition = store.edition(pace, source);
         let order = MADE.fetch_add(1, Ordering::Relaxed);
         let label = format!("limit:{}", settings.name).into();
         let state = Arc::new(State { store, order, counts: Counts::default() });
-        Self { settings, label, tokens, state, edition }
+        Self { settings, label, state, edition }
     }
 
     /// The same, going on from the limiter that had its name before: what was spent of that burst is spent of this one in the
@@ -82,7 +86,7 @@ impl Limiter {
     pub fn adopt(mut self, old: &Self) -> Self {
         let same = self.settings.per == old.settings.per && self.settings.scope == old.settings.scope;
         if same {
-            self.edition = old.state.store.edition(self.edition.pace);
+            self.edition = old.state.store.edition(self.edition.pace, self.edition.source);
             self.state = old.state.clone();
         }
         self
@@ -104,9 +108,9 @@ impl Limiter {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let remaining = (self.settings.per == Per::Provider).then(|| {
             let all = Id::from(Key::ALL);
-            match (&self.tokens, store.lease(all)) {
-                (Tokens::Own, _) => store.level(&Store::own(all), None).remaining,
-                (Tokens::Leased(_), lease) => lease.map_or(0, |lease| lease.remaining()),
+            match self.edition.source {
+                None => store.level(&Store::own(all), None).remaining,
+                Some(_) => store.lease(all).map_or(0, |lease| lease.remaining()),
             }
         });
         LimitStatus {
@@ -136,22 +140,25 @@ impl Limiter {
         &self.label
     }
 
-    pub(super) fn edition(&self) -> Edition {
-        self.edition
+    pub(super) fn edition(&self) -> &Edition {
+        &self.edition
     }
 
-    /// Where it stands among others: narrow limits come before those that count everything together, later ones before earlier
-    /// ones (a route's own before its provider's).
-    pub(super) fn rank(&self) -> (bool, std::cmp::Reverse<u64>) {
-        (self.settings.per == Per::Provider, std::cmp::Reverse(self.state.order))
+    /// Where it stands among others: what refuses at once comes before what makes wait; narrow limits before those that count
+    /// everything together; later ones before earlier ones (a route's own before its provider's).
+    pub(super) fn rank(&self) -> (bool, bool, Reverse<u64>) {
+        let waits = self.settings.on_excess == OnExcess::Wait;
+        (waits, self.settings.per == Per::Provider, Reverse(self.state.order))
     }
 
     /// Whose tokens a request takes.
     pub(super) fn who(&self, source: &KeySource, request: &EgressRequest) -> Who {
         let id = Id::from(source.key(self.settings.per, request));
-        let Tokens::Leased(leases) = &self.tokens else { return Store::own(id) };
+        if self.edition.source.is_none() {
+            return Store::own(id);
+        }
         let tenant = request.tenant.as_deref().unwrap_or_default();
-        let lease = |names: &[&str]| self.state.store.leased(id, names, &**leases);
+        let lease = |names: &[&str]| self.state.store.leased(id, names, &self.edition);
         let who = match self.settings.per {
             Per::Provider => lease(&[]),
             Per::Route => lease(&[&source.route]),

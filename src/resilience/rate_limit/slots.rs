@@ -218,8 +218,8 @@ mod tests {
         let first = slots.take(id(1), 0, false).unwrap();
         let second = slots.take(id(1), 0, false).unwrap();
         assert!(slots.take(id(1), 0, false).is_err());
-        slots.give_back(id(1), second, 0);
         slots.give_back(id(1), first, 0);
+        slots.give_back(id(1), second, 0);
         assert_eq!(slots.debt(id(1), 0), 0);
         // What has come back by itself is not given twice.
         let old = slots.take(id(1), 0, false).unwrap();

@@ -23,11 +23,12 @@ const TABLES: usize = 16;
 /// Leases of one table; 16,000 in all.
 const MOST_LEASES: usize = 1_000;
 
-/// A pace, and which one it is of those that a store has seen.
-#[derive(Clone, Copy, Debug)]
+/// What a limiter's numbers mean for its store, and the how-manieth such meaning this is.
 pub(super) struct Edition {
     pub pace: Pace,
-    pub number: u64,
+    /// `None`: the store's own tokens.
+    pub source: Option<Arc<dyn Leases>>,
+    number: u64,
 }
 
 /// Whose tokens are meant.
@@ -69,6 +70,7 @@ pub(super) struct Level {
 
 struct Table {
     slots: Slots,
+    source: Option<Arc<dyn Leases>>,
     leases: ById<Arc<RateLease>>,
     queues: ById<BTreeMap<u64, Arc<Notify>>>,
     tickets: u64,
@@ -88,6 +90,7 @@ impl Store {
     pub fn new(pace: Pace) -> Self {
         let table = || Table {
             slots: Slots::new(pace),
+            source: None,
             leases: ById::default(),
             queues: ById::default(),
             tickets: 0,
@@ -101,9 +104,9 @@ impl Store {
         }
     }
 
-    /// A further pace for this store: in force as soon as someone asks under it.
-    pub fn edition(&self, pace: Pace) -> Edition {
-        Edition { pace, number: self.editions.fetch_add(1, Ordering::Relaxed) + 1 }
+    /// A further meaning: in force as soon as someone asks under it.
+    pub fn edition(&self, pace: Pace, source: Option<Arc<dyn Leases>>) -> Edition {
+        Edition { pace, source, number: self.editions.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 
     /// One who takes the store's own tokens.
@@ -111,19 +114,23 @@ impl Store {
         Who { id, lease: None }
     }
 
-    /// One whose tokens are leased. Where no lease can be kept for the key, it shares one with all others like it.
-    pub fn leased(&self, id: Id, names: &[&str], source: &dyn Leases) -> Who {
-        let mut table = self.table(id);
+    /// One whose tokens are leased, if the limit's are. Where no lease can be kept for the key, it shares one with all others
+    /// like it.
+    pub fn leased(&self, id: Id, names: &[&str], by: &Edition) -> Who {
+        let (mut guard, _) = self.enter(id, by);
+        let table = &mut *guard;
         if let Some(lease) = table.leases.get(&id) {
             return Who { id, lease: Some(lease.clone()) };
         }
+        // The newest source, whichever generation asks.
+        let Some(source) = &table.source else { return Self::own(id) };
         if table.leases.len() >= MOST_LEASES && id != Id::OVERFLOW {
             table.leases.retain(|_, lease| lease.waiting() > 0 || lease.now().1 > 0);
             if table.leases.len() >= MOST_LEASES {
-                drop(table);
+                drop(guard);
                 self.overflowed.fetch_add(1, Ordering::Relaxed);
                 // No key has three names.
-                return self.leased(Id::OVERFLOW, &["overflow", "", ""], source);
+                return self.leased(Id::OVERFLOW, &["overflow", "", ""], by);
             }
         }
         let lease = source.lease(names);
@@ -133,7 +140,7 @@ impl Store {
 
     /// Takes a token, if one is there and nobody is before this one; `place` is its place in the queue, if it has one, and
     /// is still to be given up.
-    pub fn take(&self, who: &mut Who, by: Edition, place: Option<&Place>) -> Result<Taken, Turn> {
+    pub fn take(&self, who: &mut Who, by: &Edition, place: Option<&Place>) -> Result<Taken, Turn> {
         let (mut guard, now) = self.enter(who.id, by);
         let table = &mut *guard;
         let ticket = place.map(|place| place.ticket);
@@ -177,7 +184,7 @@ impl Store {
     pub fn join(
         self: &Arc<Self>,
         who: &Who,
-        by: Edition,
+        by: &Edition,
         most: usize,
         limit: u64,
     ) -> Result<Place, NoPlace> {
@@ -252,11 +259,14 @@ impl Store {
     }
 
     /// The table of a key under the newest pace, and the time; read with the lock held, so that it never runs backwards.
-    fn enter(&self, id: Id, by: Edition) -> (MutexGuard<'_, Table>, u64) {
+    fn enter(&self, id: Id, by: &Edition) -> (MutexGuard<'_, Table>, u64) {
         let mut table = self.table(id);
         let now = self.now();
         if table.slots.edition < by.number {
             table.slots.repace(by.pace, by.number, now);
+            // Asked for again: the source now knows another rate.
+            table.source = by.source.clone();
+            table.leases.clear();
             for first in table.queues.values().filter_map(|queue| queue.values().next()) {
                 first.notify_one();
             }
