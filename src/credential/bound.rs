@@ -74,6 +74,12 @@ impl Credential {
             .unwrap_or(CredentialError::NotUsable { reference: String::new(), place: "any request" }))
     }
 
+    /// How long until the store of a missing secret has been asked again: before that no request can succeed.
+    pub fn asked_again_in(&self) -> Option<Duration> {
+        let next = self.members.iter().filter_map(Member::asked_again_at).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX / SLOTS)
     }

@@ -44,7 +44,11 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
     fn call(&mut self, mut request: EgressRequest) -> Pending {
         let (choice, member, prepared) = match self.credential.choose(request.credential_choice) {
             Ok(chosen) => chosen,
-            Err(error) => return ready(Failure::not_sent(Fault::Credential).because(error)),
+            Err(error) => {
+                let mut failure = Failure::not_sent(Fault::Credential).because(error);
+                failure.retry_after = self.credential.asked_again_in();
+                return ready(failure);
+            }
         };
         if prepared.over_long(&request.path_and_query) {
             return ready(Failure::not_sent(Fault::TargetTooLong));

@@ -131,7 +131,11 @@ impl EgressError {
     /// When it makes sense to try again.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Failure(failure) => failure.retry_after,
+            Self::Failure(failure) => failure.retry_after.or(match failure.fault {
+                // Connections come free as answers end; the app's own backoff does the rest.
+                Fault::ConnectionLimit => Some(Duration::from_secs(1)),
+                _ => None,
+            }),
             Self::Overloaded => Some(Duration::from_secs(1)),
             Self::Denied { .. }
             | Self::Head(_)

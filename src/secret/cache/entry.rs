@@ -166,8 +166,8 @@ impl SecretEntry {
         self.required.store(required, Ordering::Relaxed);
     }
 
-    /// When to read again after a failure.
-    pub(super) fn retry_at(&self) -> Option<Instant> {
+    /// When a read that failed is tried again, where it was one and ever is.
+    pub fn retry_at(&self) -> Option<Instant> {
         self.book().retry_at
     }
 
