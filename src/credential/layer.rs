@@ -60,7 +60,7 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
         let exchange = request.exchange.clone();
         {
             let mut facts = exchange.facts();
-            facts.credential = Some(member.reference().clone());
+            facts.prepared = Some(member.reference().clone());
             facts.credential_stamp = prepared.stamp;
             facts.credential_choice = choice;
         }

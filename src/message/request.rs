@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::body::Body;
 use super::failure::{Failure, Progress};
 use super::target::Target;
-use crate::telemetry::{Flag, HttpVersion};
+use crate::telemetry::HttpVersion;
 
 /// A request as the layers of a route see it: judged, cleaned, without credential.
 pub struct EgressRequest {
@@ -72,7 +72,9 @@ pub struct Facts {
     pub reused: Option<bool>,
     /// The version of HTTP spoken with the provider.
     pub upstream_version: Option<HttpVersion>,
-    /// Reference of the credential that was sent (never its value).
+    /// Reference of the credential that the current attempt carries (never its value).
+    pub prepared: Option<Arc<str>>,
+    /// The same of the last attempt that a connection had: it may have been sent.
     pub credential: Option<Arc<str>>,
     /// Which preparation of the credential the last attempt carried.
     pub credential_stamp: u64,
@@ -83,8 +85,6 @@ pub struct Facts {
     pub scrubbed: u64,
     /// For each attempt that was judged, why it was made again (`throttle`), or why not (`not_repeated:may_have_acted`).
     pub retry_reasons: Vec<&'static str>,
-    /// Why outgate answered in the provider's stead though the exchange went well: a flag and a code.
-    pub instead: Option<(Flag, &'static str)>,
     /// What would have been refused if it were not in shadow mode, such as `limit:account`.
     pub shadowed: Vec<Arc<str>>,
 }
@@ -122,12 +122,16 @@ impl Exchange {
     /// The request was handed to a connection: from now on bytes of it may have reached the provider.
     pub fn handed_over(&self) {
         self.upload.handed_over();
+        let mut facts = self.facts();
+        facts.credential = facts.prepared.clone();
+        drop(facts);
         self.acted.store(true, Ordering::Release);
     }
 
     /// The connection gave the request back unwritten, or the provider said that it did not process it.
     pub fn taken_back(&self) {
         self.upload.handed.store(false, Ordering::Release);
+        self.facts().credential = None;
         self.acted.store(false, Ordering::Release);
     }
 
