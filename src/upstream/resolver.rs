@@ -36,7 +36,9 @@ const RUNNING: usize = 1024;
 const LOOKUPS: usize = 32;
 
 type Script = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
-type Lookup = dyn Fn(Arc<str>) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> + Send + Sync;
+/// Looks a name up.
+pub type Lookup =
+    dyn Fn(Arc<str>) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> + Send + Sync;
 type Answer = Result<Arc<[IpAddr]>, Arc<io::Error>>;
 
 /// Turns names into addresses. Literals never come here.
@@ -76,8 +78,8 @@ impl Resolver {
         Self { source: Source::Scripted(script), questions: AtomicU64::new(0) }
     }
 
-    /// A cached resolver that asks `lookup`.
-    pub(super) fn with_lookup(lookup: Box<Lookup>) -> Self {
+    /// A cached resolver that asks `lookup`; for tests too, whose resolver hangs.
+    pub fn with_lookup(lookup: Box<Lookup>) -> Self {
         let answers = Cache::builder().max_capacity(NAMES).expire_after(Lifetime).build();
         let stale = Cache::builder().max_capacity(NAMES).time_to_live(STALE).build();
         let (running, permits) = (Mutex::default(), Semaphore::new(LOOKUPS));

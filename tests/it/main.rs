@@ -22,4 +22,5 @@ mod streaming;
 mod support;
 mod timeouts;
 mod upgrade;
+mod upstream;
 mod world;

@@ -75,8 +75,7 @@ impl Object<'_> {
         self.number("outgate.generation", event.generation);
         self.optional("outgate.credential", event.credential.as_deref());
         self.number("outgate.attempts", event.attempts.into());
-        self.list("outgate.retry.reason", event.retry_reasons.iter().copied());
-        self.list("outgate.shadow", event.shadowed.iter().map(|label| &**label));
+        self.list("outgate.retry.reason", &event.retry_reasons);
         if event.scrubbed > 0 {
             self.number("outgate.scrubbed", event.scrubbed);
         }
@@ -138,17 +137,16 @@ impl Object<'_> {
     }
 
     /// Nothing at all where the list is empty.
-    fn list<'v>(&mut self, key: &'static str, values: impl ExactSizeIterator<Item = &'v str>) {
-        let last = values.len();
-        for (at, value) in values.enumerate() {
+    fn list(&mut self, key: &'static str, values: &[&str]) {
+        for (at, value) in values.iter().enumerate() {
             if at == 0 {
                 self.key(key);
             }
             self.0.push(if at == 0 { b'[' } else { b',' });
             self.quoted(|line| string(value, MAX_STRING, line));
-            if at + 1 == last {
-                self.0.push(b']');
-            }
+        }
+        if !values.is_empty() {
+            self.0.push(b']');
         }
     }
 
