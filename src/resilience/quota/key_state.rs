@@ -149,8 +149,11 @@ impl KeyState {
 
     fn of_probing(&self, now: Instant) -> Decision {
         let Some(probing) = self.probing else { return Decision::Go };
-        let allowed = 1 + (now - probing.since).as_secs();
-        if u64::from(probing.out) < allowed {
+        let seconds = (now - probing.since).as_secs();
+        // What is on its way from before says how it stands too, and may take what came back.
+        let alone = seconds > 0 || self.on_the_way == probing.out;
+        let allowed = 1 + seconds;
+        if alone && u64::from(probing.out) < allowed {
             return Decision::Go;
         }
         let until = probing.since + Duration::from_secs(allowed);

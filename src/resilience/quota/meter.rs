@@ -62,6 +62,8 @@ pub(super) struct Meter {
     told_by: u64,
     /// The first request that was sent after that: only its answer is sure to know more.
     newer: u64,
+    /// The least that was told by answers that may have been counted in any order, and the reset that came with it.
+    least: Option<(u64, Instant)>,
     /// The first request of the window, and when it began. Earlier ones count against the one before.
     since: u64,
     since_at: Instant,
@@ -92,6 +94,7 @@ impl Meter {
             told_at: now,
             told_by: seq,
             newer: 0,
+            least: None,
             since: 0,
             since_at: now,
             out,
@@ -252,8 +255,21 @@ impl Meter {
     /// The answer to request `seq` tells how the meter stands; `next` is the number of the next request. Comes after
     /// [`Meter::back`].
     pub(super) fn told(&mut self, reading: &Reading<'_>, now: Instant, seq: u64, next: u64) {
-        self.read(reading, now, seq);
+        let remaining = self.least_of(reading, now, seq);
+        self.read(&Reading { remaining, ..*reading }, now, seq);
         self.newer = next;
+    }
+
+    /// Answers of one window that were on their way together may have been counted in any order: the least counts, also of
+    /// those that are left out otherwise.
+    fn least_of(&mut self, reading: &Reading<'_>, now: Instant, seq: u64) -> u64 {
+        let latest = now + reading.reset.least + reading.reset.step;
+        let slack = reading.reset.step * 2 + TOLERANCE;
+        let same = |at: Instant| at <= latest + slack && latest <= at + slack;
+        let before = self.least.filter(|(_, at)| seq < self.newer && same(*at));
+        let least = before.map_or(reading.remaining, |(least, _)| least.min(reading.remaining));
+        self.least = Some((least, latest));
+        least
     }
 
     fn read(&mut self, reading: &Reading<'_>, now: Instant, seq: u64) {
@@ -286,8 +302,8 @@ impl Meter {
                 self.told_by = self.told_by.max(seq);
                 self.learn_cost();
             }
-            // An answer from before the window ended.
-            None if seq < self.since && latest <= self.since_at + slack => {}
+            // An answer from before the window ended. Where one asks, its answer alone says what is left.
+            None if seq < self.since && (self.remaining.is_none() || latest <= self.since_at + slack) => {}
             None => self.replace(reading, now, seq, latest),
         }
     }
