@@ -149,8 +149,11 @@ impl KeyState {
 
     fn of_probing(&self, now: Instant) -> Decision {
         let Some(probing) = self.probing else { return Decision::Go };
-        let allowed = 1 + (now - probing.since).as_secs();
-        if u64::from(probing.out) < allowed {
+        let seconds = (now - probing.since).as_secs();
+        // What is on its way from before says how it stands too, and may take what came back.
+        let alone = seconds > 0 || self.on_the_way == probing.out;
+        let allowed = 1 + seconds;
+        if alone && u64::from(probing.out) < allowed {
             return Decision::Go;
         }
         let until = probing.since + Duration::from_secs(allowed);
@@ -219,16 +222,21 @@ impl KeyState {
     /// The meters learn. Returns of how many new ones the reserve is above the limit.
     fn told(&mut self, now: Instant, pass: Pass, answer: &Answer<'_>, reserve: ReserveConfig) -> u32 {
         let mut cut = 0;
+        let known = self.meters.iter().filter(|meter| !meter.is_unknown()).count();
         for reading in &answer.readings.list {
             if let Some(meter) = self.meters.iter_mut().find(|meter| **meter.name() == *reading.name) {
                 // Ends the window if it has passed, before what is told of the next one counts.
                 meter.gate(now, self.seq, reserve);
-                meter.told(reading, now, pass.seq);
+                meter.told(reading, now, pass.seq, self.seq);
             } else if self.meters.len() < MOST_METERS {
-                let meter = Meter::new(reading, now, pass.seq, self.on_the_way);
+                let meter = Meter::new(reading, now, pass.seq, self.seq, self.on_the_way);
                 cut += u32::from(meter.is_reserve_absurd(reserve));
                 self.meters.push(meter);
             }
+        }
+        // A window ended, and this answer is of the one before.
+        if self.meters.iter().filter(|meter| !meter.is_unknown()).count() < known && self.probing.is_none() {
+            self.probe(now);
         }
         cut
     }
@@ -250,7 +258,8 @@ impl KeyState {
             rate.answered(now);
         }
         let unknown = self.meters.iter().any(Meter::is_unknown);
-        if let Some(probing) = &mut self.probing {
+        // Answers to those that were on their way before do not count.
+        if let Some(probing) = self.probing.as_mut().filter(|probing| pass.probe == Some(probing.id)) {
             probing.answers += 1;
             if !unknown || probing.answers >= ENOUGH_ANSWERS {
                 self.probing = None;
@@ -276,11 +285,18 @@ impl KeyState {
             return Learned { paused: None, absurd };
         }
         self.strikes = self.strikes.saturating_add(1);
-        let pause = wait.or_else(|| self.used_up_for(now)).unwrap_or_else(|| backoff(self.strikes));
+        let pause = wait.or_else(|| self.used_up_for(now)).unwrap_or_else(|| self.backoff());
         let pause = pause.min(answer.max_hold);
         self.end_run(now, wait);
         self.pause(now, pause);
         Learned { paused: Some(pause), absurd }
+    }
+
+    /// 1 s, 2 s, 4 s ... 60 s; where a rate is known, no less than its window.
+    fn backoff(&self) -> Duration {
+        let doubled = BACKOFF.saturating_mul(1 << self.strikes.saturating_sub(1).min(10));
+        let window = self.rate.as_ref().map_or(Duration::ZERO, |rate| rate.rate().1);
+        doubled.max(window).min(LONGEST_BACKOFF)
     }
 
     /// How long until every meter that is used up has more, where one is.
@@ -356,9 +372,4 @@ impl Decision {
             }
         }
     }
-}
-
-/// 1 s, 2 s, 4 s ... 60 s.
-fn backoff(strikes: u32) -> Duration {
-    BACKOFF.saturating_mul(1 << strikes.saturating_sub(1).min(10)).min(LONGEST_BACKOFF)
 }

@@ -84,16 +84,16 @@ impl Ended {
     /// The window's length, as it is known at the first success.
     fn window(&self, now: Instant) -> Option<Duration> {
         let started = self.run.started?;
+        let second = Duration::from_secs(1);
         let (least, most) = match self.named_end {
-            Some(end) => {
-                let most = end - started;
-                (most.saturating_sub(Duration::from_secs(1)), most)
-            }
+            Some(end) => ((end - started).saturating_sub(second), end - started),
             None => (self.last_refused - started, now - started),
         };
+        // A run that began when a pause ended began up to a second after the provider's window: waits are rounded up.
+        let late = if self.epoch > 0 { second } else { Duration::ZERO };
         let usual = USUAL.into_iter().map(Duration::from_secs);
-        let chosen = usual.into_iter().find(|usual| *usual > least && *usual <= most);
-        Some(chosen.unwrap_or(most).clamp(SHORTEST, LONGEST))
+        let chosen = usual.into_iter().find(|usual| *usual > least && *usual <= most + late);
+        Some(chosen.unwrap_or(most + late).clamp(SHORTEST, LONGEST))
     }
 }
 

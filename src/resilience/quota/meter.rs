@@ -23,6 +23,9 @@ use super::fields::Reading;
 /// What two readings of one reset may differ by, besides their step: the way back of the answer.
 const TOLERANCE: Duration = Duration::from_millis(250);
 
+/// How often the number used must double, and the time per unit stay, until it is a token bucket.
+const VOTES: u8 = 3;
+
 /// What a meter says to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
@@ -57,11 +60,16 @@ pub(super) struct Meter {
     /// When what is left was told, and by the answer to which request.
     told_at: Instant,
     told_by: u64,
+    /// The first request that was sent after that: only its answer is sure to know more.
+    newer: u64,
+    /// The least that was told by answers that may have been counted in any order, and the reset that came with it.
+    least: Option<(u64, Instant)>,
     /// The first request of the window, and when it began. Earlier ones count against the one before.
     since: u64,
     since_at: Instant,
-    /// Requests on their way.
+    /// Requests on their way, from the first that counts as such.
     out: u32,
+    out_since: u64,
     /// What was left at the window's first answer, and how many were sent since: what a request costs.
     first: u64,
     sent: u64,
@@ -69,12 +77,14 @@ pub(super) struct Meter {
     trust: Trust,
     /// The next answer shows whether the window is whole; with how many sent before.
     test: bool,
+    /// In this window the reset moved on.
+    moves: bool,
     flow: Flow,
 }
 
 impl Meter {
     /// A meter that an answer told for the first time, with `out` other requests on their way.
-    pub(super) fn new(reading: &Reading<'_>, now: Instant, seq: u64, out: u32) -> Self {
+    pub(super) fn new(reading: &Reading<'_>, now: Instant, seq: u64, next: u64, out: u32) -> Self {
         let mut meter = Self {
             name: reading.name.into(),
             remaining: None,
@@ -83,17 +93,21 @@ impl Meter {
             window: Duration::ZERO,
             told_at: now,
             told_by: seq,
+            newer: 0,
+            least: None,
             since: 0,
             since_at: now,
             out,
+            out_since: 0,
             first: 0,
             sent: 0,
             cost: 1,
             trust: Trust::Asks,
             test: false,
+            moves: false,
             flow: Flow::default(),
         };
-        meter.told(reading, now, seq);
+        meter.told(reading, now, seq, next);
         meter
     }
 
@@ -206,9 +220,10 @@ impl Meter {
         self.since_at = now;
         self.sent = 0;
         match (self.trust, self.limit) {
-            (Trust::Whole, Some(limit)) => {
+            (Trust::Whole, Some(limit)) if !self.moves => {
                 // What is still on its way was counted in the window that ended.
                 self.since = next;
+                self.out_since = next;
                 self.out = 0;
                 self.remaining = Some(limit);
                 self.first = limit;
@@ -228,7 +243,7 @@ impl Meter {
 
     /// Request `seq` is not on its way any more; `counted`: it may have reached the provider, and no answer says so.
     pub(super) fn back(&mut self, seq: u64, counted: bool) {
-        if seq < self.since && self.trust == Trust::Whole {
+        if seq < self.out_since {
             return;
         }
         self.out = self.out.saturating_sub(1);
@@ -237,12 +252,31 @@ impl Meter {
         }
     }
 
-    /// The answer to request `seq` tells how the meter stands. Comes after [`Meter::back`].
-    pub(super) fn told(&mut self, reading: &Reading<'_>, now: Instant, seq: u64) {
+    /// The answer to request `seq` tells how the meter stands; `next` is the number of the next request. Comes after
+    /// [`Meter::back`].
+    pub(super) fn told(&mut self, reading: &Reading<'_>, now: Instant, seq: u64, next: u64) {
+        let remaining = self.least_of(reading, now, seq);
+        self.read(&Reading { remaining, ..*reading }, now, seq);
+        self.newer = next;
+    }
+
+    /// Answers of one window that were on their way together may have been counted in any order: the least counts, also of
+    /// those that are left out otherwise.
+    fn least_of(&mut self, reading: &Reading<'_>, now: Instant, seq: u64) -> u64 {
+        let latest = now + reading.reset.least + reading.reset.step;
+        let slack = reading.reset.step * 2 + TOLERANCE;
+        let same = |at: Instant| at <= latest + slack && latest <= at + slack;
+        let before = self.least.filter(|(_, at)| seq < self.newer && same(*at));
+        let least = before.map_or(reading.remaining, |(least, _)| least.min(reading.remaining));
+        self.least = Some((least, latest));
+        least
+    }
+
+    fn read(&mut self, reading: &Reading<'_>, now: Instant, seq: u64) {
         self.limit = reading.limit.or(self.limit);
         self.window = self.window.max(reading.reset.least);
         let latest = now + reading.reset.least + reading.reset.step;
-        self.flow.told(self.limit, reading);
+        self.flow.told(self.limit, reading, self.window);
         if self.flow.unit.is_some() {
             return self.told_flowing(reading, now, seq, latest);
         }
@@ -255,14 +289,21 @@ impl Meter {
                 }
             }
             Some(known) => {
-                self.reset_at = Some(known.min(latest));
-                self.remaining =
-                    Some(self.remaining.map_or(reading.remaining, |left| left.min(reading.remaining)));
+                let lower = self.remaining.is_none_or(|left| reading.remaining < left);
+                // Told of the same reset, rounded in different places: the earliest of the latest ends holds. A reset that
+                // moves on as more is used is no fixed window; then the one told with the least left counts.
+                self.moves |= latest > known + slack;
+                self.reset_at = Some(match self.moves {
+                    true if lower => latest,
+                    true => known,
+                    false => known.min(latest),
+                });
+                self.remaining = Some(self.remaining.map_or(reading.remaining, |left| left.min(reading.remaining)));
                 self.told_by = self.told_by.max(seq);
                 self.learn_cost();
             }
-            // An answer from before the window ended.
-            None if seq < self.since && latest <= self.since_at + slack => {}
+            // An answer from before the window ended. Where one asks, its answer alone says what is left.
+            None if seq < self.since && (self.remaining.is_none() || latest <= self.since_at + slack) => {}
             None => self.replace(reading, now, seq, latest),
         }
     }
@@ -271,14 +312,17 @@ impl Meter {
         if self.test && seq >= self.since {
             self.test = false;
             let full = reading.remaining.saturating_add(self.sent.max(1));
-            let whole = self.limit.is_some_and(|limit| full >= limit - limit / 20);
-            self.trust = if whole { Trust::Whole } else { Trust::Asks };
+            let whole = self.limit.is_some_and(|limit| full >= limit);
+            self.trust = if whole && !self.moves { Trust::Whole } else { Trust::Asks };
         }
-        self.remaining = Some(reading.remaining);
+        self.moves = false;
+        // One that was on its way with the last may have been counted before it.
+        let most = self.remaining.filter(|_| seq < self.newer).unwrap_or(reading.remaining);
+        self.remaining = Some(reading.remaining.min(most));
         self.reset_at = Some(latest);
         self.told_at = now;
         self.told_by = seq;
-        self.first = reading.remaining;
+        self.first = reading.remaining.min(most);
         self.sent = u64::from(self.out);
     }
 
@@ -303,7 +347,7 @@ struct Flow {
 }
 
 impl Flow {
-    fn told(&mut self, limit: Option<u64>, reading: &Reading<'_>) {
+    fn told(&mut self, limit: Option<u64>, reading: &Reading<'_>, longest: Duration) {
         let Some(used) =
             limit.and_then(|limit| limit.checked_sub(reading.remaining)).filter(|used| *used > 0)
         else {
@@ -326,10 +370,12 @@ impl Flow {
             self.votes = self.votes.saturating_add(1);
             self.anchor = Some((used, unit));
         }
-        if self.votes >= 2 {
+        // No reset was ever further away than a whole bucket takes to fill.
+        let whole = unit * u128::from(used.saturating_add(reading.remaining));
+        if self.votes >= VOTES && whole * 5 / 4 >= longest.as_nanos() {
             // Taken at its longest, so that it is not asked too early.
-            let longest = (reading.reset.least + reading.reset.step).as_nanos() / u128::from(used);
-            self.unit = Some(Duration::from_nanos(u64::try_from(longest).unwrap_or(u64::MAX)));
+            let most = (reading.reset.least + reading.reset.step).as_nanos() / u128::from(used);
+            self.unit = Some(Duration::from_nanos(u64::try_from(most).unwrap_or(u64::MAX)));
         }
     }
 }
@@ -353,9 +399,9 @@ mod tests {
     #[test]
     fn answers_in_any_order_leave_the_least() {
         let now = Instant::now();
-        let mut meter = Meter::new(&reading(7, 10.0), now, 2, 0);
-        meter.told(&reading(9, 10.0), now, 0);
-        meter.told(&reading(8, 9.9), now + secs(0.1), 1);
+        let mut meter = Meter::new(&reading(7, 10.0), now, 2, 3, 0);
+        meter.told(&reading(9, 10.0), now, 0, 1);
+        meter.told(&reading(8, 9.9), now + secs(0.1), 1, 2);
         assert_eq!(meter.left(now), Some(7));
         assert_eq!(meter.gate(now, 3, NONE), Gate::Open);
         assert_eq!(meter.gate(now, 3, ReserveConfig::Count(7)), Gate::Until(meter.reset_at().unwrap()));
@@ -364,7 +410,7 @@ mod tests {
     #[test]
     fn what_is_on_its_way_is_taken_off() {
         let now = Instant::now();
-        let mut meter = Meter::new(&reading(3, 10.0), now, 0, 1);
+        let mut meter = Meter::new(&reading(3, 10.0), now, 0, 1, 1);
         let end = meter.reset_at();
         for _ in 0..2 {
             assert_eq!(meter.gate(now, 1, NONE), Gate::Open);
@@ -380,24 +426,24 @@ mod tests {
     #[test]
     fn after_a_reset_one_asks_until_the_window_was_seen_whole() {
         let now = Instant::now();
-        let mut meter = Meter::new(&reading(0, 10.0), now, 0, 0);
+        let mut meter = Meter::new(&reading(0, 10.0), now, 0, 1, 0);
         let end = meter.reset_at().unwrap();
         assert_eq!(meter.gate(now, 1, NONE), Gate::Until(end));
         assert_eq!(meter.gate(end, 1, NONE), Gate::Open);
         assert!(meter.is_unknown());
         meter.sent();
         meter.back(1, false);
-        meter.told(&reading(9, 10.0), end, 1);
+        meter.told(&reading(9, 10.0), end, 1, 2);
         assert_eq!(meter.left(end), Some(9));
-        meter.told(&reading(0, 9.0), end + secs(1.0), 9);
+        meter.told(&reading(0, 9.0), end + secs(1.0), 9, 10);
         let next = meter.reset_at().unwrap();
         assert_eq!(meter.gate(next, 10, NONE), Gate::Open);
         assert_eq!(meter.left(next), Some(10), "it was whole the last time");
         // This time it is not, so the next is not relied upon.
         meter.sent();
         meter.back(10, false);
-        meter.told(&reading(2, 5.0), next, 10);
-        meter.told(&reading(0, 4.0), next + secs(1.0), 12);
+        meter.told(&reading(2, 5.0), next, 10, 11);
+        meter.told(&reading(0, 4.0), next + secs(1.0), 12, 13);
         let last = meter.reset_at().unwrap();
         assert_eq!(meter.gate(last, 13, NONE), Gate::Open);
         assert!(meter.is_unknown());
@@ -406,31 +452,31 @@ mod tests {
     #[test]
     fn what_was_left_at_the_reset_is_left_after_it() {
         let now = Instant::now();
-        let mut meter = Meter::new(&reading(4, 1.0), now, 0, 0);
+        let mut meter = Meter::new(&reading(4, 1.0), now, 0, 1, 0);
         let after = now + secs(2.0);
         assert_eq!(meter.gate(after, 1, NONE), Gate::Open);
         assert_eq!(meter.left(after), Some(4));
-        meter.told(&reading(9, 1.0), after, 1);
+        meter.told(&reading(9, 1.0), after, 1, 2);
         assert_eq!(meter.left(after), Some(9));
     }
 
     #[test]
     fn an_answer_of_an_earlier_window_says_nothing_of_this_one() {
         let now = Instant::now();
-        let mut meter = Meter::new(&reading(9, 10.0), now, 5, 0);
-        meter.told(&reading(0, 0.0), now, 1);
+        let mut meter = Meter::new(&reading(9, 10.0), now, 5, 6, 0);
+        meter.told(&reading(0, 0.0), now, 1, 2);
         assert_eq!(meter.left(now), Some(9));
         // An origin that changes its mind is believed.
-        meter.told(&reading(1, 2.0), now, 6);
+        meter.told(&reading(1, 2.0), now, 6, 7);
         assert_eq!(meter.left(now), Some(1));
     }
 
     #[test]
     fn a_bucket_that_fills_is_not_waited_for_whole() {
         let now = Instant::now();
-        let mut meter = Meter::new(&reading(9, 1.0), now, 0, 0);
+        let mut meter = Meter::new(&reading(9, 1.0), now, 0, 1, 0);
         for used in 2..=10 {
-            meter.told(&reading(10 - used, used as f64), now, used);
+            meter.told(&reading(10 - used, used as f64), now, used, used + 1);
         }
         assert_eq!(meter.left(now), Some(0));
         let Gate::Until(at) = meter.gate(now, 11, NONE) else { panic!("held") };
@@ -444,11 +490,11 @@ mod tests {
     fn tokens_cost_more_than_one() {
         let now = Instant::now();
         let big = |remaining| Reading { limit: Some(10_000), ..reading(remaining, 10.0) };
-        let mut meter = Meter::new(&big(9_000), now, 0, 0);
+        let mut meter = Meter::new(&big(9_000), now, 0, 1, 0);
         for (seq, left) in [(1, 6_000), (2, 3_000)] {
             meter.sent();
             meter.back(seq, false);
-            meter.told(&big(left), now, seq);
+            meter.told(&big(left), now, seq, seq + 1);
         }
         meter.sent();
         assert!(matches!(meter.gate(now, 3, NONE), Gate::Answers(_)), "3000 of 3000 are on their way");
@@ -457,7 +503,7 @@ mod tests {
     #[test]
     fn a_reserve_is_a_number_or_a_part_and_never_all() {
         let now = Instant::now();
-        let meter = Meter::new(&reading(5, 1.0), now, 0, 0);
+        let meter = Meter::new(&reading(5, 1.0), now, 0, 1, 0);
         let share = ReserveConfig::Share(crate::message::quantity::Ratio::from_percent(25));
         for (reserve, held) in
             [(NONE, 0), (ReserveConfig::Count(3), 3), (ReserveConfig::Count(500), 9), (share, 2)]

@@ -218,7 +218,7 @@ async fn run(style: Style, counting: Counting, limit: usize, window: f64, second
         let origin = origin.clone();
         service_fn(move |_: EgressRequest| {
             let (origin, random) = (origin.clone(), random.clone());
-            let mut way = move || Duration::from_micros(random.lock().unwrap().u64(2_500..20_000));
+            let way = move || Duration::from_micros(random.lock().unwrap().u64(2_500..20_000));
             async move {
                 sleep(way()).await;
                 let answer = origin.answer(&origin.take(Instant::now()));
@@ -244,6 +244,13 @@ async fn run(style: Style, counting: Counting, limit: usize, window: f64, second
     tasks.abort_all();
     let log = origin.log.lock().unwrap();
     let after = |times: &[Duration]| times.iter().filter(|at| **at >= window).copied().collect::<Vec<_>>();
+    if std::env::var("TRACE").is_ok() {
+        let mut last = Duration::ZERO; let mut n = 0;
+        for at in log.accepted.iter().chain([&Duration::MAX]) {
+            if at.saturating_sub(last) > Duration::from_millis(30) { println!("  {:.3}: {n}", last.as_secs_f64()); n = 0; }
+            n += 1; last = *at;
+        }
+    }
     let windows = seconds / window.as_secs_f64() - 1.0;
     let used = after(&log.accepted).len() as f64 / (limit as f64 * windows);
     Outcome { refused: after(&log.refused), used }
@@ -251,31 +258,14 @@ async fn run(style: Style, counting: Counting, limit: usize, window: f64, second
 
 #[tokio::test(start_paused = true)]
 async fn explore() {
-    for style in [
-        Style::GitHub,
-        Style::OpenAi,
-        Style::Ietf,
-        Style::IetfTriple,
-        Style::Anthropic,
-        Style::Slack,
-        Style::Stripe,
-    ] {
-        for counting in [
-            Counting::Fixed { begun: 0.0 },
-            Counting::Fixed { begun: 3.4 },
-            Counting::Sliding,
-            Counting::Bucket,
-        ] {
-            for (limit, window, seconds) in
-                [(50, 5.0, 30.0), (100, 1.0, 30.0), (200, 10.0, 60.0), (60, 60.0, 600.0)]
-            {
+    let only = std::env::var("SIM").unwrap_or_default();
+    for style in [Style::GitHub, Style::OpenAi, Style::Ietf, Style::IetfTriple, Style::Anthropic, Style::Slack, Style::Stripe] {
+        for counting in [Counting::Fixed { begun: 0.0 }, Counting::Fixed { begun: 3.4 }, Counting::Sliding, Counting::Bucket] {
+            for (limit, window, seconds) in [(50, 5.0, 30.0), (100, 1.0, 30.0), (200, 10.0, 60.0), (60, 60.0, 600.0)] {
+                let name = format!("{style:?} {counting:?} {limit}/{window}");
+                if !name.contains(&only) { continue; }
                 let outcome = run(style, counting, limit, window, seconds).await;
-                println!(
-                    "{style:?} {counting:?} {limit}/{window}s: used {:.3} refused {} {:?}",
-                    outcome.used,
-                    outcome.refused.len(),
-                    outcome.refused.iter().take(12).map(|d| d.as_secs_f32()).collect::<Vec<_>>()
-                );
+                println!("{name}s: used {:.3} refused {} {:?}", outcome.used, outcome.refused.len(), outcome.refused.iter().take(12).map(|d| d.as_secs_f32()).collect::<Vec<_>>());
             }
         }
     }
