@@ -16,6 +16,7 @@ mod never_twice;
 mod policy;
 mod process;
 mod program;
+mod quota;
 mod records;
 mod reload;
 mod streaming;

@@ -162,7 +162,8 @@ async fn offer(address: std::net::SocketAddr, provider: &str, until: Instant) {
     let mut due = Instant::now();
     let mut asked = JoinSet::new();
     while due < until {
-        let line = format!("GET /{provider}/v1/things HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let line =
+            format!("GET /{provider}/v1/things HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         asked.spawn(async move {
             let mut raw = Raw::connect(address).await;
             raw.send(line).await;
@@ -178,7 +179,8 @@ async fn offer(address: std::net::SocketAddr, provider: &str, until: Instant) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_times_the_load_and_no_429_after_the_first_window() {
-    let seconds = std::env::var("OUTGATE_TEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30.0);
+    let seconds =
+        std::env::var("OUTGATE_TEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30.0);
     let mut policy = String::from("defaults: { timeouts: { deadline: 30s } }\nproviders:\n");
     let mut books = Vec::new();
     let mut origins = Vec::new();
@@ -216,7 +218,10 @@ async fn ten_times_the_load_and_no_429_after_the_first_window() {
         let before = book.seen.iter().filter(|(at, ok)| *at < after && !ok).count();
         println!("{style:?}: refused {before} before, {refused} after; used {:.1} %", used * 100.0);
         if refused > 0 || used < USED_AT_LEAST {
-            wrong.push(format!("{style:?}: {refused} refused after the first window, {:.1} % used", used * 100.0));
+            wrong.push(format!(
+                "{style:?}: {refused} refused after the first window, {:.1} % used",
+                used * 100.0
+            ));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
