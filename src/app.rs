@@ -293,6 +293,10 @@ fn token_check(secrets: &Arc<SecretCache>, reference: &SecretRef) -> TokenCheck 
 fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Arc<LeafCache>) {
     let (shared, leaves) = (Arc::downgrade(shared), Arc::downgrade(leaves));
     let weak = Arc::downgrade(telemetry);
+    let layers = shared.clone();
+    telemetry
+        .metrics
+        .levels(Arc::new(move || layers.upgrade().map(|shared| shared.layers.levels()).unwrap_or_default()));
     telemetry.metrics.on_scrape(move || {
         let (Some(telemetry), Some(shared), Some(leaves)) =
             (weak.upgrade(), shared.upgrade(), leaves.upgrade())

@@ -19,6 +19,7 @@ pub fn status(admin: &Admin) -> Value {
                 "intercept": provider.intercept.intercept,
                 "intercept_because": provider.intercept.because,
                 "local": provider.local_path,
+                "layers": admin.shared.layers.status(&provider.name),
                 "routes": provider.routes.iter().map(|route| &*route.name).collect::<Vec<_>>(),
             })
         })

@@ -5,8 +5,11 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json, json};
 
 use crate::policy::compiled::Route;
-use crate::policy::layers::LayerSettings;
+use crate::policy::layers::{LayerSettings, Owned, Owner};
 use crate::policy::tree::{Node, PolicyPath, Value};
+use crate::resilience::circuit_breaker::{BreakerSettings, Fallback};
+use crate::resilience::rate_limit::LimitSettings;
+use crate::resilience::rate_limit::settings::OnExcess;
 use crate::resilience::retry::backoff::Jitter;
 use crate::resilience::retry::settings::{RetrySettings, Trigger};
 
@@ -46,14 +49,116 @@ impl<'a> Section<'a> {
 pub fn layers(route: &Route, origin: Origin<'_>) -> Json {
     let settings = &route.settings.layers;
     let mut all = Map::new();
+    for (index, limit) in settings.limits.iter().enumerate() {
+        let (name, section) = limit_section(index, limit, origin);
+        all.insert(name, Json::Object(section.values));
+    }
     let mut add = |section: Section<'_>| {
         let name = section.at.to_string();
         all.insert(name, Json::Object(section.values));
     };
+    add(quota(settings, origin));
+    add(concurrency(settings, origin));
+    add(breaker(settings, origin));
     add(retry(settings, origin));
     add(idempotency(settings, origin));
     add(responses(route, origin));
     Json::Object(all)
+}
+
+/// One limit, under its name: entries of a list have no key of their own.
+fn limit_section<'a>(
+    index: usize,
+    limit: &Owned<LimitSettings>,
+    origin: Origin<'a>,
+) -> (String, Section<'a>) {
+    let settings = &limit.settings;
+    let at = PolicyPath::root().key("limits").index(index);
+    let mut section = Section { at, origin, values: Map::new() };
+    section.say("rate", settings.rate.to_string());
+    section.say("burst", settings.burst.to_string());
+    section.say("per", word(&settings.per));
+    section.say("scope", word(&settings.scope));
+    section.say("on_excess", word(&settings.on_excess));
+    if settings.on_excess == OnExcess::Wait {
+        section.span("max_wait", settings.max_wait);
+        section.say("max_queue", settings.max_queue.to_string());
+    }
+    section.say("mode", word(&settings.mode));
+    if let Owner::Route(route) = &limit.owner {
+        section
+            .values
+            .insert("counts".to_owned(), json!({ "value": format!("route {route} alone"), "from": "" }));
+    }
+    (format!("limits.{}", settings.name), section)
+}
+
+/// The policy's word of a value that is one of a few.
+fn word(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+fn quota<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(quota) = settings.quota.as_ref().filter(|quota| quota.learn) else {
+        return off("quota", origin);
+    };
+    let mut section = Section::new("quota", origin);
+    section.say("reserve", quota.reserve.to_string());
+    let fields: Vec<String> = quota
+        .fields
+        .iter()
+        .map(|set| format!("{}, {} ({})", set.remaining, set.reset, set.reset_format.as_str()))
+        .collect();
+    let fields =
+        if fields.is_empty() { "the IETF fields and Retry-After".to_owned() } else { fields.join("; ") };
+    section.say("headers", fields);
+    section.say("bucket", quota.bucket.to_string());
+    section.say("on_excess", word(&quota.on_excess));
+    section.span("max_wait", quota.max_wait);
+    section.say("max_queue", quota.max_queue.to_string());
+    section.span("max_hold", quota.max_hold);
+    section.say("mode", word(&quota.mode));
+    section
+}
+
+fn concurrency<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(concurrency) = &settings.concurrency else { return off("concurrency", origin) };
+    let settings = concurrency.settings;
+    let mut section = Section::new("concurrency", origin);
+    section.say("max", settings.max.to_string());
+    section.span("max_wait", settings.max_wait);
+    section.say("max_queue", settings.max_queue.to_string());
+    section.say("mode", if settings.shadow { "shadow" } else { "enforce" });
+    section
+}
+
+fn breaker<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(breaker) = &settings.breaker else { return off("breaker", origin) };
+    let BreakerSettings { rules, fallback, shadow } = &breaker.settings;
+    let mut section = Section::new("breaker", origin);
+    section.say("failures", rules.failures.to_string());
+    match &rules.error_rate {
+        None => section.say("error_rate", "off"),
+        Some(rate) => {
+            section.say("error_rate.threshold", rate.threshold.to_string());
+            section.span("error_rate.window", rate.window);
+            section.say("error_rate.min_requests", rate.min_requests.to_string());
+        }
+    }
+    section.span("open_for", rules.open_for);
+    section.span("max_open_for", rules.max_open_for);
+    section.say("half_open.probes", rules.probes.to_string());
+    section.say("half_open.successes", rules.successes.to_string());
+    section.say(
+        "fallback",
+        match fallback {
+            Fallback::None => "none".to_owned(),
+            Fallback::Stale => "stale".to_owned(),
+            Fallback::Static(answer) => format!("status {}", answer.status.as_u16()),
+        },
+    );
+    section.say("mode", if *shadow { "shadow" } else { "enforce" });
+    section
 }
 
 /// A layer that is not there: said so, with the line that removed it.

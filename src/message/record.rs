@@ -108,6 +108,11 @@ impl Record {
             let mut facts = exchange.facts();
             self.event.attempts = facts.attempts;
             self.event.retry_reasons = std::mem::take(&mut facts.retry_reasons);
+            self.event.shadowed = std::mem::take(&mut facts.shadowed);
+            if let Some((flag, code)) = facts.instead {
+                self.event.flag.get_or_insert(flag);
+                self.event.error.get_or_insert(code);
+            }
             self.event.credential = facts.credential.clone();
             self.event.scrubbed = facts.scrubbed;
             self.event.upstream = facts.peer;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::body::Body;
 use super::failure::{Failure, Progress};
 use super::target::Target;
-use crate::telemetry::HttpVersion;
+use crate::telemetry::{Flag, HttpVersion};
 
 /// A request as the layers of a route see it: judged, cleaned, without credential.
 pub struct EgressRequest {
@@ -85,6 +85,8 @@ pub struct Facts {
     pub scrubbed: u64,
     /// For each attempt that was judged, why it was made again (`throttle`), or why not (`not_repeated:may_have_acted`).
     pub retry_reasons: Vec<&'static str>,
+    /// Why outgate answered in the provider's stead though the exchange went well: a flag and a code.
+    pub instead: Option<(Flag, &'static str)>,
     /// What would have been refused if it were not in shadow mode, such as `limit:account`.
     pub shadowed: Vec<Arc<str>>,
 }

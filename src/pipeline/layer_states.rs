@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
 use crate::policy::layers::Owner;
 use crate::resilience::Layers;
-use crate::resilience::circuit_breaker::{BreakerSettings, Breakers};
+use crate::resilience::circuit_breaker::{BreakerSettings, Breakers, Forced};
 use crate::resilience::concurrency::{ConcurrencySettings, Permits};
 use crate::resilience::key::KeySource;
 use crate::resilience::quota::Quota;
@@ -21,21 +21,21 @@ use crate::resilience::timeout::AttemptTimeouts;
 /// Whose state it is: the provider's, or a route's of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    provider: Arc<str>,
-    owner: Owner,
+    pub(super) provider: Arc<str>,
+    pub(super) owner: Owner,
 }
 
-type ByIdentity<V> = Mutex<HashMap<Identity, V>>;
+pub(super) type ByIdentity<V> = Mutex<HashMap<Identity, V>>;
 
 /// The state of all layers.
 #[derive(Default)]
 pub struct LayerStates {
-    budgets: ByIdentity<(BudgetSettings, Arc<Budget>)>,
-    breakers: ByIdentity<Arc<Breakers>>,
-    permits: ByIdentity<Arc<Permits>>,
+    pub(super) budgets: ByIdentity<(BudgetSettings, Arc<Budget>)>,
+    pub(super) breakers: ByIdentity<Arc<Breakers>>,
+    pub(super) permits: ByIdentity<Arc<Permits>>,
     /// By the limit's name as well.
-    limiters: Mutex<HashMap<(Identity, Arc<str>), Arc<Limiter>>>,
-    quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
+    pub(super) limiters: Mutex<HashMap<(Identity, Arc<str>), Arc<Limiter>>>,
+    pub(super) quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
 }
 
 impl LayerStates {
@@ -115,6 +115,13 @@ impl LayerStates {
         quotas.entry(provider.clone()).or_insert_with(|| Arc::new(Quota::new(provider.clone()))).clone()
     }
 
+    /// Forces the breakers of a provider and its routes, or lets them decide again. How many there are.
+    pub fn force_breakers(&self, provider: &str, forced: Option<Forced>) -> usize {
+        let breakers = locked(&self.breakers);
+        let own = breakers.iter().filter(|(identity, _)| *identity.provider == *provider);
+        own.map(|(_, live)| live.force(forced)).count()
+    }
+
     /// Drops the state of what the policy no longer has.
     pub(super) fn retain(&self, policy: &CompiledPolicy) {
         let lives = |identity: &Identity| {
@@ -144,6 +151,6 @@ fn references(route: &Route) -> Arc<[Arc<str>]> {
 }
 
 /// Maps of handles, whole after every step, also where a thread panicked.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

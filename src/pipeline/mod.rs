@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod generation;
+pub mod layer_report;
 pub mod layer_states;
 pub mod reload;
 pub mod route_stack;

@@ -11,9 +11,10 @@ use super::shared::Shared;
 use crate::credential::Locations;
 use crate::credential::layer::Inject;
 use crate::message::body::Body;
-use crate::message::failure::Failure;
+use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
 use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
+use crate::resilience::circuit_breaker::FallbackAnswer;
 use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
 use crate::resilience::{Layers, RouteService, wrap};
@@ -111,7 +112,13 @@ impl RouteStack {
 
     /// Sends a request through the stack.
     pub async fn send(&self, request: EgressRequest) -> Result<Response<Body>, Failure> {
-        self.service.send(request).await
+        let exchange = request.exchange.clone();
+        let response = self.service.send(request).await?;
+        if response.extensions().get::<FallbackAnswer>().is_some() {
+            let answer = EgressError::from(Failure::not_sent(Fault::BreakerOpen)).answer();
+            exchange.facts().instead = Some((answer.flag, answer.code));
+        }
+        Ok(response)
     }
 }
 

@@ -165,6 +165,8 @@ pub struct RequestEvent {
     /// For each attempt that was judged: why it was made again (a class of the policy, such as `throttle`), or why not
     /// (`not_repeated:may_have_acted`). Closed words. Empty where the first attempt succeeded.
     pub retry_reasons: Vec<&'static str>,
+    /// What shadow mode let pass: `limit:account`, `breaker`, `deny:refunds`.
+    pub shadowed: Vec<Arc<str>>,
     /// Why outgate answered by itself, or how this ended.
     pub flag: Option<Flag>,
     /// The stable code of the error, as the client got it in `Outgate-Error`.
@@ -215,6 +217,7 @@ impl RequestEvent {
             route: None,
             attempts: 0,
             retry_reasons: Vec::new(),
+            shadowed: Vec::new(),
             flag: None,
             error: None,
             error_detail: None,

@@ -264,6 +264,25 @@ pub enum Bucket {
     Header(HeaderName),
 }
 
+impl fmt::Display for ReserveConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Share(share) => write!(f, "{share}"),
+        }
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Route => f.write_str("route"),
+            Self::Header(name) => write!(f, "header {name}"),
+        }
+    }
+}
+
 impl QuotaConfig {
     /// Checks what was written and fills in the defaults; places of mistakes are below `quota`.
     pub fn compile(&self, mistakes: &mut Mistakes) -> QuotaSettings {

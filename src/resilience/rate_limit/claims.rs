@@ -98,6 +98,7 @@ impl Claims {
 
     async fn wait_for_all(&mut self, mut missing: usize) -> Result<(), Failure> {
         let waiting = Waiting { exchange: self.exchange.clone(), since: Instant::now() };
+        self.foresee(waiting.since)?;
         loop {
             if self.on_excess(missing) == OnExcess::Reject {
                 return Err(self.refuse(missing, Fault::RateLimited));
@@ -113,6 +114,24 @@ impl Claims {
                 Err(next) => missing = next,
             }
         }
+    }
+
+    /// Refuses at once what would wait for one of the limits for too long, though its turn in another line comes first. Who
+    /// will join that line from another one meanwhile is not foreseen: such a request is refused when it gets there.
+    fn foresee(&mut self, since: Instant) -> Result<(), Failure> {
+        for index in 0..self.limits.enforced {
+            let left = self.end(index, since).saturating_duration_since(since);
+            let (limit, claim) = self.at(index);
+            // A lease may grow at any moment.
+            if limit.settings().on_excess == OnExcess::Reject || claim.who.lease.is_some() {
+                continue;
+            }
+            let wait = limit.store().level(&claim.who, None).wait;
+            if wait.is_some_and(|wait| Duration::from_nanos(wait) > left) {
+                return Err(self.refuse(index, Fault::RateLimited));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until it is first in the line of one limit, and that has a token.

@@ -1,5 +1,6 @@
 //! One limit of the policy, alive: its settings, and the store that outlives them.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::lease::Leases;
-use super::settings::LimitSettings;
+use super::settings::{LimitSettings, OnExcess};
 use super::slots::Id;
 use super::store::{Edition, Place, Store, Who};
 use crate::message::failure::{Failure, Fault, LimitState};
@@ -143,10 +144,11 @@ impl Limiter {
         &self.edition
     }
 
-    /// Where it stands among others: narrow limits come before those that count everything together, later ones before earlier
-    /// ones (a route's own before its provider's).
-    pub(super) fn rank(&self) -> (bool, std::cmp::Reverse<u64>) {
-        (self.settings.per == Per::Provider, std::cmp::Reverse(self.state.order))
+    /// Where it stands among others: what refuses at once comes before what makes wait; narrow limits before those that count
+    /// everything together; later ones before earlier ones (a route's own before its provider's).
+    pub(super) fn rank(&self) -> (bool, bool, Reverse<u64>) {
+        let waits = self.settings.on_excess == OnExcess::Wait;
+        (waits, self.settings.per == Per::Provider, Reverse(self.state.order))
     }
 
     /// Whose tokens a request takes.

@@ -1,6 +1,7 @@
 //! The layer under paused time, around a provider that records when it was called.
 
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -105,6 +106,25 @@ async fn what_exceeds_the_rate_waits_its_turn() {
     }
     let status = limit.status();
     assert_eq!((status.admitted, status.waited, status.refused, status.waiting), (12, 10, 0, 0));
+}
+
+/// Looks once whether it is ready.
+async fn ready<F: Future + Unpin>(future: &mut F) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_ready())).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_does_not_overtake_who_waits_though_a_token_is_there() {
+    let (provider, _) = provider();
+    let limit = limiter(settings("10/s", 2));
+    let layer = layer(provider, &[&limit]);
+    let [mut one, mut two, mut three, mut four] = [1, 2, 3, 4].map(|number| layer.clone().call(of(number)));
+    assert!(ready(&mut one).await && ready(&mut two).await && !ready(&mut three).await);
+    advance(Duration::from_millis(150)).await;
+    assert!(!ready(&mut four).await);
+    assert!(ready(&mut three).await);
+    advance(Duration::from_millis(100)).await;
+    assert!(ready(&mut four).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,6 +274,24 @@ async fn a_refusal_by_one_limit_costs_nothing_of_the_others() {
     }
     assert_eq!(wide.status().remaining, Some(9));
     assert_eq!((wide.status().admitted, wide.status().refused, narrow.status().refused), (1, 0, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_will_be_refused_later_does_not_wait_before() {
+    let (provider, _) = provider();
+    let first = limiter(LimitSettings { per: Per::Tenant, ..settings("1/s", 1) });
+    for then in [
+        LimitSettings { on_excess: OnExcess::Reject, ..settings("1/m", 1) },
+        LimitSettings { max_wait: Duration::from_secs(4), ..settings("1/m", 1) },
+    ] {
+        let layer = layer(provider.clone(), &[&first, &limiter(then)]);
+        layer.clone().call(request()).await.unwrap();
+        let started = Instant::now();
+        let failure = layer.clone().call(request()).await.err().unwrap();
+        assert_eq!((failure.fault, started.elapsed()), (Fault::RateLimited, Duration::ZERO));
+        assert!(failure.retry_after.unwrap() > Duration::from_secs(59));
+        advance(Duration::from_secs(2)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,6 +39,19 @@ pub enum Format {
 }
 
 impl Format {
+    /// The word of the policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EpochS => "epoch_s",
+            Self::EpochMs => "epoch_ms",
+            Self::DeltaS => "delta_s",
+            Self::DeltaMs => "delta_ms",
+            Self::Iso8601 => "iso8601",
+            Self::HttpDate => "http_date",
+            Self::Duration => "duration",
+        }
+    }
+
     /// Whether it names a point in time, which is read against a clock.
     pub const fn is_absolute(self) -> bool {
         matches!(self, Self::EpochS | Self::EpochMs | Self::Iso8601 | Self::HttpDate)

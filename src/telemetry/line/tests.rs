@@ -138,6 +138,7 @@ fn upstream_error() -> RequestEvent {
         route: Some("default".into()),
         attempts: 3,
         retry_reasons: vec!["timeout", "connect", "not_repeated:attempts"],
+        shadowed: vec!["limit:account".into(), "deny:refunds".into()],
         scrubbed: 2,
         upgrade: Some("websocket"),
         timings: Timings {
@@ -222,6 +223,7 @@ fn full(text: &str) -> RequestEvent {
         error: error.error,
         sent: error.sent,
         retry_reasons: error.retry_reasons,
+        shadowed: error.shadowed,
         upgrade: error.upgrade,
         scrubbed: 1,
         path: strings.path,

@@ -72,6 +72,10 @@ fn extras(event: &RequestEvent, line: &mut Vec<u8>) {
         line.extend_from_slice(if at == 0 { b" retry=" } else { b"," });
         field(reason, line);
     }
+    for (at, label) in event.shadowed.iter().enumerate() {
+        line.extend_from_slice(if at == 0 { b" shadow=" } else { b"," });
+        field(label, line);
+    }
     for (name, value) in [("upgrade", event.upgrade), ("error", event.error)] {
         if let Some(value) = value {
             let _ = write!(line, " {name}=");
