@@ -104,3 +104,23 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
         headers.insert(name, value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::failure::{Failure, Fault};
+    use crate::telemetry::new_request_id;
+
+    #[test]
+    fn the_providers_own_hint_stands_on_our_answer() {
+        let mut failure = Failure::sent(Fault::Reset);
+        let hint = (HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+        failure.hint = Some(Box::new(hint));
+        let answer = respond(&EgressError::from(failure), &new_request_id(), false);
+        assert_eq!(answer.headers()["x-should-retry"], "false");
+        assert_eq!(answer.headers()[OUTGATE_SENT], "maybe");
+        let plain = respond(&EgressError::from(Failure::not_sent(Fault::Connect)), &new_request_id(), false);
+        assert!(!plain.headers().contains_key("x-should-retry"));
+        assert_eq!(plain.headers()[OUTGATE_SENT], "no");
+    }
+}

@@ -113,13 +113,6 @@ enum Healing {
     Told,
 }
 
-/// How an attempt ended.
-#[derive(Clone, Copy)]
-struct Ended {
-    outcome: Outcome,
-    at: Instant,
-}
-
 /// Another attempt.
 struct Step {
     body: Body,
@@ -172,13 +165,12 @@ impl Course {
         }
     }
 
-    fn ended(&mut self, outcome: &Result<Response<Body>, Failure>) -> Ended {
+    fn ended(&mut self, outcome: &Result<Response<Body>, Failure>) -> Outcome {
         self.attempts += 1;
-        let outcome = match outcome {
+        match outcome {
             Ok(answer) => Outcome::Answered { verdict: self.verdict(answer), hint: self.hint(answer) },
             Err(failure) => Outcome::Failed { fault: failure.fault, progress: failure.progress },
-        };
-        Ended { outcome, at: Instant::now() }
+        }
     }
 
     /// A 401 means what it says also where no table has judged it.
@@ -196,8 +188,8 @@ impl Course {
     }
 
     /// The next attempt, where there is one. From then on the old attempt has no body any more, and its answer is lost.
-    async fn next(&mut self, ended: Ended) -> Option<Step> {
-        if let Outcome::Answered { verdict, .. } = ended.outcome {
+    async fn next(&mut self, ended: Outcome) -> Option<Step> {
+        if let Outcome::Answered { verdict, .. } = ended {
             if verdict.class != Class::Unauthorized {
                 self.worked();
             } else if let Some(step) = self.heal(ended).await {
@@ -220,7 +212,7 @@ impl Course {
         }
     }
 
-    async fn heal(&mut self, ended: Ended) -> Option<Step> {
+    async fn heal(&mut self, ended: Outcome) -> Option<Step> {
         let heal = self.plan.heal.clone()?;
         // An upgrade that was refused did nothing either.
         let situation = Situation { upgrade: false, ..self.situation(ended) };
@@ -243,10 +235,10 @@ impl Course {
         Some(Step { body, after: Duration::ZERO })
     }
 
-    fn repeat(&mut self, ended: Ended) -> Option<Step> {
+    fn repeat(&mut self, ended: Outcome) -> Option<Step> {
         let decision = match &self.plan.settings {
             Some(settings) => self.decide(settings, ended),
-            None if is_unauthorized(ended.outcome) => Decision::Stop(Why::Unauthorized),
+            None if is_unauthorized(ended) => Decision::Stop(Why::Unauthorized),
             None => return None,
         };
         let (after, ground, reason) = match decision {
@@ -260,7 +252,7 @@ impl Course {
     }
 
     /// The budget is asked last: what is not repeated for another reason costs nothing.
-    fn decide(&self, settings: &RetrySettings, ended: Ended) -> Decision {
+    fn decide(&self, settings: &RetrySettings, ended: Outcome) -> Decision {
         let mut situation = self.situation(ended);
         situation.backoff = settings.backoff.wait(self.attempts - 1, fastrand::f64());
         let decision = decide(settings, &situation);
@@ -272,16 +264,16 @@ impl Course {
         }
     }
 
-    fn situation(&self, ended: Ended) -> Situation {
+    fn situation(&self, ended: Outcome) -> Situation {
         Situation {
-            outcome: ended.outcome,
+            outcome: ended,
             method_listed: self.method_listed,
             has_key: self.has_key,
             upgrade: self.upgrade,
             attempts: self.attempts,
             body_whole: self.replay.as_ref().is_some_and(Replay::can_repeat),
             budget: true,
-            left: self.exchange.deadline.map(|deadline| deadline.saturating_duration_since(ended.at)),
+            left: self.exchange.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
             backoff: Duration::ZERO,
         }
     }
@@ -311,10 +303,10 @@ impl Course {
     async fn finish(
         self,
         outcome: Result<Response<Body>, Failure>,
-        ended: Ended,
+        ended: Outcome,
     ) -> Result<Response<Body>, Failure> {
         let acted = self.exchange.acted_earlier()
-            || matches!(ended.outcome, Outcome::Answered { verdict: Verdict { acted: true, .. }, .. });
+            || matches!(ended, Outcome::Answered { verdict: Verdict { acted: true, .. }, .. });
         let given = match (outcome, self.exchange.hint()) {
             (Ok(answer), Some(hint)) if acted => answer::guarded(answer, hint).await,
             (outcome, _) => outcome,
