@@ -200,7 +200,7 @@ async fn a_panic_in_a_layer_costs_its_request_and_nothing_else() {
     );
     let metrics = proxy.metrics();
     let mut in_flight = metrics.lines().filter(|line| line.starts_with("outgate_requests_in_flight{"));
-    assert!(in_flight.all(|line| line.ends_with(" 0.0") || line.ends_with(" 0")), "{metrics}");
+    assert!(in_flight.all(|line| line.ends_with(" 0.0") || line.ends_with("} 0.0")), "{metrics}");
 }
 
 #[tokio::test]
