@@ -302,8 +302,8 @@ impl Meter {
                 self.told_by = self.told_by.max(seq);
                 self.learn_cost();
             }
-            // An answer from before the window ended. Where one asks, its answer alone says what is left.
-            None if seq < self.since && (self.remaining.is_none() || latest <= self.since_at + slack) => {}
+            // An answer from before the window ended. Where windows are not whole it may tell of what came back since.
+            None if seq < self.since && latest <= self.since_at + slack && self.trust == Trust::Whole => {}
             None => self.replace(reading, now, seq, latest),
         }
     }
@@ -312,7 +312,9 @@ impl Meter {
         if self.test && seq >= self.since {
             self.test = false;
             let full = reading.remaining.saturating_add(self.sent.max(1));
-            let whole = self.limit.is_some_and(|limit| full >= limit);
+            // All is back, and the next reset is a window away: where windows slide it is when the next one comes back.
+            let far = reading.reset.least * 2 + reading.reset.step > self.window;
+            let whole = far && self.limit.is_some_and(|limit| full >= limit);
             self.trust = if whole && !self.moves { Trust::Whole } else { Trust::Asks };
         }
         self.moves = false;

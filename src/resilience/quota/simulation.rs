@@ -261,7 +261,7 @@ async fn explore() {
     let only = std::env::var("SIM").unwrap_or_default();
     for style in [Style::GitHub, Style::OpenAi, Style::Ietf, Style::IetfTriple, Style::Anthropic, Style::Slack, Style::Stripe] {
         for counting in [Counting::Fixed { begun: 0.0 }, Counting::Fixed { begun: 3.4 }, Counting::Sliding, Counting::Bucket] {
-            for (limit, window, seconds) in [(50, 5.0, 30.0), (100, 1.0, 30.0), (200, 10.0, 60.0), (60, 60.0, 600.0)] {
+            for (limit, window, seconds) in [(50, 5.0, 30.0), (100, 1.0, 30.0), (200, 10.0, 60.0), (30, 3.0, 30.0), (500, 5.0, 30.0)] {
                 let name = format!("{style:?} {counting:?} {limit}/{window}");
                 if !name.contains(&only) { continue; }
                 let outcome = run(style, counting, limit, window, seconds).await;
