@@ -289,14 +289,14 @@ impl Meter {
                 }
             }
             Some(known) => {
-                let lower = self.remaining.is_none_or(|left| reading.remaining < left);
-                // Told of the same reset, rounded in different places: the earliest of the latest ends holds. A reset that
-                // moves on as more is used is no fixed window; then the one told with the least left counts.
                 self.moves |= latest > known + slack;
-                self.reset_at = Some(match self.moves {
-                    true if lower => latest,
-                    true => known,
-                    false => known.min(latest),
+                self.reset_at = Some(match (self.trust, self.remaining) {
+                    // One reset, rounded in different places: the earliest of the latest ends holds.
+                    (Trust::Whole, _) if !self.moves => known.min(latest),
+                    // A reset says what comes back to those that were left when it was told, and to no others.
+                    (_, Some(left)) if left < reading.remaining => known,
+                    (_, Some(left)) if left == reading.remaining => known.max(latest),
+                    (_, Some(_) | None) => latest,
                 });
                 self.remaining = Some(self.remaining.map_or(reading.remaining, |left| left.min(reading.remaining)));
                 self.told_by = self.told_by.max(seq);
