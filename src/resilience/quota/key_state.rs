@@ -258,9 +258,9 @@ impl KeyState {
             rate.answered(now);
         }
         let unknown = self.meters.iter().any(Meter::is_unknown);
-        // Answers to those that were on their way before do not count.
-        if let Some(probing) = self.probing.as_mut().filter(|probing| pass.probe == Some(probing.id)) {
-            probing.answers += 1;
+        if let Some(probing) = &mut self.probing {
+            // Answers to those that were on their way before do not count.
+            probing.answers += u32::from(pass.probe == Some(probing.id));
             if !unknown || probing.answers >= ENOUGH_ANSWERS {
                 self.probing = None;
             }

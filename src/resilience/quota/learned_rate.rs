@@ -7,7 +7,7 @@
 //! - **Number**: the requests of the run that were answered, also those whose answers came after the refusal.
 //! - **Window**: from the run's first request to the end of the wait that the provider named (which it rounded up to a
 //!   second), or, where it named none, to some time between the last refusal and the first success. Within that doubt a
-//!   length that people choose (a second, a minute, ten seconds ...) is taken, else the longest.
+//!   length that people choose (a second, a minute, ten seconds ...) is taken, else a whole second, else the longest.
 //! - **Long runs** (a minute, and ten times the wait) say nothing of one window: only the pause is kept, and the next run,
 //!   which begins when the pause ends, is measured.
 //! - **Again refused** though the number was kept: within two windows the new run is a better measure (the first may have
@@ -93,7 +93,10 @@ impl Ended {
         let late = if self.epoch > 0 { second } else { Duration::ZERO };
         let usual = USUAL.into_iter().map(Duration::from_secs);
         let chosen = usual.into_iter().find(|usual| *usual > least && *usual <= most + late);
-        Some(chosen.unwrap_or(most + late).clamp(SHORTEST, LONGEST))
+        // Where the doubt is a second, windows are whole seconds.
+        let whole = Duration::from_secs(most.as_secs());
+        let whole = self.named_end.map(|_| whole).filter(|whole| *whole > least);
+        Some(chosen.or(whole).unwrap_or(most + late).clamp(SHORTEST, LONGEST))
     }
 }
 
@@ -241,8 +244,8 @@ mod tests {
         // Slack: a minute, refused after six seconds, the wait rounded up.
         assert_eq!(learned(50, 6.2, Some(54.0), 60.3), (50, 60.0));
         assert_eq!(learned(5, 0.5, Some(5.0), 5.6), (5, 5.0));
-        // A window nobody chooses is taken at its longest.
-        assert_eq!(learned(5, 0.5, Some(7.0), 7.6), (5, 7.5));
+        // A window that few choose is a whole number of seconds.
+        assert_eq!(learned(5, 0.5, Some(7.0), 7.6), (5, 7.0));
         // Stripe: no wait; refused at 0.1, asked again after a second.
         assert_eq!(learned(25, 0.1, None, 1.1), (25, 1.0));
     }

@@ -289,21 +289,21 @@ impl Meter {
                 }
             }
             Some(known) => {
-                let lower = self.remaining.is_none_or(|left| reading.remaining < left);
-                // Told of the same reset, rounded in different places: the earliest of the latest ends holds. A reset that
-                // moves on as more is used is no fixed window; then the one told with the least left counts.
                 self.moves |= latest > known + slack;
-                self.reset_at = Some(match self.moves {
-                    true if lower => latest,
-                    true => known,
-                    false => known.min(latest),
+                self.reset_at = Some(match (self.trust, self.remaining) {
+                    // One reset, rounded in different places: the earliest of the latest ends holds.
+                    (Trust::Whole, _) if !self.moves => known.min(latest),
+                    // A reset says what comes back to those that were left when it was told, and to no others.
+                    (_, Some(left)) if left < reading.remaining => known,
+                    (_, Some(left)) if left == reading.remaining => known.max(latest),
+                    (_, Some(_) | None) => latest,
                 });
                 self.remaining = Some(self.remaining.map_or(reading.remaining, |left| left.min(reading.remaining)));
                 self.told_by = self.told_by.max(seq);
                 self.learn_cost();
             }
-            // An answer from before the window ended. Where one asks, its answer alone says what is left.
-            None if seq < self.since && (self.remaining.is_none() || latest <= self.since_at + slack) => {}
+            // An answer from before the window ended. Where windows are not whole it may tell of what came back since.
+            None if seq < self.since && latest <= self.since_at + slack && self.trust == Trust::Whole => {}
             None => self.replace(reading, now, seq, latest),
         }
     }
@@ -312,7 +312,9 @@ impl Meter {
         if self.test && seq >= self.since {
             self.test = false;
             let full = reading.remaining.saturating_add(self.sent.max(1));
-            let whole = self.limit.is_some_and(|limit| full >= limit);
+            // All is back, and the next reset is a window away: where windows slide it is when the next one comes back.
+            let far = reading.reset.least * 2 + reading.reset.step > self.window;
+            let whole = far && self.limit.is_some_and(|limit| full >= limit);
             self.trust = if whole && !self.moves { Trust::Whole } else { Trust::Asks };
         }
         self.moves = false;

@@ -53,4 +53,7 @@ pub use layer::QuotaLayer;
 pub use state::{OnThrottle, Quota, QuotaStatus};
 
 #[cfg(test)]
+const METER_SIZE: usize = size_of::<meter::Meter>();
+
+#[cfg(test)]
 mod simulation;
