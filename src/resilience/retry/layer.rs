@@ -98,6 +98,8 @@ struct Course {
     upgrade: bool,
     /// Those that a healed credential cost do not count.
     attempts: u32,
+    /// An attempt is under way.
+    running: bool,
     choice: usize,
     healing: Healing,
 }
@@ -144,6 +146,7 @@ impl Course {
             method_listed,
             upgrade: request.upgrade,
             attempts: 0,
+            running: false,
             choice: plan.heal.as_ref().map_or(request.credential_choice, |heal| heal.preferred()),
             healing: Healing::Unneeded,
             plan,
@@ -158,7 +161,8 @@ impl Course {
     }
 
     /// Says which credential the attempt shall carry; the layer that injects it says which it carried.
-    fn mark(&self, request: &mut EgressRequest) {
+    fn mark(&mut self, request: &mut EgressRequest) {
+        self.running = true;
         request.credential_choice = self.choice;
         if self.plan.heal.is_some() {
             self.exchange.facts().credential_choice = self.choice;
@@ -167,6 +171,7 @@ impl Course {
 
     fn ended(&mut self, outcome: &Result<Response<Body>, Failure>) -> Outcome {
         self.attempts += 1;
+        self.running = false;
         match outcome {
             Ok(answer) => Outcome::Answered { verdict: self.verdict(answer), hint: self.hint(answer) },
             Err(failure) => Outcome::Failed { fault: failure.fault, progress: failure.progress },
@@ -301,7 +306,7 @@ impl Course {
 
     /// What the app gets.
     async fn finish(
-        self,
+        &self,
         outcome: Result<Response<Body>, Failure>,
         ended: Outcome,
     ) -> Result<Response<Body>, Failure> {
@@ -312,6 +317,16 @@ impl Course {
             (outcome, _) => outcome,
         };
         given.map_err(|failure| self.exchange.complete(failure))
+    }
+}
+
+impl Drop for Course {
+    fn drop(&mut self) {
+        // The deadline ends an attempt from outside, and nobody comes here to judge it.
+        let late = || self.exchange.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if self.running && self.plan.settings.is_some() && late() {
+            let _ = self.stop(Why::Deadline);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Never twice: a provider that acts, and fails at a random point. However it fails, no request acts twice, unless each of its
 //! attempts carried the same key.
 //!
-//! `NEVER_TWICE_SEED` in a failure's text repeats the run.
+//! The seed is printed, and stands in the text of a failure; put into [`seed`] it repeats the run.
 
 use std::collections::BTreeMap;
 
@@ -143,7 +143,7 @@ async fn sdk(retry: &mut Retry<impl Inner>, rng: &mut Rng, number: u64, key: Opt
     unreachable!()
 }
 
-/// How the requests of one kind went: most effects of one request, and how many attempts there were in all.
+/// Sends the requests of one kind; what was done, and how many attempts there were in all.
 async fn run(seed: u64, keys: Keys) -> (Effects, u32) {
     let mut rng = Rng::with_seed(seed);
     let effects = Effects::default();

@@ -138,8 +138,10 @@ async fn a_deadline_in_a_later_attempt_tells_what_an_earlier_one_may_have_done()
     });
     let deadline = Some(Instant::now() + Duration::from_secs(3));
     let request = EgressRequest { method: Method::GET, ..request_with(Body::empty(), deadline) };
+    let exchange = request.exchange.clone();
     let given = Deadline::new(repeating(service, settings("{}"))).call(request).await;
     assert_eq!(told(&given), "Deadline Sent");
+    assert_eq!(reasons(&exchange), ["timeout", "not_repeated:deadline"]);
 }
 
 #[tokio::test(start_paused = true)]
