@@ -20,8 +20,10 @@ use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
 
 pub mod deadline;
+pub mod fleet;
 pub mod key;
 pub mod mistake;
+pub mod rate_limit;
 pub mod replay;
 pub mod retry;
 pub mod timeout;

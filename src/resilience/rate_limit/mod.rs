@@ -1,0 +1,4 @@
+//! Rate limits.
+
+pub mod lease;
+pub mod pace;
