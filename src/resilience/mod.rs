@@ -27,6 +27,7 @@ pub mod key;
 pub mod mistake;
 pub mod mode;
 pub mod quota;
+pub mod fleet;
 pub mod rate_limit;
 pub mod replay;
 pub mod responses;
