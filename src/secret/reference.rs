@@ -65,6 +65,9 @@ impl SecretRef {
     }
 }
 
+/// What a store's name may be.
+pub const STORE_NAME: &str = "a store's name is 1 to 63 lower-case letters, digits, `_` or `-`, starts with a letter, and is not `env` or `file`";
+
 /// Whether `name` can stand before the colon of a reference.
 #[must_use]
 pub fn is_store_name(name: &str) -> bool {

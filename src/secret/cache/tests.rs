@@ -42,7 +42,9 @@ impl SecretStore for Scripted {
             self.reads.send_modify(|reads| reads.push(Instant::now()));
             self.hang.subscribe().wait_for(|hang| !hang).await.unwrap();
             let answer = self.answer.lock().unwrap().clone();
-            answer.map(Zeroizing::new).ok_or_else(|| SecretError::NotFound { reference: reference.clone() })
+            answer
+                .map(|answer| Zeroizing::new(answer).into())
+                .ok_or_else(|| SecretError::NotFound { reference: reference.clone() })
         })
     }
 
@@ -52,7 +54,7 @@ impl SecretStore for Scripted {
 }
 
 fn stores() -> Stores {
-    Stores::build(&BTreeMap::new(), Path::new("/")).unwrap()
+    Stores::built_in(Path::new("/"))
 }
 
 fn cache_over(store: &Arc<Scripted>) -> Arc<SecretCache> {
@@ -143,7 +145,7 @@ async fn a_missing_variable_is_not_read_again() {
     assert_eq!(entry.refresh().await, RefreshOutcome::Failed);
     assert_eq!(entry.refresh().await, RefreshOutcome::Failed);
     assert_eq!(entry.heal_refresh().await, RefreshOutcome::Unchanged);
-    assert_eq!(entry.retry_at(), None);
+    assert_eq!(entry.due_at(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -325,7 +327,7 @@ async fn no_value_is_in_an_error_a_log_line_or_the_status() {
     let subscriber =
         tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let cache = SecretCache::new(Stores::build(&BTreeMap::new(), directory.path()).unwrap());
+    let cache = SecretCache::new(Stores::built_in(directory.path()));
     // content of the file, field, code of the error
     let table: &[(&[u8], &str, &str)] = &[
         (b"CANARY", "", "good"),

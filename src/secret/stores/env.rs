@@ -17,7 +17,7 @@ pub struct EnvStore;
 
 impl SecretStore for EnvStore {
     fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
-        Box::pin(std::future::ready(read(reference)))
+        Box::pin(std::future::ready(read(reference).map(Into::into)))
     }
 
     fn source(&self, _: &SecretRef) -> Source {
@@ -40,11 +40,11 @@ mod tests {
     async fn a_variable_is_read_and_a_missing_one_does_not_exist() {
         // Set by cargo for every test; setting one would need unsafe code in this edition.
         let set: SecretRef = "env:CARGO_PKG_NAME".parse().unwrap();
-        assert_eq!(EnvStore.read(&set).await.unwrap().as_slice(), b"outgate");
+        assert_eq!(EnvStore.read(&set).await.unwrap().bytes.as_slice(), b"outgate");
         let missing: SecretRef = "env:OUTGATE_NO_SUCH_VARIABLE".parse().unwrap();
-        assert_eq!(EnvStore.read(&missing).await.unwrap_err().code(), "not_found");
+        assert_eq!(EnvStore.read(&missing).await.map(|_| ()).unwrap_err().code(), "not_found");
         let field: SecretRef = "env:CARGO_PKG_NAME#key".parse().unwrap();
-        assert_eq!(EnvStore.read(&field).await.unwrap_err().code(), "not_json");
+        assert_eq!(EnvStore.read(&field).await.map(|_| ()).unwrap_err().code(), "not_json");
         assert_eq!(EnvStore.source(&set), Source::Fixed);
     }
 }

@@ -55,7 +55,7 @@ impl SecretStore for FileStore {
                 let _permit = permit;
                 read_value(&path, &named)
             });
-            read.await.map_err(|_| stopped())?
+            read.await.map_err(|_| stopped())?.map(Into::into)
         })
     }
 
@@ -136,7 +136,7 @@ mod tests {
     async fn read(store: &FileStore, reference: &str) -> String {
         let reference: SecretRef = reference.parse().unwrap();
         match store.read(&reference).await {
-            Ok(bytes) => bytes.escape_ascii().to_string(),
+            Ok(reading) => reading.bytes.escape_ascii().to_string(),
             Err(error) => {
                 assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
                 error.code().to_owned()
