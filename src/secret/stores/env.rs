@@ -3,6 +3,7 @@
 //! `env:APP_JSON#stripe.key` takes a field of a variable that holds JSON, as container platforms inject them. An unset
 //! variable does not exist; an empty one is empty. A variable cannot change while the process lives.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use zeroize::Zeroizing;
@@ -25,10 +26,15 @@ impl SecretStore for EnvStore {
     }
 }
 
+/// A variable, to be handed on to a program.
 #[allow(clippy::disallowed_methods, reason = "the one store whose secrets are variables")]
+pub(super) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 fn read(reference: &SecretRef) -> Result<SecretBytes, SecretError> {
-    let value = std::env::var_os(reference.path())
-        .ok_or_else(|| SecretError::NotFound { reference: reference.clone() })?;
+    let value =
+        variable(reference.path()).ok_or_else(|| SecretError::NotFound { reference: reference.clone() })?;
     field::select(Zeroizing::new(value.into_vec()), reference)
 }
 
