@@ -184,11 +184,22 @@ pub fn client(
     client_to(configured_addresses(), name, scheme, ca, timeouts, env)
 }
 
-/// The same with other address rules.
+/// A client that fetches tokens of the cloud's metadata server, and may reach it therefore.
 ///
 /// # Errors
-/// The authorities cannot be used.
-pub fn client_to(
+/// TLS cannot be set up.
+pub fn metadata_client(
+    name: &str,
+    scheme: Scheme,
+    timeouts: &StoreTimeouts,
+    env: &StoreEnv,
+) -> Result<HttpClient, String> {
+    let all = configured_addresses();
+    let addresses = AddressRules { allow_metadata: all.allow_private.clone(), ..all };
+    client_to(addresses, name, scheme, None, timeouts, env)
+}
+
+fn client_to(
     addresses: AddressRules,
     name: &str,
     scheme: Scheme,
