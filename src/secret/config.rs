@@ -7,8 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::SecretStore;
-use super::stores::not_yet::{self, NotYet};
-use super::stores::{server, vault};
+use super::stores::{aws, azure, exec, gcp, kubernetes, sealed, server, vault};
 use crate::upstream::UpstreamEnv;
 
 /// What stores need of the process.
@@ -26,31 +25,24 @@ pub struct StoreEnv {
 ///   payments: { vault: { address: "https://vault:8200", auth: { kubernetes: { role: outgate } } } }
 /// ```
 ///
-/// Kinds that the contract names and that are not built yet are refused with that reason, so that nobody looks for a
-/// typing mistake. `env` and `file` are not in this list: they need no settings and always exist.
+/// `env` and `file` are not in this list: they need no settings and always exist.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreConfig {
     /// HashiCorp Vault or OpenBao.
     Vault(vault::VaultConfig),
-    /// AWS Secrets Manager.
-    #[serde(deserialize_with = "not_yet::aws_secrets_manager")]
-    AwsSecretsManager(NotYet),
+    /// AWS Secrets Manager, or the Parameter Store.
+    AwsSecretsManager(aws::AwsConfig),
     /// Google Cloud Secret Manager.
-    #[serde(deserialize_with = "not_yet::gcp_secret_manager")]
-    GcpSecretManager(NotYet),
+    GcpSecretManager(gcp::GcpConfig),
     /// Azure Key Vault.
-    #[serde(deserialize_with = "not_yet::azure_key_vault")]
-    AzureKeyVault(NotYet),
+    AzureKeyVault(azure::AzureConfig),
     /// Secrets of the Kubernetes API. (Mounted secrets are files, and work through `file:`.)
-    #[serde(deserialize_with = "not_yet::kubernetes")]
-    Kubernetes(NotYet),
+    Kubernetes(kubernetes::KubernetesConfig),
     /// The output of a command.
-    #[serde(deserialize_with = "not_yet::exec")]
-    Exec(NotYet),
+    Exec(exec::ExecConfig),
     /// An encrypted file.
-    #[serde(deserialize_with = "not_yet::sealed")]
-    Sealed(NotYet),
+    Sealed(sealed::SealedConfig),
 }
 
 /// A mistake in a store's settings: the key below the kind (dotted; empty for the whole), and what is wrong.
@@ -62,12 +54,12 @@ impl StoreConfig {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Vault(_) => "vault",
-            Self::AwsSecretsManager(never)
-            | Self::GcpSecretManager(never)
-            | Self::AzureKeyVault(never)
-            | Self::Kubernetes(never)
-            | Self::Exec(never)
-            | Self::Sealed(never) => match *never {},
+            Self::AwsSecretsManager(_) => "aws_secrets_manager",
+            Self::GcpSecretManager(_) => "gcp_secret_manager",
+            Self::AzureKeyVault(_) => "azure_key_vault",
+            Self::Kubernetes(_) => "kubernetes",
+            Self::Exec(_) => "exec",
+            Self::Sealed(_) => "sealed",
         }
     }
 
@@ -76,12 +68,12 @@ impl StoreConfig {
     pub fn mistakes(&self, directory: &Path) -> Vec<StoreMistake> {
         let mut mistakes = match self {
             Self::Vault(config) => config.mistakes(),
-            Self::AwsSecretsManager(never)
-            | Self::GcpSecretManager(never)
-            | Self::AzureKeyVault(never)
-            | Self::Kubernetes(never)
-            | Self::Exec(never)
-            | Self::Sealed(never) => match *never {},
+            Self::AwsSecretsManager(config) => config.mistakes(),
+            Self::GcpSecretManager(config) => config.mistakes(),
+            Self::AzureKeyVault(config) => config.mistakes(),
+            Self::Kubernetes(config) => config.mistakes(),
+            Self::Exec(config) => config.mistakes(),
+            Self::Sealed(config) => config.mistakes(),
         };
         mistakes.extend(self.read_ca(directory).err().map(|what| ("ca", what)));
         mistakes
@@ -92,7 +84,11 @@ impl StoreConfig {
     pub(super) fn read_ca(&self, directory: &Path) -> Result<Option<Arc<[u8]>>, String> {
         let path = match self {
             Self::Vault(config) => config.ca.as_deref(),
-            _ => None,
+            Self::AwsSecretsManager(config) => config.ca.as_deref(),
+            Self::GcpSecretManager(config) => config.ca.as_deref(),
+            Self::AzureKeyVault(config) => config.ca.as_deref(),
+            Self::Kubernetes(config) => config.ca.as_deref(),
+            Self::Exec(_) | Self::Sealed(_) => None,
         };
         path.map(|path| server::read_ca(&directory.join(path))).transpose()
     }
@@ -105,12 +101,12 @@ impl StoreConfig {
     ) -> Result<Arc<dyn SecretStore>, String> {
         Ok(match self {
             Self::Vault(config) => Arc::new(vault::VaultStore::new(name, config, ca, env)?),
-            Self::AwsSecretsManager(never)
-            | Self::GcpSecretManager(never)
-            | Self::AzureKeyVault(never)
-            | Self::Kubernetes(never)
-            | Self::Exec(never)
-            | Self::Sealed(never) => match *never {},
+            Self::AwsSecretsManager(config) => Arc::new(aws::AwsStore::new(name, config, ca, env)?),
+            Self::GcpSecretManager(config) => Arc::new(gcp::GcpStore::new(name, config, ca, env)?),
+            Self::AzureKeyVault(config) => Arc::new(azure::AzureStore::new(name, config, ca, env)?),
+            Self::Kubernetes(config) => Arc::new(kubernetes::KubernetesStore::new(name, config, ca, env)?),
+            Self::Exec(config) => Arc::new(exec::ExecStore::new(config)),
+            Self::Sealed(config) => Arc::new(sealed::SealedStore::new(config, env)),
         })
     }
 }
