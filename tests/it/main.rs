@@ -16,6 +16,7 @@ mod process;
 mod program;
 mod records;
 mod reload;
+mod stores;
 mod streaming;
 mod support;
 mod timeouts;

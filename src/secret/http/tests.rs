@@ -67,7 +67,8 @@ async fn what_may_be_repeated_is_tried_three_times() {
     .await;
     let target = target(&server.url);
     // path, body (of a login), may be repeated, tries, the result
-    let table: [(&str, &str, bool, usize, Result<&[u8], HttpError>); 6] = [
+    type Row = (&'static str, &'static str, bool, usize, Result<&'static [u8], HttpError>);
+    let table: [Row; 6] = [
         ("/third", "", true, 3, Ok(b"")),
         ("/third", "in", true, 3, Ok(b"in")),
         ("/never", "", true, 3, Err(HttpError::Status(500))),
