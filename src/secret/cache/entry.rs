@@ -220,7 +220,8 @@ impl SecretEntry {
 
     /// When a read that failed is tried again, where it was one and ever is.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.book().retry_at
+        let book = self.book();
+        book.due_at.filter(|_| book.failures > 0)
     }
 
     /// When to read next without being asked.
