@@ -19,6 +19,7 @@ use crate::message::body::Body;
 use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
 
+pub mod cache;
 pub mod deadline;
 pub mod key;
 pub mod mistake;
