@@ -3,7 +3,7 @@
 //! The crate compares names with their case, cuts quoted texts at commas, reads a number above `u64` as zero and passes over
 //! fields with bytes outside of ASCII. So it gets a field in which none of these occurs.
 
-use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, PRAGMA};
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, PRAGMA};
 
 /// What RFC 9111 section 1.2.2 takes for infinity: 68 years.
 pub(super) const MOST_SECONDS: u64 = 1 << 31;
@@ -22,8 +22,10 @@ impl Directives {
         let mut found = Self::default();
         for value in headers.get_all(CACHE_CONTROL) {
             match value.to_str() {
-                Ok(text) => split_list(text).into_iter().for_each(|member| found.add(member)),
-                Err(_) => found.0.push(("no-store".to_owned(), None)),
+                Ok(text) if closes_its_quotes(text) => {
+                    split_list(text).into_iter().for_each(|member| found.add(member));
+                }
+                Ok(_) | Err(_) => found.0.push(("no-store".to_owned(), None)),
             }
         }
         if found.0.is_empty() && has_pragma(headers) {
@@ -37,7 +39,8 @@ impl Directives {
             Some((name, value)) => (name.trim(), Some(value.trim().trim_matches('"'))),
             None => (member.trim(), None),
         };
-        if name.is_empty() {
+        // Nothing but a token is the name of a directive.
+        if HeaderName::from_bytes(name.as_bytes()).is_err() {
             return;
         }
         let name = name.to_ascii_lowercase();
@@ -94,6 +97,20 @@ pub(super) fn seconds(text: &str) -> u64 {
     text.parse().unwrap_or(MOST_SECONDS).min(MOST_SECONDS)
 }
 
+/// Whether no quote is left open, behind which a directive could hide.
+fn closes_its_quotes(text: &str) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    !quoted
+}
+
 /// Splits at the commas that stand outside of quotes (RFC 9110 section 5.6).
 pub(super) fn split_list(text: &str) -> Vec<&str> {
     let (mut members, mut begin, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
@@ -144,6 +161,9 @@ mod tests {
             (vec!["max-stale"], "max-stale"),
             (vec!["max-stale=soon"], "max-stale=0"),
             (vec![",, ,public,"], "public"),
+            (vec!["max-age=5, x=\", no-cache"], "no-store"),
+            (vec!["max-age=5, x=\"\\\", no-cache\""], "max-age=5, x"),
+            (vec!["\"a\"=1, b c, public"], "public"),
             (vec!["max-age=5\u{e9}"], "no-store"),
         ] {
             assert_eq!(of(&fields).value().unwrap(), value, "{fields:?}");

@@ -18,7 +18,7 @@ use super::state::count;
 use super::validator::{self, Validation};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
-use crate::message::request::EgressRequest;
+use crate::message::request::{EgressRequest, Exchange};
 use crate::resilience::Inner;
 use crate::resilience::verdict::{Class, Verdict};
 
@@ -28,7 +28,10 @@ const MARGIN: Duration = Duration::from_millis(100);
 /// One request that goes on to the provider.
 pub(super) struct Journey<S> {
     server: Server<S>,
-    request: EgressRequest,
+    method: Method,
+    exchange: Arc<Exchange>,
+    /// Which member of the credential the answer will be kept under.
+    member: usize,
     /// The request's fields as the app sent them.
     asked: HeaderMap,
     place: Place,
@@ -41,10 +44,10 @@ pub(super) struct Journey<S> {
 }
 
 impl<S: Inner> Journey<S> {
-    /// Sets out. The epoch is taken here, before anything is sent.
+    /// Prepares for a request. The epoch is taken here, before anything is sent.
     pub fn new(
         server: Server<S>,
-        request: EgressRequest,
+        request: &EgressRequest,
         place: Place,
         found: Found,
         leader: Option<Leader>,
@@ -54,7 +57,20 @@ impl<S: Inner> Journey<S> {
         let asked = request.headers.clone();
         let kept = found.kept.map(|(stored, _)| stored);
         let why = found.why;
-        Self { server, request, asked, place, why, kept, leader, epoch, requested, in_background: false }
+        Self {
+            server,
+            method: request.method.clone(),
+            exchange: request.exchange.clone(),
+            member: request.credential_choice,
+            asked,
+            place,
+            why,
+            kept,
+            leader,
+            epoch,
+            requested,
+            in_background: false,
+        }
     }
 
     /// Nobody waits for the answer, so nothing stands in for it.
@@ -64,42 +80,41 @@ impl<S: Inner> Journey<S> {
     }
 
     /// Asks the provider.
-    pub async fn go(mut self) -> Result<Response<Body>, Failure> {
-        let validation = self.condition();
-        let answer = match self.send().await {
+    pub async fn go(mut self, mut request: EgressRequest) -> Result<Response<Body>, Failure> {
+        let validation = self.condition(&mut request.headers);
+        let again = (validation == Validation::Ours).then(|| copy_head(&request));
+        let answer = match self.send(request).await {
             Ok(answer) => answer,
             Err(failure) => return self.failed(failure),
         };
         if answer.status() != StatusCode::NOT_MODIFIED {
             return Ok(self.answered(answer));
         }
-        let kept = self.kept.clone();
-        match kept {
-            Some(kept) if validator::confirms(validation, &kept.head.headers, answer.headers()) => {
+        match (self.kept.clone(), again) {
+            (Some(kept), _) if validator::confirms(validation, &kept.head.headers, answer.headers()) => {
                 Ok(self.confirmed(&kept, answer.headers()))
             }
             // Not about what we have, though we asked for nothing else: the app could do nothing with it.
-            Some(kept) if validation == Validation::Ours => {
-                self.server.state.forget(self.place, &kept);
-                self.once_more().await
+            (Some(_), Some(again)) => {
+                self.forget();
+                self.kept = None;
+                self.once_more(again).await
             }
-            Some(_) | None => Ok(self.not_modified_for_app(answer)),
+            _ => Ok(self.not_modified_for_app(answer)),
         }
     }
 
-    fn condition(&mut self) -> Validation {
+    fn condition(&self, headers: &mut HeaderMap) -> Validation {
         match &self.kept {
-            Some(kept) if self.request.method == Method::GET => {
-                validator::ask(&mut self.request.headers, &kept.head.headers)
-            }
+            Some(kept) if self.method == Method::GET => validator::ask(headers, &kept.head.headers),
             Some(_) | None => Validation::NotOurs,
         }
     }
 
-    async fn once_more(mut self) -> Result<Response<Body>, Failure> {
-        self.kept = None;
-        self.request.headers = self.asked.clone();
-        match self.send().await {
+    /// As the app sent it, without conditions of ours.
+    async fn once_more(mut self, mut request: EgressRequest) -> Result<Response<Body>, Failure> {
+        request.headers = self.asked.clone();
+        match self.send(request).await {
             Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED => {
                 Ok(self.not_modified_for_app(answer))
             }
@@ -108,9 +123,8 @@ impl<S: Inner> Journey<S> {
         }
     }
 
-    async fn send(&mut self) -> Result<Response<Body>, Failure> {
-        let request = copy_head(&self.request);
-        let exchange = request.exchange.clone();
+    async fn send(&mut self, request: EgressRequest) -> Result<Response<Body>, Failure> {
+        let exchange = self.exchange.clone();
         let stands_in = self.stand_in().is_some();
         let call = self.server.inner.call(request);
         let Some(deadline) = exchange.deadline.filter(|_| stands_in) else { return call.await };
@@ -147,7 +161,7 @@ impl<S: Inner> Journey<S> {
             detail: Some("stale-if-error"),
             ..Note::forwarded(self.why)
         };
-        kept.answer(&self.request.method, &self.asked, state.now(), note)
+        kept.answer(&self.method, &self.asked, state.now(), note)
     }
 
     fn answered(mut self, mut answer: Response<Body>) -> Response<Body> {
@@ -157,7 +171,7 @@ impl<S: Inner> Journey<S> {
         if let Some(kept) = self.stand_in().filter(|_| is_failure) {
             return self.instead(kept, Some(status));
         }
-        if self.request.method == Method::HEAD {
+        if self.method == Method::HEAD {
             return self.answered_head(answer);
         }
         let received = self.server.state.now();
@@ -195,10 +209,10 @@ impl<S: Inner> Journey<S> {
     /// taken another.
     fn is_of_named_member(&self) -> bool {
         let members = &self.server.route.source.credential;
-        let facts = self.request.exchange.facts();
+        let facts = self.exchange.facts();
         let carried =
             facts.credential.as_ref().and_then(|sent| members.iter().position(|member| member == sent));
-        carried.is_none_or(|carried| carried == self.request.credential_choice)
+        carried.is_none_or(|carried| carried == self.member)
     }
 
     /// Keeps the answer as it streams by.
@@ -229,7 +243,7 @@ impl<S: Inner> Journey<S> {
         let semantics = judged.unwrap_or_else(|| kept.head.semantics.clone());
         let is_ever_fresh = semantics.is_ever_fresh();
         let leader = self.leader.take();
-        let (why, place, method) = (self.why, self.place, self.request.method.clone());
+        let (why, place, method) = (self.why, self.place, self.method.clone());
         let head = KeptHead::new((kept.head.status, kept.head.version), &headers, semantics, self.epoch);
         let renewed = Arc::new(Stored { head, body: kept.body.clone() });
         if is_kept {

@@ -93,7 +93,7 @@ impl<S: Inner> Server<S> {
             Turn::Alone => None,
         };
         count(&self.state.counters.misses);
-        Journey::new(self, request, place, found, leader).go().await
+        Journey::new(self, &request, place, found, leader).go(request).await
     }
 
     fn look(&self, place: Place, asked: &HeaderMap) -> Found {
@@ -225,11 +225,11 @@ impl<S: Inner> Server<S> {
         request.headers.remove(http::header::IF_MODIFIED_SINCE);
         let found = Found { slot: None, kept: found.kept.clone(), why: found.why };
         let most = self.state.max_entry();
-        let journey = Journey::new(self.clone(), request, place, found, Some(leader)).in_background();
+        let journey = Journey::new(self.clone(), &request, place, found, Some(leader)).in_background();
         (self.state.spawn)(Box::pin(async move {
             let _permit = permit;
             let work = async {
-                if let Ok(answer) = journey.go().await {
+                if let Ok(answer) = journey.go(request).await {
                     read(answer.into_body(), most).await;
                 }
             };
