@@ -44,8 +44,7 @@ impl Epoch {
     }
 }
 
-/// The head of an answer, ready to be kept.
-#[derive(Debug)]
+/// The head of an answer, ready to be kept. Not printable: answers are the app's own affair.
 pub(super) struct KeptHead {
     pub status: StatusCode,
     pub version: Version,
@@ -75,7 +74,6 @@ impl KeptHead {
 }
 
 /// A kept answer.
-#[derive(Debug)]
 pub(super) struct Stored {
     pub head: KeptHead,
     pub body: Bytes,
@@ -155,7 +153,7 @@ pub(super) fn date(headers: &mut HeaderMap, received: SystemTime) {
 }
 
 /// What is kept at one place. Never changed: a new one takes its place.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Slot {
     variants: Vec<Arc<Stored>>,
     /// Waiting for another's answer was of no use here.

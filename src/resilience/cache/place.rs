@@ -4,7 +4,7 @@
 //! a credential. So `Vary: Authorization` is satisfied by the place, and nobody reads the answer of another. Names and values
 //! are not kept, only keyed hashes of 128 bits.
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, COOKIE, HeaderMap, HeaderName};
 
 use crate::message::request::EgressRequest;
 use crate::message::target::Target;
@@ -17,7 +17,7 @@ pub(super) struct Place {
     pub owner: Key,
 }
 
-/// Parts of a field's name that say that it carries a credential. `Authorization` and `Cookie` never come here.
+/// Parts of a field's name that say that it carries a credential.
 const CREDENTIAL_PARTS: [&str; 8] =
     ["auth", "token", "secret", "api-key", "apikey", "credential", "session", "signature"];
 
@@ -48,9 +48,14 @@ pub(super) fn url(target: &Target, path_and_query: &str) -> Key {
     Key::of(&[target.scheme.as_str(), target.host.as_str(), &port, path_and_query])
 }
 
+/// Whether a field says whose the answer is: requests that differ in it have different places. (Those with `Authorization`
+/// or `Cookie` have none: they pass by.)
+pub(super) fn tells_owner(name: &HeaderName) -> bool {
+    *name == COOKIE || CREDENTIAL_PARTS.iter().any(|part| name.as_str().contains(part))
+}
+
 fn own_credentials(headers: &HeaderMap) -> Vec<String> {
-    let looks_so = |name: &&HeaderName| CREDENTIAL_PARTS.iter().any(|part| name.as_str().contains(part));
-    let mut names: Vec<_> = headers.keys().filter(looks_so).collect();
+    let mut names: Vec<_> = headers.keys().filter(|name| tells_owner(name)).collect();
     names.sort_unstable_by_key(|name| name.as_str());
     names.into_iter().flat_map(|name| field(headers, name)).collect()
 }

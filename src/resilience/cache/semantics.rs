@@ -16,6 +16,7 @@ use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
 
 use super::config::CacheSettings;
 use super::directives::{Directives, seconds, split_list};
+use super::place::tells_owner;
 use crate::resilience::verdict::Class;
 
 /// A guess at a lifetime ends here (RFC 9111 section 4.2.2 wants a warning above it).
@@ -46,8 +47,8 @@ pub(super) struct Head<'a> {
     pub class: Class,
 }
 
-/// What is known about a kept answer.
-#[derive(Clone, Debug)]
+/// What is known about a kept answer. Not printable: it holds the values of the fields that select it.
+#[derive(Clone)]
 pub(super) struct Semantics {
     policy: CachePolicy,
     /// When it left its origin, as far as can be told.
@@ -211,14 +212,15 @@ fn lifetime_unsaid(settings: &CacheSettings, guess: Duration, status: StatusCode
     }
 }
 
-/// The names in `Vary`; nothing where no request could ever match. A coded body without `Vary: Accept-Encoding` is a common
+/// The names in `Vary`; nothing where no request could ever match. Those that carry credentials are part of the place already,
+/// and their values are not kept. A coded body without `Vary: Accept-Encoding` is a common
 /// mistake of servers, and must not reach an app that cannot decode it.
 fn selecting(headers: &HeaderMap) -> Option<Box<[HeaderName]>> {
     let mut names = Vec::new();
     for value in headers.get_all(VARY) {
         for name in split_list(value.to_str().ok()?) {
             let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| name != "*")?;
-            if !names.contains(&name) {
+            if !names.contains(&name) && !tells_owner(&name) {
                 names.push(name);
             }
         }

@@ -145,7 +145,7 @@ pub(super) struct Got {
 impl Got {
     /// Our member of `Cache-Status`, without its name.
     pub fn note(&self) -> String {
-        let last = self.headers.get_all("cache-status").iter().last().expect("no Cache-Status");
+        let last = self.headers.get_all("cache-status").iter().next_back().expect("no Cache-Status");
         last.to_str().unwrap().trim_start_matches("outgate; ").to_owned()
     }
 
