@@ -109,7 +109,12 @@ impl App {
         let store_env = StoreEnv { directory: policy_directory(&config).to_owned(), upstream: env.clone() };
         let stores = Stores::build(&policy.stores.iter().cloned().collect(), &store_env, None)?;
         let secrets = Arc::new(SecretCache::new(stores));
-        let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone()));
+        let shared = Arc::new(Shared::new(
+            secrets.clone(),
+            telemetry.clone(),
+            env.clone(),
+            Arc::new(|task| spawn(task)),
+        ));
         let reloader = Arc::new(Reloader::start(config, policy, shared.clone()).await?);
 
         let bound = Bound::bind(&fixed)?;
@@ -165,6 +170,8 @@ impl App {
             self.proxy.abort.cancel();
             let _ = tokio::time::timeout(Duration::from_millis(500), self.proxy.tasks.wait()).await;
         }
+        // What is leased of the fleet's limits goes back when nothing is sent any more.
+        self.reloader.shared().layers.fleet.leave().await;
         self.background.cancel();
         let telemetry = self.telemetry.clone();
         let _ = tokio::task::spawn_blocking(move || telemetry.access_log.flush(Duration::from_secs(2))).await;

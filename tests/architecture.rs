@@ -29,8 +29,10 @@ const POLICY_SEES: [(&str, &[&str]); 5] = [
     (
         "resilience",
         &[
+            "cache",
             "circuit_breaker",
             "concurrency",
+            "fleet",
             "idempotency",
             "key",
             "mistake",

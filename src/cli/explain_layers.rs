@@ -60,6 +60,7 @@ pub fn layers(route: &Route, origin: Origin<'_>) -> Json {
     add(quota(settings, origin));
     add(concurrency(settings, origin));
     add(breaker(settings, origin));
+    add(cache(settings, origin));
     add(retry(settings, origin));
     add(idempotency(settings, origin));
     add(responses(route, origin));
@@ -158,6 +159,26 @@ fn breaker<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
         },
     );
     section.say("mode", if *shadow { "shadow" } else { "enforce" });
+    section
+}
+
+fn cache<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(cache) = &settings.cache else { return off("cache", origin) };
+    let settings = &cache.settings;
+    let mut section = Section::new("cache", origin);
+    section.say("max_size", format!("{} bytes", settings.max_size));
+    section.say("max_entry", format!("{} bytes", settings.max_entry));
+    for (key, span) in [
+        ("default_ttl", settings.default_ttl),
+        ("stale_if_error", settings.stale_if_error),
+        ("stale_while_revalidate", settings.stale_while_revalidate),
+    ] {
+        match span {
+            Some(span) => section.span(key, span),
+            None => section.say(key, "none"),
+        }
+    }
+    section.say("coalesce", settings.coalesce.to_string());
     section
 }
 

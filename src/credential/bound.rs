@@ -48,6 +48,24 @@ impl Credential {
         self.members.len() > 1 || self.members.iter().any(Member::can_change)
     }
 
+    /// The references of its members, in order of preference.
+    pub fn references(&self) -> Arc<[Arc<str>]> {
+        self.members.iter().map(|member| member.reference().clone()).collect()
+    }
+
+    /// Which preparation a request would carry now; the last known one while there is none.
+    pub fn version(&self) -> u64 {
+        match self.choose(self.preferred()) {
+            Ok((_, _, prepared)) => prepared.stamp,
+            Err(_) => self.members.iter().find_map(Member::last_stamp).unwrap_or(0),
+        }
+    }
+
+    /// Whether a request could be sent with it now.
+    pub fn is_available(&self) -> bool {
+        self.choose(self.preferred()).is_ok()
+    }
+
     /// How many members it has.
     pub fn len(&self) -> usize {
         self.members.len()

@@ -60,6 +60,11 @@ impl Member {
         Self { parts, secrets, prepared: ArcSwapOption::empty(), reference: reference.into() }
     }
 
+    /// The last preparation, whether or not its secrets can still be had.
+    pub fn last_stamp(&self) -> Option<u64> {
+        self.prepared.load().as_ref().map(|prepared| prepared.stamp)
+    }
+
     /// The references of its secrets, for the record.
     pub fn reference(&self) -> &Arc<str> {
         &self.reference

@@ -14,6 +14,7 @@ use crate::policy::compiled::{CompiledPolicy, Provider};
 use crate::policy::decide::{ConnectDecision, LocalDecision, Refusal};
 use crate::policy::pattern::PathFault;
 use crate::policy::schema::QueryConfig;
+use crate::resilience::fleet::Fleet;
 use crate::telemetry::{QueryMode, Redaction, RouteMetrics};
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -81,7 +82,12 @@ impl Generation {
         };
         let mut providers = Vec::with_capacity(policy.providers.len());
         for provider in &policy.providers {
-            providers.push(LiveProvider::build(provider, mode, shared)?);
+            // Pools first: a policy that cannot be built must not touch what is counted and learned.
+            shared.upstream(&provider.upstream)?;
+        }
+        let fleet = shared.layers.join(&policy, &shared.secrets);
+        for provider in &policy.providers {
+            providers.push(LiveProvider::build(provider, mode, shared, fleet.as_ref())?);
         }
         let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
@@ -263,7 +269,12 @@ impl Generation {
 }
 
 impl LiveProvider {
-    fn build(provider: &Arc<Provider>, mode: QueryMode, shared: &Shared) -> Result<Self, UpstreamError> {
+    fn build(
+        provider: &Arc<Provider>,
+        mode: QueryMode,
+        shared: &Shared,
+        fleet: Option<&Arc<Fleet>>,
+    ) -> Result<Self, UpstreamError> {
         let upstream = shared.upstream(&provider.upstream)?;
         // The credential's own parameter is a secret wherever it stands, also where the app sent one of its own.
         let mut names = provider.redact_query.clone();
@@ -276,7 +287,7 @@ impl LiveProvider {
         let routes = provider
             .routes
             .iter()
-            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, shared)))
+            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, shared, fleet)))
             .collect();
         let tunnel_metrics = shared.telemetry.metrics.route(&provider.name, TUNNEL);
         Ok(Self { upstream, routes, tunnel_metrics })

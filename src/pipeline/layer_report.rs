@@ -40,6 +40,16 @@ const RETRY_BUDGET: LevelFamily =
     LevelFamily::gauge("retry_budget", "Retries that the deposits of the last ten seconds still pay for");
 const RETRIES: LevelFamily = LevelFamily::counter("retries", "Retries that the budget granted, and refused");
 
+const CACHE_ENTRIES: LevelFamily = LevelFamily::gauge("cache_entries", "URLs of which an answer is kept");
+const CACHE_BYTES: LevelFamily = LevelFamily::gauge("cache_bytes", "Memory that kept answers take");
+const CACHE_HIT_RATIO: LevelFamily =
+    LevelFamily::gauge("cache_hit_ratio", "Part of the requests that the provider was spared");
+const CACHE_EVENTS: LevelFamily = LevelFamily::counter("cache_events", "What the response cache did");
+const FLEET_CONNECTED: LevelFamily =
+    LevelFamily::gauge("fleet_connected", "Whether the Redis of the fleet is reached");
+const FLEET_PODS: LevelFamily = LevelFamily::gauge("fleet_pods", "Pods of the fleet that were seen last");
+const FLEET_CALLS: LevelFamily = LevelFamily::counter("fleet_calls", "Calls to the Redis of the fleet");
+
 type Labels = Vec<(&'static str, String)>;
 
 impl Identity {
@@ -84,13 +94,15 @@ impl LayerStates {
         self.quota_levels(&mut report);
         self.breaker_levels(&mut report);
         self.other_levels(&mut report);
+        self.cache_levels(&mut report);
+        self.fleet_levels(&mut report);
         // The maps have no order; a page that is read twice should look the same.
         report.0.sort_by(|one, two| (one.family.name, &one.labels).cmp(&(two.family.name, &two.labels)));
         report.0
     }
 
     fn limit_levels(&self, report: &mut Report) {
-        for ((identity, _), limiter) in locked(&self.limiters).iter() {
+        for ((identity, _), (_, limiter)) in locked(&self.limiters).iter() {
             let status = limiter.status();
             let mut labels = identity.labels();
             labels.push(("limit", status.name));
@@ -206,15 +218,53 @@ impl LayerStates {
         }
     }
 
+    fn cache_levels(&self, report: &mut Report) {
+        for ((identity, _), cache) in locked(&self.caches).iter() {
+            let status = cache.status();
+            let labels = identity.labels();
+            report.add(&CACHE_ENTRIES, labels.clone(), status.entries as f64);
+            report.add(&CACHE_BYTES, labels.clone(), status.bytes as f64);
+            report.add(&CACHE_HIT_RATIO, labels.clone(), status.hit_ratio);
+            let events = [
+                ("hit", status.hits),
+                ("miss", status.misses),
+                ("bypassed", status.bypassed),
+                ("revalidated", status.revalidated),
+                ("stale_served", status.stale_served),
+                ("coalesced", status.coalesced),
+                ("stored", status.stored),
+                ("not_storable", status.not_storable),
+                ("evicted", status.evicted),
+                ("invalidated", status.invalidated),
+            ];
+            report.each(&CACHE_EVENTS, &labels, "event", &events);
+        }
+    }
+
+    fn fleet_levels(&self, report: &mut Report) {
+        let Some(status) = self.fleet.status() else { return };
+        report.add(&FLEET_CONNECTED, Vec::new(), f64::from(u8::from(status.connected)));
+        report.add(&FLEET_PODS, Vec::new(), f64::from(status.pods));
+        let calls = [("ok", status.calls.saturating_sub(status.failed)), ("failed", status.failed)];
+        report.each(&FLEET_CALLS, &Vec::new(), "result", &calls);
+    }
+
     /// How the layers of one provider stand, those of its routes under their names.
     pub fn status(&self, provider: &str) -> Json {
         let mut limits = Vec::new();
-        for ((identity, _), limiter) in locked(&self.limiters).iter() {
+        for ((identity, _), (_, limiter)) in locked(&self.limiters).iter() {
             if *identity.provider == *provider {
                 limits.push(with_owner(identity, json!(limiter.status())));
             }
         }
+        let mut caches = Vec::new();
+        for ((identity, _), cache) in locked(&self.caches).iter() {
+            if *identity.provider == *provider {
+                caches.push(with_owner(identity, json!(cache.status())));
+            }
+        }
         let mut status = Map::new();
+        status.insert("cache".to_owned(), sorted(caches));
         status.insert("limits".to_owned(), sorted(limits));
         status.insert("breakers".to_owned(), owned(&self.breakers, provider, |live| json!(live.status())));
         status.insert("concurrency".to_owned(), owned(&self.permits, provider, |live| json!(live.status())));

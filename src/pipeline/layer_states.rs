@@ -3,20 +3,26 @@
 //! state that lives.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::live_fleet::LiveFleet;
+use crate::credential::Credential;
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
 use crate::policy::layers::Owner;
 use crate::resilience::Layers;
+use crate::resilience::cache::{CacheSettings, ResponseCache, RouteCache, Spawn};
 use crate::resilience::circuit_breaker::{BreakerSettings, Breakers, Forced};
 use crate::resilience::concurrency::{ConcurrencySettings, Permits};
+use crate::resilience::fleet::Fleet;
 use crate::resilience::key::KeySource;
 use crate::resilience::quota::Quota;
-use crate::resilience::rate_limit::{LimitSettings, Limiter, Tokens};
+use crate::resilience::rate_limit::{LimitSettings, Limiter, Scope, Tokens};
 use crate::resilience::responses::Table;
 use crate::resilience::retry::Budget;
 use crate::resilience::retry::budget::BudgetSettings;
 use crate::resilience::timeout::AttemptTimeouts;
+use crate::secret::SecretCache;
 
 /// Whose state it is: the provider's, or a route's of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,25 +33,74 @@ pub struct Identity {
 
 pub(super) type ByIdentity<V> = Mutex<HashMap<Identity, V>>;
 
+/// What a cache holds, by how much it may hold.
+pub(super) type CacheSize = (u64, u64);
+/// Limiters with the fleet that they lease from.
+type Limiters = HashMap<(Identity, Arc<str>), (Option<Arc<Fleet>>, Arc<Limiter>)>;
+
 /// The state of all layers.
-#[derive(Default)]
 pub struct LayerStates {
+    /// The fleet that this pod is part of.
+    pub fleet: LiveFleet,
+    spawn: Spawn,
+    pub(super) caches: Mutex<HashMap<(Identity, CacheSize), Arc<ResponseCache>>>,
     pub(super) budgets: ByIdentity<(BudgetSettings, Arc<Budget>)>,
     pub(super) breakers: ByIdentity<Arc<Breakers>>,
     pub(super) permits: ByIdentity<Arc<Permits>>,
     /// By the limit's name as well.
-    pub(super) limiters: Mutex<HashMap<(Identity, Arc<str>), Arc<Limiter>>>,
-    pub(super) quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
+    pub(super) limiters: Mutex<Limiters>,
+    pub(super) quotas: Arc<Mutex<HashMap<Arc<str>, Arc<Quota>>>>,
 }
 
 impl LayerStates {
+    /// Nothing was counted yet. `spawn` starts tasks that outlive a request.
+    pub fn new(spawn: Spawn) -> Self {
+        Self {
+            fleet: LiveFleet::new(spawn.clone()),
+            spawn,
+            caches: Mutex::default(),
+            budgets: Mutex::default(),
+            breakers: Mutex::default(),
+            permits: Mutex::default(),
+            limiters: Mutex::default(),
+            quotas: Arc::default(),
+        }
+    }
+
+    /// The fleet of a policy. What other pods tell of pauses goes to the quotas.
+    pub(super) fn join(&self, policy: &CompiledPolicy, secrets: &SecretCache) -> Option<Arc<Fleet>> {
+        let fleet = self.fleet.adopt(policy.fleet.as_ref(), secrets, || {
+            let quotas = Arc::downgrade(&self.quotas);
+            Arc::new(move |name: &str, pause| {
+                let Some(quotas) = quotas.upgrade() else { return };
+                let live: Vec<Arc<Quota>> = locked(&quotas).values().cloned().collect();
+                live.iter().for_each(|quota| quota.pause(name, pause));
+            })
+        });
+        fleet
+    }
+
     /// The layers of a route, over the state that lives or a new one. `heal` is the credential's business.
-    pub(super) fn of(&self, provider: &Provider, route: &Route, attempt: AttemptTimeouts) -> Layers {
+    pub(super) fn of(
+        &self,
+        provider: &Provider,
+        route: &Route,
+        attempt: AttemptTimeouts,
+        fleet: Option<&Arc<Fleet>>,
+        credential: Option<&Arc<Credential>>,
+    ) -> Layers {
         let settings = &route.settings.layers;
         let identity = |owner: &Owner| Identity { provider: provider.name.clone(), owner: owner.clone() };
         let shadow = |own: bool, label: &str| (own || settings.shadow).then(|| Arc::from(label));
+        let references = credential.map(|credential| credential.references()).unwrap_or_default();
+        let keys = KeySource { route: route.name.clone(), credential: references };
         Layers {
-            keys: KeySource { route: route.name.clone(), credential: references(route) },
+            cache: settings.cache.as_ref().map(|cache| {
+                let state = self.cache(identity(&cache.owner), &cache.settings);
+                (state, route_cache(&cache.settings, &keys, credential))
+            }),
+            invalidates: self.other_caches(provider, route, identity),
+            keys,
             attempt,
             responses: Arc::new(Table::new(settings.responses.clone())),
             retry: settings.retry.as_ref().map(|retry| {
@@ -59,12 +114,12 @@ impl LayerStates {
             }),
             quota: settings.quota.as_ref().map(|quota| {
                 let shadow = shadow(quota.mode.is_shadow(), "quota");
-                (self.quota(&provider.name), quota.clone(), shadow)
+                (self.quota(&provider.name, fleet), quota.clone(), shadow)
             }),
             limits: settings
                 .limits
                 .iter()
-                .map(|limit| self.limiter(identity(&limit.owner), &limit.settings))
+                .map(|limit| self.limiter(identity(&limit.owner), &limit.settings, fleet))
                 .collect(),
             concurrency: settings.concurrency.as_ref().map(|concurrency| {
                 let shadow = shadow(concurrency.settings.shadow, "concurrency");
@@ -100,19 +155,73 @@ impl LayerStates {
         live.clone()
     }
 
-    fn limiter(&self, identity: Identity, settings: &LimitSettings) -> Arc<Limiter> {
+    fn limiter(
+        &self,
+        identity: Identity,
+        settings: &LimitSettings,
+        fleet: Option<&Arc<Fleet>>,
+    ) -> Arc<Limiter> {
+        let fleet = fleet.filter(|_| settings.scope == Scope::Fleet);
+        let tokens = || match fleet {
+            None => Tokens::Own,
+            Some(fleet) => {
+                let name = format!("{identity}/{}", settings.name);
+                Tokens::Leased(fleet.leases(&name, settings.rate, settings.burst))
+            }
+        };
         let mut limiters = locked(&self.limiters);
-        let new = || Limiter::new(settings.clone(), Tokens::Own);
-        let live = limiters.entry((identity, settings.name.clone())).or_insert_with(|| Arc::new(new()));
-        if live.settings() != settings {
-            *live = Arc::new(new().adopt(live));
+        let new = || Limiter::new(settings.clone(), tokens());
+        let key = (identity.clone(), settings.name.clone());
+        let (from, live) = limiters.entry(key).or_insert_with(|| (fleet.cloned(), Arc::new(new())));
+        let same_fleet = match (&*from, fleet) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if live.settings() != settings || !same_fleet {
+            (*from, *live) = (fleet.cloned(), Arc::new(new().adopt(live)));
         }
         live.clone()
     }
 
-    fn quota(&self, provider: &Arc<str>) -> Arc<Quota> {
+    fn quota(&self, provider: &Arc<str>, fleet: Option<&Arc<Fleet>>) -> Arc<Quota> {
         let mut quotas = locked(&self.quotas);
-        quotas.entry(provider.clone()).or_insert_with(|| Arc::new(Quota::new(provider.clone()))).clone()
+        let quota =
+            quotas.entry(provider.clone()).or_insert_with(|| Arc::new(Quota::new(provider.clone()))).clone();
+        let fleet = fleet.cloned();
+        quota.on_throttle(Arc::new(move |name, pause| {
+            if let Some(fleet) = &fleet {
+                fleet.pause(name, pause);
+            }
+        }));
+        quota
+    }
+
+    fn cache(&self, identity: Identity, settings: &CacheSettings) -> Arc<ResponseCache> {
+        let key = (identity, (settings.max_size, settings.max_entry));
+        let new = || Arc::new(ResponseCache::new(settings, self.spawn.clone()));
+        locked(&self.caches).entry(key).or_insert_with(new).clone()
+    }
+
+    /// The caches of the provider that this route does not read: what it changes there is no longer true.
+    fn other_caches(
+        &self,
+        provider: &Provider,
+        route: &Route,
+        identity: impl Fn(&Owner) -> Identity,
+    ) -> Vec<Arc<ResponseCache>> {
+        let own = route.settings.layers.cache.as_ref();
+        let mut others: Vec<Arc<ResponseCache>> = Vec::new();
+        for other in provider.routes.iter().filter_map(|other| other.settings.layers.cache.as_ref()) {
+            if own.is_some_and(|own| own.owner == other.owner) {
+                continue;
+            }
+            let cache = self.cache(identity(&other.owner), &other.settings);
+            if !others.iter().any(|known| Arc::ptr_eq(known, &cache)) {
+                others.push(cache);
+            }
+        }
+        others
     }
 
     /// Forces the breakers of a provider and its routes, or lets them decide again. How many there are.
@@ -133,6 +242,7 @@ impl LayerStates {
             })
         };
         locked(&self.budgets).retain(|identity, _| lives(identity));
+        locked(&self.caches).retain(|(identity, _), _| lives(identity));
         locked(&self.breakers).retain(|identity, _| lives(identity));
         locked(&self.permits).retain(|identity, _| lives(identity));
         locked(&self.limiters).retain(|(identity, _), _| lives(identity));
@@ -140,14 +250,28 @@ impl LayerStates {
     }
 }
 
-/// One name for each member of the credential: the references of its parts.
-fn references(route: &Route) -> Arc<[Arc<str>]> {
-    let member = |parts: &Vec<crate::credential::kinds::Part>| -> Arc<str> {
-        let references: Vec<String> =
-            parts.iter().flat_map(|part| part.secrets()).map(ToString::to_string).collect();
-        references.join("+").into()
-    };
-    route.settings.credential.iter().map(member).collect()
+/// What the cache of a route knows of it.
+fn route_cache(
+    settings: &CacheSettings,
+    keys: &KeySource,
+    credential: Option<&Arc<Credential>>,
+) -> RouteCache {
+    let (versioned, available) = (credential.cloned(), credential.cloned());
+    RouteCache {
+        settings: settings.clone(),
+        source: keys.clone(),
+        version: Arc::new(move || versioned.as_ref().map_or(0, |credential| credential.version())),
+        available: Arc::new(move || available.as_ref().is_none_or(|credential| credential.is_available())),
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Owner::Provider => write!(f, "{}", self.provider),
+            Owner::Route(route) => write!(f, "{}/{route}", self.provider),
+        }
+    }
 }
 
 /// Maps of handles, whole after every step, also where a thread panicked.

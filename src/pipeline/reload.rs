@@ -95,6 +95,11 @@ impl Reloader {
         self.current.clone()
     }
 
+    /// What all generations share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The policy's path.
     pub fn path(&self) -> &std::path::Path {
         &self.path

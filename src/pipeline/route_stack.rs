@@ -15,6 +15,7 @@ use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
 use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
 use crate::resilience::circuit_breaker::FallbackAnswer;
+use crate::resilience::fleet::Fleet;
 use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
 use crate::resilience::{Layers, RouteService, wrap};
@@ -51,21 +52,24 @@ impl RouteStack {
         upstream: &Arc<Upstream>,
         redaction: &Arc<Redaction>,
         shared: &Shared,
+        fleet: Option<&Arc<Fleet>>,
     ) -> Self {
         let settings = &route.settings;
         let timeouts = settings.timeouts;
         let attempt =
             AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
-        let layers = shared.layers.of(provider, route, attempt);
-        let (service, locations) = if settings.credential.is_empty() {
-            (wrap(layers, upstream.service()), Locations::default())
-        } else {
-            let credential = shared.credential(&provider.name, &settings.credential);
-            let locations = credential.locations().clone();
-            let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
-            // A single value from the environment can neither change nor be replaced: no loop, no replay buffer.
-            let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
-            (wrap(Layers { heal, ..layers }, inject), locations)
+        let credential = (!settings.credential.is_empty())
+            .then(|| shared.credential(&provider.name, &settings.credential));
+        let layers = shared.layers.of(provider, route, attempt, fleet, credential.as_ref());
+        let (service, locations) = match credential {
+            None => (wrap(layers, upstream.service()), Locations::default()),
+            Some(credential) => {
+                let locations = credential.locations().clone();
+                let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
+                // A single value from the environment can neither change nor be replaced.
+                let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
+                (wrap(Layers { heal, ..layers }, inject), locations)
+            }
         };
         Self {
             provider: provider.name.clone(),

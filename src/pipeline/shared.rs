@@ -10,6 +10,7 @@ use super::layer_states::LayerStates;
 use crate::credential::Credential;
 use crate::credential::kinds::Part;
 use crate::policy::compiled::UpstreamKey;
+use crate::resilience::cache::Spawn;
 use crate::secret::SecretCache;
 use crate::telemetry::{Metrics, Telemetry};
 use crate::upstream::identity::{ClientIdentity, IdentitySource, ProxyAuthSource, SecretMissing};
@@ -67,13 +68,18 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Shared state that holds nothing yet.
-    pub fn new(secrets: Arc<SecretCache>, telemetry: Arc<Telemetry>, upstream_env: Arc<UpstreamEnv>) -> Self {
+    /// Shared state that holds nothing yet. `spawn` starts tasks that outlive a request.
+    pub fn new(
+        secrets: Arc<SecretCache>,
+        telemetry: Arc<Telemetry>,
+        upstream_env: Arc<UpstreamEnv>,
+        spawn: Spawn,
+    ) -> Self {
         Self {
             secrets,
             telemetry,
             upstream_env,
-            layers: LayerStates::default(),
+            layers: LayerStates::new(spawn),
             upstreams: StateMap::default(),
             credentials: StateMap::default(),
         }

@@ -18,6 +18,7 @@ use super::tree::{Node, Place, PolicyPath, Sources};
 use crate::credential::kinds::Part;
 use crate::credential::scrub::Scrub;
 use crate::message::target::{Host, Target};
+use crate::resilience::fleet::FleetSettings;
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
 use crate::upstream::settings::UpstreamSettings;
@@ -32,6 +33,8 @@ pub struct CompiledPolicy {
     pub unmatched: Unmatched,
     /// How hosts that no provider names are dialled, where `unmatched: tunnel` lets them.
     pub unmatched_upstream: UpstreamKey,
+    /// How pods share limits.
+    pub fleet: Option<Fleet>,
     /// The providers, by name.
     pub providers: Vec<Arc<Provider>>,
     /// Providers by host, for forward and CONNECT.
@@ -50,6 +53,15 @@ pub struct CompiledPolicy {
     pub warnings: Vec<String>,
     /// The merged text, for `explain`.
     pub source: Source,
+}
+
+/// How pods share limits, and where the URL of their Redis is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// What is shared, and what holds without it.
+    pub settings: FleetSettings,
+    /// Reference of the URL.
+    pub url: SecretRef,
 }
 
 /// Where values come from.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::resilience::cache::CacheSettings;
 use crate::resilience::circuit_breaker::BreakerSettings;
 use crate::resilience::concurrency::ConcurrencySettings;
 use crate::resilience::idempotency::IdempotencySettings;
@@ -46,6 +47,8 @@ pub struct LayerSettings {
     pub idempotency: Option<IdempotencySettings>,
     /// When a host is left alone.
     pub breaker: Option<Owned<BreakerSettings>>,
+    /// Answers that are kept.
+    pub cache: Option<Owned<CacheSettings>>,
     /// The whole provider is tried out: every layer that refuses only says so.
     pub shadow: bool,
 }

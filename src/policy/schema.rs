@@ -15,8 +15,10 @@ use super::switch::Switch;
 use crate::credential::CredentialConfig;
 use crate::credential::scrub::Scrub;
 use crate::message::quantity::{ByteSize, TimeSpan};
+use crate::resilience::cache::CacheConfig;
 use crate::resilience::circuit_breaker::BreakerConfig;
 use crate::resilience::concurrency::ConcurrencyConfig;
+use crate::resilience::fleet::FleetConfig;
 use crate::resilience::idempotency::IdempotencyConfig;
 use crate::resilience::mode::Mode;
 use crate::resilience::quota::QuotaConfig;
@@ -65,8 +67,8 @@ pub struct PolicyConfig {
     pub telemetry: Option<TelemetryConfig>,
     /// Secret stores by name; `env` and `file` always exist.
     pub secrets: Option<BTreeMap<String, StoreConfig>>,
-    /// Limits shared by many instances. Not supported yet.
-    pub fleet: Option<NotYet>,
+    /// Limits that pods share (`scope: fleet`). Default: none.
+    pub fleet: Option<Switch<FleetConfig>>,
     /// What happens to hosts that no provider names. Default: `deny`.
     pub unmatched: Option<Unmatched>,
     /// Which addresses may be reached though they are not public, and through which proxy.
@@ -386,8 +388,8 @@ pub struct ProviderConfig {
     pub idempotency: Option<Switch<IdempotencyConfig>>,
     /// When a host of the provider is left alone because it fails. Default: none.
     pub breaker: Option<Switch<BreakerConfig>>,
-    /// Response cache. Not supported yet.
-    pub cache: Option<NotYet>,
+    /// Answers that are kept (RFC 9111, private cache). Default: none.
+    pub cache: Option<Switch<CacheConfig>>,
     /// What is masked in logs, added to the built-in lists.
     pub redact: Option<RedactConfig>,
     /// How far answers are searched for the credential. Default: `standard`.
@@ -526,8 +528,8 @@ pub struct RouteConfig {
     pub idempotency: Option<Switch<IdempotencyConfig>>,
     /// When a host of the provider is left alone because it fails. Default: none.
     pub breaker: Option<Switch<BreakerConfig>>,
-    /// Response cache. Not supported yet.
-    pub cache: Option<NotYet>,
+    /// Answers that are kept (RFC 9111, private cache). Default: none.
+    pub cache: Option<Switch<CacheConfig>>,
     /// How far answers are searched for the credential.
     pub scrub: Option<Scrub>,
 }

@@ -19,15 +19,16 @@ use crate::message::body::Body;
 use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
 
+pub mod cache;
 pub mod circuit_breaker;
 pub mod concurrency;
 pub mod deadline;
+pub mod fleet;
 pub mod idempotency;
 pub mod key;
 pub mod mistake;
 pub mod mode;
 pub mod quota;
-pub mod fleet;
 pub mod rate_limit;
 pub mod replay;
 pub mod responses;
@@ -35,6 +36,7 @@ pub mod retry;
 pub mod timeout;
 pub mod verdict;
 
+use cache::{ResponseCache, RouteCache};
 use circuit_breaker::Breakers;
 use concurrency::Permits;
 use idempotency::IdempotencySettings;
@@ -142,6 +144,10 @@ pub struct Layers {
     pub quota: Option<(Arc<Quota>, QuotaSettings, Option<Arc<str>>)>,
     /// Rate limits; all of them must admit.
     pub limits: Vec<Arc<Limiter>>,
+    /// Answers that are kept.
+    pub cache: Option<(Arc<ResponseCache>, RouteCache)>,
+    /// Caches of the provider's other routes: what this route changes there is no longer true.
+    pub invalidates: Vec<Arc<ResponseCache>>,
     /// Permits of requests at a time, and the name under which shadow mode notes them.
     pub concurrency: Option<(Arc<Permits>, Option<Arc<str>>)>,
     /// The whole provider is tried out.
@@ -193,6 +199,13 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
             budget,
             replay_buffer,
         ));
+    }
+    // Outside the attempts: a hit costs no quota, no token and no permit.
+    for cache in layers.invalidates {
+        stack = RouteService::new(cache::Invalidate::new(stack, cache));
+    }
+    if let Some((cache, route)) = layers.cache {
+        stack = RouteService::new(cache::Cache::new(stack, cache, route));
     }
     // Outermost: everything the app waits for counts, queues and attempts together.
     RouteService::new(deadline::Deadline::new(stack))

@@ -8,8 +8,9 @@ use crate::policy::layers::{LayerSettings, Owned, Owner};
 use crate::policy::schema::ProviderConfig;
 use crate::policy::switch::Switch;
 use crate::policy::tree::{Node, Place, PolicyPath};
+use crate::resilience::circuit_breaker::Fallback;
 use crate::resilience::key::Per;
-use crate::resilience::mistake::{Mistakes, Step};
+use crate::resilience::mistake::{Mistake, Mistakes, Step};
 use crate::resilience::quota::QuotaConfig;
 use crate::resilience::rate_limit::{LimitSettings, Scope};
 use crate::resilience::responses;
@@ -70,6 +71,7 @@ impl Compiler<'_> {
         let quota = self.quota(config, at);
         let concurrency = self.layer(config.concurrency.as_ref(), at, "concurrency", |c, m| c.compile(m));
         let breaker = self.layer(config.breaker.as_ref(), at, "breaker", |c, m| c.compile(m));
+        let cache = self.layer(config.cache.as_ref(), at, "cache", |c, m| c.compile(m));
         let idempotency = self.layer(config.idempotency.as_ref(), at, "idempotency", |c, m| c.compile(m));
         let none = Vec::new();
         let rows = config.responses.as_ref().and_then(Switch::on).unwrap_or(&none);
@@ -82,8 +84,10 @@ impl Compiler<'_> {
             retry: retry.map(|settings| Owned { owner: written.owner("retry"), settings }),
             idempotency,
             breaker: breaker.map(|settings| Owned { owner: written.owner("breaker"), settings }),
+            cache: cache.map(|settings| Owned { owner: written.owner("cache"), settings }),
             shadow: config.mode.unwrap_or_default().is_shadow(),
         };
+        self.check_together(&layers, at);
         layers
     }
 
@@ -104,18 +108,13 @@ impl Compiler<'_> {
         let mut mistakes = Mistakes::default();
         let settings = compile(&mut mistakes);
         for mistake in mistakes.into_vec() {
-            let below = |path: PolicyPath| {
-                mistake.at.iter().fold(path.key(key), |at, step| match step {
-                    Step::Key(key) => at.key(key.clone().into_owned()),
-                    Step::Index(index) => at.index(*index),
-                })
-            };
+            let below = |path: &PolicyPath| below(&path.key(key), &mistake);
             // Where it is really written: in `defaults`, at the provider or in the route.
-            let place = nearest(at.written.effective, &below(PolicyPath::root()));
+            let place = nearest(at.written.effective, &below(&PolicyPath::root()));
             if self.mistakes.knows(place, &mistake.message) {
                 continue;
             }
-            let told = Diagnostic::new(place, below(at.path.clone()), mistake.message);
+            let told = Diagnostic::new(place, below(at.path), mistake.message);
             self.mistakes.push(match mistake.hint {
                 Some(hint) => told.hint(hint),
                 None => told,
@@ -179,4 +178,28 @@ impl Compiler<'_> {
         let owners = at.written.owners("limits").into_iter().chain(std::iter::repeat(Owner::Provider));
         settings.into_iter().zip(owners).map(|(settings, owner)| Owned { owner, settings }).collect()
     }
+
+    /// What one layer's settings alone cannot tell.
+    fn check_together(&mut self, layers: &LayerSettings, at: At<'_>) {
+        let stale =
+            layers.breaker.as_ref().is_some_and(|breaker| breaker.settings.fallback == Fallback::Stale);
+        let kept = layers.cache.as_ref().is_some_and(|cache| cache.settings.stale_if_error.is_some());
+        if stale && !kept {
+            self.told(at, "breaker", |mistakes| {
+                mistakes.hint(
+                    "fallback",
+                    "`fallback: stale` needs answers that are kept beyond their time",
+                    "`cache: { stale_if_error: 1h }`, or a static fallback",
+                );
+            });
+        }
+    }
+}
+
+/// The place of a layer's mistake below the layer's own path.
+pub(super) fn below(path: &PolicyPath, mistake: &Mistake) -> PolicyPath {
+    mistake.at.iter().fold(path.clone(), |at, step| match step {
+        Step::Key(key) => at.key(key.clone().into_owned()),
+        Step::Index(index) => at.index(*index),
+    })
 }

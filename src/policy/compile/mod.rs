@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::compiled::{CompiledPolicy, Source};
+use super::compiled::{CompiledPolicy, Fleet, Source};
 use super::decode::{decode, salvage};
 use super::diagnostic::{Diagnostic, Diagnostics, Rejection};
 use super::load::{Fnv1a, LoadedPolicy};
 use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
+use crate::resilience::mistake::Mistakes;
 use crate::secret::StoreConfig;
 use crate::secret::reference::{ENV, FILE, STORE_NAME, SecretRef, is_store_name};
 
@@ -117,6 +118,7 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
             stores,
             unmatched: parts.unmatched,
             unmatched_upstream: parts.unmatched_upstream,
+            fleet: parts.fleet,
             providers: parts.providers,
             hosts: parts.tables.hosts,
             local_hosts: parts.tables.local_hosts,
@@ -152,6 +154,7 @@ struct Parts {
     unmatched_upstream: super::compiled::UpstreamKey,
     providers: Vec<Arc<super::compiled::Provider>>,
     tables: hosts::Tables,
+    fleet: Option<Fleet>,
 }
 
 impl Compiler<'_> {
@@ -181,6 +184,7 @@ impl Compiler<'_> {
         self.stores =
             config.secrets.iter().flatten().map(|(name, store)| (name.clone(), store.clone())).collect();
         self.check_stores();
+        let fleet = self.fleet_settings(config);
         let addresses = self.addresses(config);
         let providers = self.providers(config, &addresses);
         let fixed = self.fixed(config, &providers);
@@ -192,6 +196,36 @@ impl Compiler<'_> {
             unmatched_upstream,
             providers,
             tables,
+            fleet,
         })
+    }
+
+    fn fleet_settings(&mut self, config: &PolicyConfig) -> Option<Fleet> {
+        let fleet = config.fleet.as_ref()?.on()?;
+        let path = PolicyPath::root().key("fleet");
+        let mut mistakes = Mistakes::default();
+        let settings = fleet.compile(&mut mistakes);
+        let wrong = mistakes.into_vec();
+        for mistake in &wrong {
+            let at = layers::below(&path, mistake);
+            match &mistake.hint {
+                Some(hint) => self.mistake_with(&at, &*mistake.message, &**hint),
+                None => self.mistake(&at, &*mistake.message),
+            }
+        }
+        if !wrong.is_empty() {
+            return None;
+        }
+        let at = path.key("redis").key("url");
+        match settings.url.parse::<SecretRef>() {
+            Ok(url) => {
+                self.uses_secret(&at, &url, false);
+                Some(Fleet { settings, url })
+            }
+            Err(error) => {
+                self.mistake(&at, error.to_string());
+                None
+            }
+        }
     }
 }

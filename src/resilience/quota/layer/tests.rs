@@ -32,7 +32,9 @@ fn origin(script: &[(u16, Fields)]) -> (impl Inner, Seen) {
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
         for (name, value) in fields {
-            answer.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());
+            answer
+                .headers_mut()
+                .insert(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());
         }
         async move { Ok::<_, Failure>(answer) }
     });
@@ -169,7 +171,8 @@ async fn a_refusal_pauses_the_key_and_one_asks_first() {
     let (mut layer, quota) = layer(slow, patient());
     let told: Arc<Mutex<Vec<(String, Duration)>>> = Arc::default();
     let log = told.clone();
-    let on_throttle: OnThrottle = Arc::new(move |name, pause| log.lock().unwrap().push((name.to_owned(), pause)));
+    let on_throttle: OnThrottle =
+        Arc::new(move |name, pause| log.lock().unwrap().push((name.to_owned(), pause)));
     quota.on_throttle(on_throttle);
     assert_eq!(layer.call(request("/0")).await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(*told.lock().unwrap(), [("p|env:KEY|0000000000000000|api.example".to_owned(), 10 * SECOND)]);
@@ -204,11 +207,8 @@ async fn refusals_without_a_wait_double_the_pause() {
 #[tokio::test(start_paused = true)]
 async fn absurd_waits_and_resets_hold_nobody_for_ever() {
     let hour = Duration::from_secs(3600);
-    let (origin, _) = origin(&[
-        (429, wait("99999999999999999999")),
-        (200, told(0, 10, "1767225600")),
-        (200, vec![]),
-    ]);
+    let (origin, _) =
+        origin(&[(429, wait("99999999999999999999")), (200, told(0, 10, "1767225600")), (200, vec![])]);
     let settings = QuotaSettings { max_wait: 2 * hour, ..QuotaSettings::default() };
     let (mut layer, quota) = layer(origin, settings);
     layer.call(request("/")).await.unwrap();
@@ -348,7 +348,8 @@ async fn other_settings_keep_what_was_learned() {
     let (origin, _) = origin(&[(429, wait("30"))]);
     let (mut before, quota) = layer(origin.clone(), QuotaSettings::default());
     before.call(request("/")).await.unwrap();
-    let edited = QuotaSettings { max_wait: SECOND, reserve: ReserveConfig::Count(1), ..QuotaSettings::default() };
+    let edited =
+        QuotaSettings { max_wait: SECOND, reserve: ReserveConfig::Count(1), ..QuotaSettings::default() };
     let mut after = QuotaLayer::new(origin, quota, edited, source(), None);
     assert_eq!(after.call(request("/")).await.err().unwrap().retry_after, Some(30 * SECOND));
 }
@@ -425,8 +426,7 @@ async fn fields_of_the_policy_are_read() {
         reset: HeaderName::from_static("x-reset"),
         reset_format: Format::Duration,
     }];
-    let (origin, _) =
-        origin(&[(200, vec![("x-left", "0".to_owned()), ("x-reset", "1m2.5s".to_owned())])]);
+    let (origin, _) = origin(&[(200, vec![("x-left", "0".to_owned()), ("x-reset", "1m2.5s".to_owned())])]);
     let (mut layer, _) = layer(origin, QuotaSettings { fields, ..patient() });
     layer.call(request("/")).await.unwrap();
     let started = Instant::now();
