@@ -94,7 +94,7 @@ impl VaultAuth {
             Self::Jwt(auth) => (auth.mount.as_deref().map(|mount| ("auth.jwt.mount", mount)), None),
         };
         let mount = mount
-            .filter(|(_, mount)| !super::is_path(mount))
+            .filter(|(_, mount)| !super::config::is_path(mount))
             .map(|(key, _)| (key, "expected a path such as `approle`, without slashes around it".to_owned()));
         own.into_iter().chain(mount).collect()
     }
@@ -130,6 +130,17 @@ impl VaultLogin {
     /// The server does not take it any more.
     pub(super) fn forget(&self, token: &Arc<Token>) {
         self.slot.forget(token);
+    }
+
+    /// Whether the server still takes the token, which a 403 for one path does not tell. A login that is not needed would
+    /// end the leases.
+    pub(super) async fn is_accepted(&self, server: &Server, token: &Token) -> bool {
+        let call = HttpCall::get(&server.address.target, server.url("auth/token/lookup-self"));
+        match server.send(call, Some(&token.header)).await {
+            Ok(answer) => answer.status != StatusCode::FORBIDDEN,
+            // Who does not answer has not refused it either.
+            Err(_) => true,
+        }
     }
 
     /// How often was logged in.

@@ -14,33 +14,33 @@
 //! another kind (database, aws ...) is read as it stands, and its answer is a lease: see `lease.rs`. Logging in and
 //! keeping the token alive is `login.rs`.
 //!
-//! A 403 may mean that the token was revoked: then outgate logs in again and asks once more, at most once a minute.
+//! A 403 may mean that the token was revoked: if the server says so, outgate logs in again and asks once more, at most once
+//! a minute.
 
+mod config;
 mod lease;
 mod login;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
-use serde::de::{self, Deserializer};
 use tokio::time::Instant;
 
 use super::document::Document;
-use super::server::{self, Plaintext, REFRESH, StoreAddress, StoreTimeouts};
+use super::server::{self, REFRESH, StoreAddress};
 use crate::message::quantity::TimeSpan;
-use crate::secret::config::{StoreEnv, StoreMistake};
+use crate::secret::config::StoreEnv;
 use crate::secret::error::{SecretError, StoreFault};
 use crate::secret::http::{HttpAnswer, HttpCall, HttpClient};
 use crate::secret::reference::SecretRef;
 use crate::secret::{ReadFuture, Reading, SecretStore, Source};
 
+use config::is_path;
+pub use config::{KvVersion, VaultConfig};
 use lease::Leases;
 pub use login::VaultAuth;
 use login::VaultLogin;
@@ -51,116 +51,6 @@ const MAX_MOUNTS: usize = 1024;
 const LOGIN_AGAIN: Duration = Duration::from_secs(60);
 /// Characters of a path that are sent as they are.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
-
-/// HashiCorp Vault or OpenBao.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VaultConfig {
-    /// `https://host:port`. Plain http is for an agent on this host.
-    pub address: StoreAddress,
-    /// The namespace, where the server has them.
-    pub namespace: Option<String>,
-    /// PEM file of the authorities that are trusted in place of the system's.
-    pub ca: Option<String>,
-    /// `allow` lets secrets go over http to another host. Default: `deny`.
-    pub plaintext: Option<Plaintext>,
-    /// How outgate logs in.
-    pub auth: VaultAuth,
-    /// Version of the KV engine: `auto` (asked of the server), `1` or `2`. Default: `auto`.
-    pub kv: Option<KvVersion>,
-    /// The mount that all references of this store lie below. Default: none; then a reference begins with its mount.
-    pub mount: Option<String>,
-    /// How often a value without a lease is read again. Default: 5m.
-    pub refresh: Option<TimeSpan>,
-    /// Times of one read.
-    pub timeouts: Option<StoreTimeouts>,
-}
-
-/// Version of Vault's KV engine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum KvVersion {
-    /// The server is asked.
-    #[default]
-    Auto,
-    /// Without versions.
-    V1,
-    /// With versions.
-    V2,
-}
-
-impl<'de> Deserialize<'de> for KvVersion {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = KvVersion;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`auto`, `1` or `2`")
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<KvVersion, E> {
-                match number {
-                    1 => Ok(KvVersion::V1),
-                    2 => Ok(KvVersion::V2),
-                    _ => Err(E::custom("expected `auto`, `1` or `2`")),
-                }
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<KvVersion, E> {
-                self.visit_u64(u64::try_from(number).unwrap_or_default())
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<KvVersion, E> {
-                match text {
-                    "auto" => Ok(KvVersion::Auto),
-                    _ => self.visit_u64(text.parse().unwrap_or_default()),
-                }
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-impl JsonSchema for KvVersion {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "KvVersion".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [{ "const": "auto" }, { "const": 1 }, { "const": 2 }] })
-    }
-}
-
-impl VaultConfig {
-    pub(crate) fn mistakes(&self) -> Vec<StoreMistake> {
-        let mut mistakes = server::check_times(&self.timeouts(), self.refresh);
-        mistakes.extend(self.address.check_plaintext(self.plaintext.unwrap_or_default()));
-        mistakes.extend(self.auth.mistakes());
-        if self.mount.as_deref().is_some_and(|mount| !is_path(mount)) {
-            mistakes.push((
-                "mount",
-                "expected a path such as `kv` or `team/kv`, without slashes around it".to_owned(),
-            ));
-        }
-        if self.namespace.as_deref().is_some_and(|name| HeaderValue::from_str(name).is_err()) {
-            mistakes.push(("namespace", "it has characters that cannot be sent".to_owned()));
-        }
-        mistakes
-    }
-
-    fn timeouts(&self) -> StoreTimeouts {
-        self.timeouts.clone().unwrap_or_default()
-    }
-}
-
-/// Whether it is a path of Vault: no empty and no dot segments, which would name something else than they say.
-fn is_path(path: &str) -> bool {
-    path.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
-}
 
 /// What is mounted where a reference leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -382,7 +272,10 @@ impl Server {
     async fn logged_in(&self, call: impl Fn() -> HttpCall) -> Result<Document, StoreFault> {
         let token = self.login.token(self).await?;
         let mut answer = self.send(call(), Some(&token.header)).await?;
-        if answer.status == StatusCode::FORBIDDEN && self.may_log_in_again() {
+        if answer.status == StatusCode::FORBIDDEN
+            && self.may_log_in_again()
+            && !self.login.is_accepted(self, &token).await
+        {
             self.login.forget(&token);
             let token = self.login.token(self).await?;
             answer = self.send(call(), Some(&token.header)).await?;

@@ -78,6 +78,7 @@ impl Script {
             "GET /v1/kv/data/gone" => {
                 Reply::Answer(404, r#"{"data":{"data":null,"metadata":{"version":2}}}"#.into())
             }
+            "GET /v1/old/denied" => errors(403, "permission denied CANARY"),
             "GET /v1/old/stripe" => {
                 ok(r#"{"lease_id":"","lease_duration":2764800,"data":{"key":"CANARY-plain","n":7}}"#)
             }
@@ -253,6 +254,18 @@ async fn a_revoked_token_is_replaced_once_a_minute() {
     scene.server.lines();
     assert_eq!(read(&scene.store, "v:old/stripe#key").await, "store_denied");
     assert_eq!(scene.server.lines(), ["GET /v1/old/stripe"], "no further login within the minute");
+}
+
+#[tokio::test]
+async fn a_path_that_is_denied_causes_no_login() {
+    let scene = scene(&format!("{APP_ROLE}kv: 1\n")).await;
+    assert_eq!(read(&scene.store, "v:old/denied#key").await, "store_denied");
+    let login = "POST /v1/auth/approle/login";
+    let asked = ["GET /v1/old/denied", "GET /v1/auth/token/lookup-self"];
+    assert_eq!(scene.server.lines(), [login, asked[0], asked[1]]);
+    pass(Duration::from_secs(61)).await;
+    assert_eq!(read(&scene.store, "v:old/denied#key").await, "store_denied");
+    assert_eq!(scene.server.lines(), asked);
 }
 
 #[tokio::test]
