@@ -23,7 +23,7 @@ use crate::proxy::listener::{self, Listener};
 use crate::proxy::overload::Overload;
 use crate::proxy::socket::SocketTimeouts;
 use crate::secret::reference::SecretRef;
-use crate::secret::{SecretCache, SecretError, Stores};
+use crate::secret::{SecretCache, SecretError, StoreEnv, Stores};
 use crate::telemetry::{LogFormat, LogOutput, Telemetry};
 use crate::tls::leaf_cache::{DEFAULT_MAX_ENTRIES, LeafCache};
 use crate::tls::roots::{SystemRoots, write_bundle};
@@ -100,14 +100,15 @@ impl App {
         let fixed = policy.fixed.clone();
         let telemetry = Arc::new(start_telemetry(&fixed, overrides.log).map_err(StartError::Log)?);
         let tls = prepare_tls(&fixed, overrides.ssl_cert_file, overrides.ssl_cert_dir).await?;
-        let stores = Stores::build(&policy.stores.iter().cloned().collect(), policy_directory(&config))?;
-        let secrets = Arc::new(SecretCache::new(stores));
         let env = Arc::new(UpstreamEnv {
             resolver: overrides.resolver.unwrap_or_else(Resolver::system),
             roots: tls.roots,
             metrics: telemetry.metrics.clone(),
             own_listeners: ArcSwap::from_pointee(OwnListeners::new(Vec::new())),
         });
+        let store_env = StoreEnv { directory: policy_directory(&config).to_owned(), upstream: env.clone() };
+        let stores = Stores::build(&policy.stores.iter().cloned().collect(), &store_env, None)?;
+        let secrets = Arc::new(SecretCache::new(stores));
         let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone()));
         let reloader = Arc::new(Reloader::start(config, policy, shared.clone()).await?);
 

@@ -16,8 +16,8 @@ use crate::policy::compiled::CompiledPolicy;
 use crate::policy::diagnostic::Rejection;
 use crate::policy::load::load;
 use crate::policy::widening::widenings;
-use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
+use crate::secret::{SecretError, StoreEnv, Stores, ValueRules};
 use crate::telemetry::ReloadResult;
 use crate::upstream::UpstreamError;
 
@@ -36,6 +36,9 @@ pub enum ReloadError {
     /// Its stacks could not be built, such as for a CA file that holds no certificate.
     #[error("{0}")]
     Build(#[from] UpstreamError),
+    /// A store of secrets could not be set up.
+    #[error("secrets: {0}")]
+    Stores(#[from] SecretError),
 }
 
 /// What a reload did.
@@ -51,12 +54,16 @@ pub enum ReloadOutcome {
 
 /// Reads and compiles the policy at `path`.
 pub fn read(path: &std::path::Path) -> Result<CompiledPolicy, Rejection> {
-    let directory = match path.parent() {
+    compile(load(path)?, &directory(path))
+}
+
+/// Where relative paths of the policy at `path` start.
+fn directory(path: &std::path::Path) -> PathBuf {
+    match path.parent() {
         _ if path.is_dir() => path.to_path_buf(),
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         Some(_) | None => PathBuf::from("."),
-    };
-    compile(load(path)?, &directory)
+    }
 }
 
 /// Makes new generations of the policy at one path.
@@ -132,6 +139,14 @@ impl Reloader {
         outcome.unwrap_or_else(ReloadOutcome::Refused)
     }
 
+    /// The stores of a new policy; what did not change stays as it is.
+    fn stores(&self, policy: &CompiledPolicy) -> Result<Stores, SecretError> {
+        let directory = directory(&self.path);
+        let env = StoreEnv { directory, upstream: self.shared.upstream_env.clone() };
+        let configs = policy.stores.iter().cloned().collect();
+        Stores::build(&configs, &env, Some(&self.shared.secrets.stores()))
+    }
+
     async fn try_reload(&self) -> Result<ReloadOutcome, ReloadError> {
         let path = self.path.clone();
         let policy = tokio::task::spawn_blocking(move || read(&path)).await;
@@ -148,7 +163,9 @@ impl Reloader {
         }
         let wider = widenings(old.policy(), &policy);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let stores = self.stores(&policy)?;
         let generation = Generation::build(number, policy, &self.shared)?;
+        self.shared.secrets.adopt(stores);
         prepare_secrets(&generation, &self.shared);
         // New secrets are read before the first request can want them.
         self.shared.secrets.read_new(FIRST_READ).await;
@@ -176,6 +193,7 @@ fn prepare(generation: &Generation, shared: &Shared) {
     generation.retain(shared);
     shared.telemetry.metrics.retain(|provider, route| {
         provider == "unmatched"
+            || policy.stores.iter().any(|(name, _)| provider.strip_prefix("secrets.") == Some(name))
             || policy.providers.iter().any(|known| {
                 &*known.name == provider
                     && route.is_none_or(|route| {

@@ -19,6 +19,7 @@ mod program;
 mod quota;
 mod records;
 mod reload;
+mod stores;
 mod streaming;
 mod support;
 mod timeouts;

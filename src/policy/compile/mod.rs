@@ -11,7 +11,7 @@ use super::load::{Fnv1a, LoadedPolicy};
 use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
 use crate::secret::StoreConfig;
-use crate::secret::reference::SecretRef;
+use crate::secret::reference::{ENV, FILE, STORE_NAME, SecretRef, is_store_name};
 
 mod fixed;
 mod hosts;
@@ -155,6 +155,22 @@ struct Parts {
 }
 
 impl Compiler<'_> {
+    fn check_stores(&mut self) {
+        for (name, store) in self.stores.clone() {
+            let path = PolicyPath::root().key("secrets").key(&name);
+            if !is_store_name(&name) || matches!(&*name, ENV | FILE) {
+                self.mistake(&path, STORE_NAME);
+            }
+            for (key, text) in store.mistakes(&self.directory) {
+                let path = path.key(store.kind());
+                self.mistake(
+                    &key.split('.').filter(|key| !key.is_empty()).fold(path, |path, key| path.key(key)),
+                    text,
+                );
+            }
+        }
+    }
+
     fn parts(&mut self, config: &PolicyConfig) -> Option<Parts> {
         let root = PolicyPath::root();
         match config.version {
@@ -164,6 +180,7 @@ impl Compiler<'_> {
         }
         self.stores =
             config.secrets.iter().flatten().map(|(name, store)| (name.clone(), store.clone())).collect();
+        self.check_stores();
         let addresses = self.addresses(config);
         let providers = self.providers(config, &addresses);
         let fixed = self.fixed(config, &providers);

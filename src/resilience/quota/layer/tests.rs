@@ -298,7 +298,7 @@ async fn shadow_mode_counts_and_lets_pass() {
     let shadowed = request("/");
     let exchange = shadowed.exchange.clone();
     layer.call(shadowed).await.unwrap();
-    assert_eq!(exchange.facts().shadowed, ["quota".into()]);
+    assert_eq!(exchange.facts().shadowed, [std::sync::Arc::<str>::from("quota")]);
     assert_eq!(seen.lock().unwrap().len(), 2);
     let status = quota.status();
     assert_eq!((status.shadowed, status.refused, status.waited), (1, 0, 0));
