@@ -298,7 +298,8 @@ impl Meter {
                     (_, Some(left)) if left == reading.remaining => known.max(latest),
                     (_, Some(_) | None) => latest,
                 });
-                self.remaining = Some(self.remaining.map_or(reading.remaining, |left| left.min(reading.remaining)));
+                self.remaining =
+                    Some(self.remaining.map_or(reading.remaining, |left| left.min(reading.remaining)));
                 self.told_by = self.told_by.max(seq);
                 self.learn_cost();
             }

@@ -46,11 +46,11 @@ mod key_state;
 mod layer;
 mod learned_rate;
 mod meter;
-pub mod state;
+mod state;
 
 pub use config::{QuotaConfig, QuotaSettings};
 pub use layer::QuotaLayer;
-pub use state::{OnThrottle, Quota, QuotaStatus};
+pub use state::{KeyStatus, MOST_KEYS, MeterStatus, OnThrottle, Quota, QuotaStatus};
 
 #[cfg(test)]
 const METER_SIZE: usize = size_of::<meter::Meter>();

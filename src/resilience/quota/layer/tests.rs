@@ -10,7 +10,7 @@ use tower::service_fn;
 use super::*;
 use crate::message::failure::Fault;
 use crate::resilience::quota::config::{FieldSet, ReserveConfig};
-use crate::resilience::quota::state::{MOST_KEYS, OnThrottle};
+use crate::resilience::quota::{MOST_KEYS, OnThrottle};
 use crate::resilience::responses::format::Format;
 use crate::resilience::responses::{Judge, Table};
 use crate::resilience::timeout::tests::request_with;
@@ -32,7 +32,9 @@ fn origin(script: &[(u16, Fields)]) -> (impl Inner, Seen) {
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
         for (name, value) in fields {
-            answer.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());
+            answer
+                .headers_mut()
+                .insert(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());
         }
         async move { Ok::<_, Failure>(answer) }
     });
@@ -169,7 +171,8 @@ async fn a_refusal_pauses_the_key_and_one_asks_first() {
     let (mut layer, quota) = layer(slow, patient());
     let told: Arc<Mutex<Vec<(String, Duration)>>> = Arc::default();
     let log = told.clone();
-    let on_throttle: OnThrottle = Arc::new(move |name, pause| log.lock().unwrap().push((name.to_owned(), pause)));
+    let on_throttle: OnThrottle =
+        Arc::new(move |name, pause| log.lock().unwrap().push((name.to_owned(), pause)));
     quota.on_throttle(on_throttle);
     assert_eq!(layer.call(request("/0")).await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(*told.lock().unwrap(), [("p|env:KEY|0000000000000000|api.example".to_owned(), 10 * SECOND)]);
@@ -204,11 +207,8 @@ async fn refusals_without_a_wait_double_the_pause() {
 #[tokio::test(start_paused = true)]
 async fn absurd_waits_and_resets_hold_nobody_for_ever() {
     let hour = Duration::from_secs(3600);
-    let (origin, _) = origin(&[
-        (429, wait("99999999999999999999")),
-        (200, told(0, 10, "1767225600")),
-        (200, vec![]),
-    ]);
+    let (origin, _) =
+        origin(&[(429, wait("99999999999999999999")), (200, told(0, 10, "1767225600")), (200, vec![])]);
     let settings = QuotaSettings { max_wait: 2 * hour, ..QuotaSettings::default() };
     let (mut layer, quota) = layer(origin, settings);
     layer.call(request("/")).await.unwrap();
@@ -348,7 +348,8 @@ async fn other_settings_keep_what_was_learned() {
     let (origin, _) = origin(&[(429, wait("30"))]);
     let (mut before, quota) = layer(origin.clone(), QuotaSettings::default());
     before.call(request("/")).await.unwrap();
-    let edited = QuotaSettings { max_wait: SECOND, reserve: ReserveConfig::Count(1), ..QuotaSettings::default() };
+    let edited =
+        QuotaSettings { max_wait: SECOND, reserve: ReserveConfig::Count(1), ..QuotaSettings::default() };
     let mut after = QuotaLayer::new(origin, quota, edited, source(), None);
     assert_eq!(after.call(request("/")).await.err().unwrap().retry_after, Some(30 * SECOND));
 }
@@ -408,13 +409,46 @@ async fn keys_are_bounded_and_swept() {
     assert_eq!(quota.status().keys, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn where_all_keys_are_known_the_least_worth_goes() {
+    let quota = Quota::new("p");
+    let entry = |tenant: u64| {
+        let names = || Names { credential: "".into(), tenant, bucket: "".into() };
+        quota.entry(Key::of(&[&tenant.to_string()]), Instant::now(), names)
+    };
+    for tenant in 0..100 {
+        entry(tenant).pause(Instant::now(), 60 * SECOND);
+    }
+    for tenant in 100..200_000 {
+        let entry = entry(tenant);
+        let pass = entry.force(Instant::now());
+        let readings = fields::Readings {
+            list: vec![fields::Reading {
+                name: "m",
+                remaining: 5,
+                limit: Some(10),
+                reset: crate::resilience::responses::format::Span { least: 60 * SECOND, step: SECOND },
+            }],
+            absurd: 0,
+        };
+        let answer = Answer { verdict: Verdict::SUCCESS, readings, max_hold: 60 * SECOND };
+        entry.answered(Instant::now(), pass, &answer, ReserveConfig::Count(0));
+    }
+    let status = quota.status();
+    assert!(status.keys <= MOST_KEYS && status.keys > MOST_KEYS / 2, "{}", status.keys);
+    assert_eq!(status.overflow, 0);
+    assert!(status.list.iter().all(|key| key.paused_seconds.is_some()), "those that are held stay");
+}
+
 #[test]
 fn all_keys_together_stay_below_64_mebibytes() {
-    // A key with one meter and its names, in a map that is half empty.
-    let names = 128;
-    let key = size_of::<Entry>() + 2 * (size_of::<Key>() + size_of::<Arc<Entry>>() + 1) + names;
-    let one = key + 4 * crate::resilience::quota::METER_SIZE + 32;
-    assert!(MOST_KEYS * one < 110 * 1024 * 1024, "{one} for one key");
+    // The entry with its counts, one meter with its name, the names, and the place in a map that is half empty; 16 bytes
+    // for each allocation.
+    let place = 2 * (size_of::<Key>() + size_of::<Arc<Entry>>() + 1);
+    let names = 2 * (16 + 64);
+    let meter = crate::resilience::quota::METER_SIZE + 16 + 16 + 32;
+    let one = size_of::<Entry>() + 16 + 16 + meter + names + place;
+    assert!(MOST_KEYS * one < 64 * 1024 * 1024, "{one} bytes for each key");
 }
 
 #[tokio::test(start_paused = true)]
@@ -425,8 +459,7 @@ async fn fields_of_the_policy_are_read() {
         reset: HeaderName::from_static("x-reset"),
         reset_format: Format::Duration,
     }];
-    let (origin, _) =
-        origin(&[(200, vec![("x-left", "0".to_owned()), ("x-reset", "1m2.5s".to_owned())])]);
+    let (origin, _) = origin(&[(200, vec![("x-left", "0".to_owned()), ("x-reset", "1m2.5s".to_owned())])]);
     let (mut layer, _) = layer(origin, QuotaSettings { fields, ..patient() });
     layer.call(request("/")).await.unwrap();
     let started = Instant::now();
