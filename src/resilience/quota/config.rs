@@ -429,6 +429,14 @@ mode: shadow
     }
 
     #[test]
+    fn every_key_has_a_description() {
+        let schema = schemars::schema_for!(QuotaConfig);
+        let properties = schema.get("properties").and_then(|value| value.as_object()).unwrap();
+        assert_eq!(properties.len(), 9);
+        assert!(properties.values().all(|property| property.get("description").is_some()), "{properties:?}");
+    }
+
+    #[test]
     fn mistakes_are_told() {
         for (yaml, message) in [
             ("reserve: 100%", "the whole limit"),

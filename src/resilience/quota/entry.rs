@@ -194,10 +194,10 @@ impl Entry {
         inner.queue.is_empty() && inner.state.is_idle(now)
     }
 
-    /// Whether nobody is here, though something is known.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// How much would be lost if it were forgotten; nothing where it is in use.
+    pub(super) fn worth(&self, now: Instant) -> Option<u8> {
         let inner = self.lock();
-        inner.queue.is_empty() && inner.state.is_quiet()
+        inner.state.worth(now).filter(|_| inner.queue.is_empty())
     }
 
     /// Looks at the state, and at how many wait.

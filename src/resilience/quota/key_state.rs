@@ -231,6 +231,8 @@ impl KeyState {
             } else if self.meters.len() < MOST_METERS {
                 let meter = Meter::new(reading, now, pass.seq, self.seq, self.on_the_way);
                 cut += u32::from(meter.is_reserve_absurd(reserve));
+                // Most keys have one; there may be many keys.
+                self.meters.reserve_exact(1);
                 self.meters.push(meter);
             }
         }
@@ -273,7 +275,7 @@ impl KeyState {
         let told = answer.verdict.wait.filter(|wait| !wait.is_zero());
         let absurd = u32::from(told.is_some_and(|wait| wait > answer.max_hold));
         let wait = told.map(|wait| wait.min(answer.max_hold));
-        if pass.epoch != self.epoch {
+        if pass.epoch != self.epoch || self.paused_for(now).is_some() {
             if let (Some(ended), Some(_)) =
                 (self.ended.as_mut().filter(|ended| ended.epoch == pass.epoch), wait)
             {
@@ -332,9 +334,11 @@ impl KeyState {
             && (self.rate.is_none() && self.strikes == 0 || now >= self.used_at + KEEP)
     }
 
-    /// Whether it may be forgotten for want of room: nothing is on its way.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.on_the_way == 0
+    /// How much would be lost if it were forgotten for want of room; nothing where requests are on their way.
+    pub(super) fn worth(&self, now: Instant) -> Option<u8> {
+        let held =
+            self.paused_for(now).is_some() || self.meters.iter().any(|meter| meter.left(now) == Some(0));
+        (self.on_the_way == 0).then_some(if held { 2 } else { u8::from(self.rate.is_some()) })
     }
 
     /// For how long it is paused.

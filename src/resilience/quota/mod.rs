@@ -35,8 +35,10 @@
 //! reset, nothing is asked.
 //!
 //! **Limits.** Until the first answer nothing is known, and nothing is held. Others that use the same credential are seen
-//! only in what the provider tells. A provider that tells its reset in whole seconds is waited for up to a second longer,
-//! so windows of a few seconds are not used to the full where they slide.
+//! only in what the provider tells. A provider that tells its reset in whole seconds is waited for up to a second longer:
+//! fixed windows of three seconds and more lose nothing by it; sliding ones are used to about W / (W + 1 s), and windows
+//! of one second to about a half. Where a provider's windows slide *and* answers take long and overtake one another, a few
+//! requests may still be refused (seen: up to eight in a hundred seconds of full load); each pauses the key as any other.
 
 mod buckets;
 pub mod config;
@@ -46,11 +48,11 @@ mod key_state;
 mod layer;
 mod learned_rate;
 mod meter;
-pub mod state;
+mod state;
 
 pub use config::{QuotaConfig, QuotaSettings};
 pub use layer::QuotaLayer;
-pub use state::{OnThrottle, Quota, QuotaStatus};
+pub use state::{KeyStatus, MOST_KEYS, MeterStatus, OnThrottle, Quota, QuotaStatus};
 
 #[cfg(test)]
 const METER_SIZE: usize = size_of::<meter::Meter>();

@@ -20,12 +20,17 @@ use super::config::ReserveConfig;
 use super::entry::{Entry, Names};
 use super::key_state::{Answer, Pass};
 use crate::resilience::key::Key;
+use crate::resilience::verdict::Class;
 
 /// Keys of one provider.
 pub const MOST_KEYS: usize = 65_536;
 const SHARDS: usize = 16;
 /// A shard is swept when it has doubled since the last time, but not below this.
 const FIRST_SWEEP: usize = 64;
+/// How often one that is full is swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Of how many keys that are not in use the least worth is dropped where there is no room.
+const FEW: usize = 16;
 /// Hints for keys that are not in use here.
 const MOST_HINTS: usize = 4_096;
 /// The longest pause that another instance can ask for.
@@ -52,6 +57,7 @@ pub struct Quota {
 struct Shard {
     keys: HashMap<Key, Arc<Entry>>,
     sweep_at: usize,
+    swept_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -228,8 +234,10 @@ impl Quota {
         if absurd > 0 {
             count(&self.counters.absurd, absurd.into());
         }
-        if let Some(pause) = learned.paused {
+        if matches!(answer.verdict.class, Class::Throttle | Class::Quota) {
             count(&self.counters.throttled, 1);
+        }
+        if let Some(pause) = learned.paused {
             let told = self.on_throttle.read().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(told) = told {
                 told(&self.stable_name(&entry.names), pause);
@@ -280,6 +288,7 @@ impl Shard {
     fn sweep(&mut self, now: Instant) {
         // Who holds the entry may be about to pass.
         self.keys.retain(|_, entry| Arc::strong_count(entry) > 1 || !entry.is_idle(now));
+        self.swept_at = Some(now);
         self.sweep_at = (self.keys.len() * 2).max(FIRST_SWEEP);
         if self.keys.capacity() > 4 * self.sweep_at {
             self.keys.shrink_to(self.sweep_at);
@@ -289,16 +298,17 @@ impl Shard {
     /// Whether one more key has room.
     fn make_room(&mut self, now: Instant) -> bool {
         let most = MOST_KEYS / SHARDS;
-        if self.keys.len() >= self.sweep_at.max(FIRST_SWEEP).min(most) {
+        let full = self.keys.len() >= most;
+        // A full shard is not swept for each key that comes.
+        let due = self.swept_at.is_none_or(|at| at + SWEEP_EVERY <= now);
+        if self.keys.len() >= self.sweep_at.max(FIRST_SWEEP) && !full || full && due {
             self.sweep(now);
         }
         if self.keys.len() >= most {
-            let unused = self
-                .keys
-                .iter()
-                .find(|(_, entry)| Arc::strong_count(entry) == 1 && entry.is_quiet())
-                .map(|(key, _)| *key);
-            unused.map(|key| self.keys.remove(&key));
+            let unused = self.keys.iter().filter(|(_, entry)| Arc::strong_count(entry) == 1);
+            let worths = unused.filter_map(|(key, entry)| Some((entry.worth(now)?, *key)));
+            let least = worths.take(FEW).min_by_key(|(worth, _)| *worth);
+            least.map(|(_, key)| self.keys.remove(&key));
         }
         self.keys.len() < most
     }

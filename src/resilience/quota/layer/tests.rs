@@ -10,7 +10,7 @@ use tower::service_fn;
 use super::*;
 use crate::message::failure::Fault;
 use crate::resilience::quota::config::{FieldSet, ReserveConfig};
-use crate::resilience::quota::state::{MOST_KEYS, OnThrottle};
+use crate::resilience::quota::{MOST_KEYS, OnThrottle};
 use crate::resilience::responses::format::Format;
 use crate::resilience::responses::{Judge, Table};
 use crate::resilience::timeout::tests::request_with;
@@ -409,13 +409,46 @@ async fn keys_are_bounded_and_swept() {
     assert_eq!(quota.status().keys, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn where_all_keys_are_known_the_least_worth_goes() {
+    let quota = Quota::new("p");
+    let entry = |tenant: u64| {
+        let names = || Names { credential: "".into(), tenant, bucket: "".into() };
+        quota.entry(Key::of(&[&tenant.to_string()]), Instant::now(), names)
+    };
+    for tenant in 0..100 {
+        entry(tenant).pause(Instant::now(), 60 * SECOND);
+    }
+    for tenant in 100..200_000 {
+        let entry = entry(tenant);
+        let pass = entry.force(Instant::now());
+        let readings = fields::Readings {
+            list: vec![fields::Reading {
+                name: "m",
+                remaining: 5,
+                limit: Some(10),
+                reset: crate::resilience::responses::format::Span { least: 60 * SECOND, step: SECOND },
+            }],
+            absurd: 0,
+        };
+        let answer = Answer { verdict: Verdict::SUCCESS, readings, max_hold: 60 * SECOND };
+        entry.answered(Instant::now(), pass, &answer, ReserveConfig::Count(0));
+    }
+    let status = quota.status();
+    assert!(status.keys <= MOST_KEYS && status.keys > MOST_KEYS / 2, "{}", status.keys);
+    assert_eq!(status.overflow, 0);
+    assert!(status.list.iter().all(|key| key.paused_seconds.is_some()), "those that are held stay");
+}
+
 #[test]
 fn all_keys_together_stay_below_64_mebibytes() {
-    // A key with one meter and its names, in a map that is half empty.
-    let names = 128;
-    let key = size_of::<Entry>() + 2 * (size_of::<Key>() + size_of::<Arc<Entry>>() + 1) + names;
-    let one = key + 4 * crate::resilience::quota::METER_SIZE + 32;
-    assert!(MOST_KEYS * one < 110 * 1024 * 1024, "{one} for one key");
+    // The entry with its counts, one meter with its name, the names, and the place in a map that is half empty; 16 bytes
+    // for each allocation.
+    let place = 2 * (size_of::<Key>() + size_of::<Arc<Entry>>() + 1);
+    let names = 2 * (16 + 64);
+    let meter = crate::resilience::quota::METER_SIZE + 16 + 16 + 32;
+    let one = size_of::<Entry>() + 16 + 16 + meter + names + place;
+    assert!(MOST_KEYS * one < 64 * 1024 * 1024, "{one} bytes for each key");
 }
 
 #[tokio::test(start_paused = true)]
