@@ -11,7 +11,6 @@
 //! - **nothing**: not leased yet, handed back, or `closed`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,91 +20,17 @@ use super::FleetMode;
 use super::config::OnOutage;
 use super::demand::Demand;
 use super::script::{Answer, LEASE, Leased, Report};
-use super::share::{Grant, Spec};
-use crate::resilience::rate_limit::lease::RateLease;
+use super::share::Grant;
+use super::spend::{Limit, Spend};
 
 /// Keys that one pod reports; more are counted, and get nothing until others are idle.
-const ACTIVE: usize = 10_000;
+pub const ACTIVE: usize = 10_000;
 /// Keys that one pod knows; more share one lease a limit.
 pub const TRACKED: usize = 50_000;
 /// After so long without a request a key counts as idle: its slot goes to others, and a key of a tenant is handed back.
 const IDLE: Duration = Duration::from_secs(10);
 /// A lease ends so much earlier here than in Redis: what a tick of the clock may be late.
 const MARGIN: Duration = Duration::from_millis(50);
-
-/// What is set and read of a lease. [`RateLease`] is one.
-pub trait Spend: Send + Sync + 'static {
-    /// A lease of nothing.
-    fn nothing(window: Duration) -> Self;
-    /// What may be spent from now on.
-    fn set(&self, grant: Grant);
-    /// What may be spent now.
-    fn current(&self) -> Grant;
-    /// The burst that still counts.
-    fn held_burst(&self) -> u32;
-    /// Requests since the last call.
-    fn demand(&self) -> u64;
-    /// Requests that wait.
-    fn waiting(&self) -> u64;
-}
-
-impl Spend for RateLease {
-    fn nothing(window: Duration) -> Self {
-        Self::new(window)
-    }
-
-    fn set(&self, grant: Grant) {
-        Self::set(self, grant.refill, grant.burst);
-    }
-
-    fn current(&self) -> Grant {
-        let (refill, burst) = Self::current(self);
-        Grant { refill, burst }
-    }
-
-    fn held_burst(&self) -> u32 {
-        Self::held_burst(self)
-    }
-
-    fn demand(&self) -> u64 {
-        Self::demand(self)
-    }
-
-    fn waiting(&self) -> u64 {
-        Self::waiting(self)
-    }
-}
-
-/// A limit of the policy; its numbers may change with a reload.
-#[derive(Debug)]
-pub struct Limit {
-    /// Name and window: what the keys in Redis begin with.
-    pub key: String,
-    window: Duration,
-    numbers: AtomicU64,
-}
-
-impl Limit {
-    /// A limit under a name.
-    pub fn new(key: String, spec: Spec) -> Self {
-        let limit = Self { key, window: spec.window, numbers: AtomicU64::new(0) };
-        limit.change(spec);
-        limit
-    }
-
-    /// Other numbers; the window stays.
-    pub fn change(&self, spec: Spec) {
-        let burst = spec.burst.clamp(1, spec.rate.max(1));
-        self.numbers.store(u64::from(spec.rate) << 32 | u64::from(burst), Ordering::Relaxed);
-    }
-
-    fn spec(&self) -> Spec {
-        let numbers = self.numbers.load(Ordering::Relaxed);
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
-        let (rate, burst) = ((numbers >> 32) as u32, numbers as u32);
-        Spec { rate, burst, window: self.window }
-    }
-}
 
 struct Entry<L> {
     lease: Weak<L>,
@@ -124,6 +49,24 @@ struct Entry<L> {
     view: Option<(Vec<u64>, usize)>,
     /// Redis may have a record of it.
     recorded: bool,
+    /// The burst became smaller, and what was spent of the larger one may not be paid off yet.
+    owes: bool,
+}
+
+impl<L: Spend> Entry<L> {
+    fn set(&mut self, lease: &L, grant: Grant) {
+        self.owes |= grant.burst < lease.current().burst;
+        lease.set(grant);
+    }
+
+    /// The burst that still counts. Asked of the lease only where it can be more than the burst of now: a lease lets a token
+    /// through a little early where timers are late, and rounds what it holds up.
+    fn held(&mut self, lease: &L) -> u32 {
+        let burst = lease.current().burst;
+        let held = if self.owes { lease.held_burst() } else { burst };
+        self.owes = held > burst;
+        held
+    }
 }
 
 /// What is known of Redis and of the other pods.
@@ -171,7 +114,7 @@ impl<L: Spend> Book<L> {
         if let Some(live) = self.entries.get(id).and_then(|entry| entry.lease.upgrade()) {
             return (live, false);
         }
-        let lease = Arc::new(L::nothing(limit.window));
+        let lease = Arc::new(L::nothing(limit.spec().window));
         let recorded = self.entries.get(id).is_some_and(|entry| entry.recorded);
         let entry = Entry {
             lease: Arc::downgrade(&lease),
@@ -184,6 +127,7 @@ impl<L: Spend> Book<L> {
             lapses: None,
             view: None,
             recorded,
+            owes: false,
         };
         if !self.contact.connected {
             lease.set(self.assumed(&entry, 0, now));
@@ -262,9 +206,10 @@ impl<L: Spend> Book<L> {
                 entry.lapses = None;
             }
             if entry.lapses.is_none() && !self.contact.connected {
-                lease.set(self.assumed(entry, lease.held_burst(), now));
+                let held = entry.held(&lease);
+                entry.set(&lease, self.assumed(entry, held, now));
             } else if entry.lapses.is_none() {
-                lease.set(Grant::NONE);
+                entry.set(&lease, Grant::NONE);
             }
             due |= entry.wants == 0 && lease.waiting() > 0;
         }
@@ -282,32 +227,33 @@ impl<L: Spend> Book<L> {
         self.tick(now);
     }
 
-    /// What to say of each key that says anything. Begins a round.
-    pub fn plan(&mut self, now: Instant) -> Vec<Report> {
-        let mut reports = Vec::new();
-        let mut entries = std::mem::take(&mut self.entries);
-        entries.retain(|id, entry| match entry.lease.upgrade() {
-            Some(lease) => {
-                reports.extend(self.observe(id, entry, &*lease, now));
-                true
-            }
-            // Nobody holds it any more. What it spent last is not known: it may be its whole burst.
-            None if entry.recorded => {
-                reports.push(report(id, entry, Grant::NONE, entry.leased.burst, true));
-                true
-            }
-            None => false,
-        });
-        self.entries = entries;
-        self.bounded(reports)
+    /// The keys to report: all of them, or only those that want something for the first time. Those that Redis knows of come
+    /// first: if not all find a place, what is spent has to be counted.
+    pub fn candidates(&self, all: bool) -> Vec<Arc<str>> {
+        let wants_first = |entry: &Entry<L>| {
+            entry.wants == 0
+                && entry.lease.upgrade().is_some_and(|lease| !entry.recorded || lease.waiting() > 0)
+        };
+        let chosen = self.entries.iter().filter(|(_, entry)| all || wants_first(entry));
+        let (mut known, new): (Vec<_>, Vec<_>) = chosen.partition(|(_, entry)| entry.recorded);
+        known.extend(new);
+        known.into_iter().map(|(id, _)| id.clone()).collect()
     }
 
-    /// At most [`ACTIVE`] reports, first those of what is spent now: it must be counted.
-    fn bounded(&mut self, mut reports: Vec<Report>) -> Vec<Report> {
-        self.left_out = reports.len().saturating_sub(ACTIVE);
-        if self.left_out > 0 {
-            reports.sort_by_key(|report| std::cmp::Reverse((report.obeys > 0, report.back, report.wants)));
-            reports.truncate(ACTIVE);
+    /// What to say of these keys, where there is something to say.
+    pub fn plan(&mut self, ids: &[Arc<str>], now: Instant) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for id in ids {
+            let Some(mut entry) = self.entries.remove(id) else { continue };
+            match entry.lease.upgrade() {
+                Some(lease) => reports.extend(self.observe(id, &mut entry, &*lease, now)),
+                // Nobody holds it any more. What it spent last is not known: it may be its whole burst.
+                None if entry.recorded => {
+                    reports.push(report(id, &entry, Grant::NONE, entry.leased.burst, true))
+                }
+                None => continue,
+            }
+            self.entries.insert(id.clone(), entry);
         }
         reports
     }
@@ -324,15 +270,16 @@ impl<L: Spend> Book<L> {
             if !entry.recorded && current == Grant::NONE {
                 return None;
             }
-            lease.set(Grant::NONE);
-            return Some(report(id, entry, Grant::NONE, lease.held_burst(), true));
+            entry.set(lease, Grant::NONE);
+            let held = entry.held(lease);
+            return Some(report(id, entry, Grant::NONE, held, true));
         }
         Some(self.current_report(id, entry, lease))
     }
 
-    fn current_report(&self, id: &Arc<str>, entry: &Entry<L>, lease: &L) -> Report {
+    fn current_report(&self, id: &Arc<str>, entry: &mut Entry<L>, lease: &L) -> Report {
         let current = lease.current();
-        let held = lease.held_burst();
+        let held = entry.held(lease);
         let mut report = report(id, entry, current, held, false);
         report.want = self.share(entry);
         report.young = match self.on_outage {
@@ -402,13 +349,13 @@ impl<L: Spend> Book<L> {
             && current.refill > 0
             && (current.refill..current.refill + (budget / 2_000).max(1)).contains(&grant.refill);
         if !tiny {
-            lease.set(grant);
+            entry.set(&lease, grant);
         }
         entry.leased = lease.current();
         entry.lapses = Some(sent + LEASE - MARGIN);
         let counted = (leased.grant.refill.max(report.obeys), leased.grant.burst.max(report.held));
-        let freed = counted.0.saturating_sub(entry.leased.refill) > budget / 100
-            || counted.1 > entry.leased.burst.max(lease.held_burst());
+        let freed =
+            counted.0.saturating_sub(entry.leased.refill) > budget / 100 || counted.1 > entry.held(&lease);
         freed.then(|| self.current_report(&report.id, entry, &*lease))
     }
 
@@ -418,8 +365,8 @@ impl<L: Spend> Book<L> {
         for (id, entry) in &mut self.entries {
             let mut held = entry.leased.burst;
             if let Some(lease) = entry.lease.upgrade() {
-                lease.set(Grant::NONE);
-                held = lease.held_burst();
+                entry.set(&lease, Grant::NONE);
+                held = entry.held(&lease);
             }
             if entry.recorded {
                 reports.push(report(id, entry, Grant::NONE, held, true));

@@ -12,7 +12,7 @@ use super::share::{Spec, TOKEN};
 /// A shorter time says nothing about a rate.
 const SHORT: Duration = Duration::from_millis(100);
 /// In which time those who wait beyond the first shall be served.
-const CATCH_UP: f64 = 2.0;
+const CATCH_UP: f64 = 4.0;
 
 /// The estimate of one key of a limit.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +72,7 @@ impl Demand {
 
 /// Over how many seconds the mean goes: longer where few are allowed in a long window.
 fn horizon(window: Duration) -> f64 {
-    window.as_secs_f64().clamp(4.0, 60.0)
+    window.as_secs_f64().clamp(6.0, 60.0)
 }
 
 /// Counts far below 2^53.
@@ -127,7 +127,7 @@ mod tests {
             (0, 0, 0, 0, 0),
             (1, 1, 0, 4_000, 4_000),
             (0, 1, 50_000, 1_000, 1_000),
-            (0, 3, 50_000, 1_000, 2_000),
+            (0, 5, 50_000, 1_000, 1_000),
             // A backlog of more than a round.
             (0, 30, 50_000, 75_000, 75_000),
             (900, 1_000, 50_000, 201_000, 201_000),

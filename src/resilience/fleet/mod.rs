@@ -47,18 +47,20 @@ mod pauses;
 mod run;
 mod script;
 mod share;
+mod spend;
 
 #[cfg(test)]
 mod tests;
 
-pub use book::Spend;
 pub use config::{FleetConfig, FleetSettings, OnOutage, RedisConfig};
 pub use link::UrlSource;
 pub use run::run;
 pub use share::{Grant, Spec};
+pub use spend::Spend;
 
-use book::{Book, Limit, TRACKED};
+use book::{Book, TRACKED};
 use pauses::Pauses;
+use spend::Limit;
 
 /// What hears of pauses that other pods told: the name and what is left of it.
 pub type PauseHeard = Arc<dyn Fn(&str, Duration) + Send + Sync>;

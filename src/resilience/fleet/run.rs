@@ -9,10 +9,11 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::book::Spend;
+use super::book::ACTIVE;
 use super::link::{Link, LinkError};
 use super::pauses::believed;
 use super::script::{Answer, Head, Part, Report};
+use super::spend::Spend;
 use super::{Fleet, PauseHeard};
 
 /// Time between two reports: this and up to [`JITTER`] more, so that pods do not report in step.
@@ -34,25 +35,27 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// be spent: cancel when the last request has gone.
 pub async fn run<L: Spend>(fleet: Arc<Fleet<L>>, cancel: CancellationToken) {
     let mut talk = Talk { link: Link::new(fleet.url.clone()), fleet, number: 0, heard: 0, down: false };
-    let mut retry = FIRST_RETRY;
+    let (mut retry, mut full) = (FIRST_RETRY, Instant::now());
     loop {
         let begun = Instant::now();
-        let pause = match talk.round().await {
+        let all = begun >= full;
+        match talk.round(all).await {
             Ok(()) => {
                 retry = FIRST_RETRY;
                 talk.reached();
-                ROUND + JITTER.mul_f64(fastrand::f64())
+                if all {
+                    full = Instant::now() + ROUND + JITTER.mul_f64(fastrand::f64());
+                }
             }
             Err(error) => {
                 talk.lost(&error);
-                let pause = retry.mul_f64(0.75 + fastrand::f64() / 2.0);
+                full = Instant::now() + retry.mul_f64(0.75 + fastrand::f64() / 2.0);
                 retry = (retry * 2).min(LAST_RETRY);
-                pause
             }
-        };
+        }
         tokio::select! {
             () = cancel.cancelled() => break,
-            () = talk.fleet.rest(begun, pause) => {}
+            () = talk.fleet.rest(begun, full) => {}
         }
     }
     // Not told is not lost: what is leased ends by itself.
@@ -60,10 +63,9 @@ pub async fn run<L: Spend>(fleet: Arc<Fleet<L>>, cancel: CancellationToken) {
 }
 
 impl<L: Spend> Fleet<L> {
-    /// Waits for the next report: `pause` from now on, or earlier where one is due and Redis answers.
-    async fn rest(&self, begun: Instant, pause: Duration) {
+    /// Waits for the next full report, or less where one is due before and Redis answers.
+    async fn rest(&self, begun: Instant, full: Instant) {
         let connected = self.book().contact.connected;
-        let ends = Instant::now() + pause;
         let early = async {
             if !connected {
                 return std::future::pending().await;
@@ -73,7 +75,7 @@ impl<L: Spend> Fleet<L> {
         };
         self.ticking(async {
             tokio::select! {
-                () = tokio::time::sleep_until(ends) => {}
+                () = tokio::time::sleep_until(full) => {}
                 () = early => {}
             }
         })
@@ -112,31 +114,39 @@ struct Talk<L: Spend> {
 }
 
 impl<L: Spend> Talk<L> {
-    /// Reports every key, and at once what was given up.
-    async fn round(&mut self) -> Result<(), LinkError> {
+    /// Reports all keys, or those that want something for the first time; and at once what was given up.
+    async fn round(&mut self, all: bool) -> Result<(), LinkError> {
         let fleet = self.fleet.clone();
         if self.link.is_closed() {
             fleet.ticking(self.link.connect()).await?;
             fleet.counters.connects.fetch_add(1, Ordering::Relaxed);
         }
-        let reports = fleet.book().plan(Instant::now());
-        let given_up = self.tell(&reports, Part::Last).await?;
-        if !given_up.is_empty() {
-            self.tell(&given_up, Part::Last).await?;
+        let ids = fleet.book().candidates(all);
+        let (mut told, mut begun, mut given_up) = (0, 0, Vec::new());
+        loop {
+            // Looked at one chunk at a time: the book is never locked for long, and what is told is what holds.
+            let chunk = &ids[begun..ids.len().min(begun + CHUNK)];
+            begun += chunk.len();
+            let reports = fleet.book().plan(chunk, Instant::now());
+            told += reports.len();
+            let last = begun == ids.len() || told + CHUNK > ACTIVE;
+            given_up.extend(self.call(&reports, if last { Part::Last } else { Part::More }).await?);
+            if last {
+                break;
+            }
         }
-        Ok(())
+        if all {
+            fleet.book().left_out = ids.len() - begun;
+        }
+        self.tell(&given_up).await
     }
 
-    /// Tells these reports, in as many calls as it takes. What is left to say.
-    async fn tell(&mut self, reports: &[Report], end: Part) -> Result<Vec<Report>, LinkError> {
-        let mut left = Vec::new();
-        let calls = reports.len().div_ceil(CHUNK).max(1);
-        for call in 0..calls {
-            let chunk = &reports[call * CHUNK..reports.len().min((call + 1) * CHUNK)];
-            let part = if call + 1 == calls { end } else { Part::More };
-            left.extend(self.call(chunk, part).await?);
+    /// Tells these reports, in as many calls as it takes.
+    async fn tell(&mut self, reports: &[Report]) -> Result<(), LinkError> {
+        for chunk in reports.chunks(CHUNK) {
+            self.call(chunk, Part::More).await?;
         }
-        Ok(left)
+        Ok(())
     }
 
     async fn call(&mut self, reports: &[Report], part: Part) -> Result<Vec<Report>, LinkError> {
@@ -181,7 +191,8 @@ impl<L: Spend> Talk<L> {
     async fn farewell(&mut self) -> Result<(), LinkError> {
         let reports = self.fleet.book().release();
         if !self.link.is_closed() {
-            self.tell(&reports, Part::Leave).await?;
+            self.tell(&reports).await?;
+            self.call(&[], Part::Leave).await?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::resilience::fleet::Grant;
-use crate::resilience::fleet::book::Spend;
+use crate::resilience::fleet::spend::Spend;
 use crate::resilience::rate_limit::pace::Pace;
 
 /// See [`Spend`]. Counts as the limiter's own lease does, which only its own folder can spend.

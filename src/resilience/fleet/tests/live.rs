@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Bucket, fullest};
 use super::server::Server;
-use crate::resilience::fleet::book::Limit;
+use crate::resilience::fleet::spend::Limit;
 use crate::resilience::fleet::{Fleet, FleetMode, FleetSettings, OnOutage, Spec, run};
 
 const LIMIT: Spec = Spec { rate: 200, burst: 4, window: Duration::from_secs(1) };
@@ -126,6 +126,19 @@ async fn skewed_pods_share_a_limit_through_the_death_of_redis() {
     let mut redis = server.connect().await.unwrap();
     let there: u32 = redis::cmd("ZCARD").arg("{test}:pods").query_async(&mut redis).await.unwrap();
     assert_eq!(there, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_hangs_is_as_good_as_gone_and_late_calls_do_no_harm() {
+    let server = Server::start().await;
+    let pods = Pods::start(&server, OnOutage::LocalShare, SKEWED);
+    pods.until("leased", |pods| pods.all(FleetMode::Leased) && pods.leases[0].cost() > 130_000).await;
+    server.freeze(true);
+    pods.until("on local shares", |pods| pods.all(FleetMode::LocalShare)).await;
+    // Calls and connections that pods gave up are still waiting in its socket.
+    server.freeze(false);
+    pods.until("leased again", |pods| pods.all(FleetMode::Leased) && pods.leases[0].cost() > 130_000).await;
+    pods.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

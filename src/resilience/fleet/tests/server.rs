@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 /// See above.
@@ -45,6 +46,13 @@ impl Server {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// Stops it from answering, with its connections open and calls on their way; or lets it go on.
+    pub fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        let id = self.child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).unwrap()));
+        kill_process(id.unwrap(), signal).unwrap();
     }
 
     /// Its URL.

@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use super::bucket::{Bucket, fullest};
 use super::ledger::Ledger;
 use crate::resilience::fleet::OnOutage;
-use crate::resilience::fleet::book::{Book, Limit};
+use crate::resilience::fleet::book::Book;
 use crate::resilience::fleet::script::{Answer, Head, LEASE, Part, Report};
 use crate::resilience::fleet::share::Spec;
+use crate::resilience::fleet::spend::Limit;
 
 /// A call on its way.
 struct Call {
@@ -108,7 +109,8 @@ impl Fleet {
             pod.lease.serve();
             match &mut pod.call {
                 None if pod.next <= millis => {
-                    let reports = pod.book.plan(now);
+                    let ids = pod.book.candidates(true);
+                    let reports = pod.book.plan(&ids, now);
                     // Never two in a row: a pod that alone hears nothing for a whole lease cannot be known to the others.
                     let lost = pod.retry == 50 && self.random.u8(0..100) < self.loss;
                     pod.call = Some(pod.call(reports, now, millis + self.random.u64(1..20), lost, true));
@@ -194,8 +196,7 @@ async fn a_skewed_load_uses_nearly_all_and_never_more() {
         let since = Instant::now();
         fleet.run(Duration::from_secs(10)).await;
         let went = fleet.went(since);
-        println!("ZZ {all} {went}");
-        assert!((1_950..=2_000).contains(&went), "{all}/s: {went}");
+        assert!((1_960..=2_000).contains(&went), "{all}/s: {went}");
         fleet.assert_kept();
     }
 }
