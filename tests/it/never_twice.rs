@@ -244,7 +244,7 @@ fn policy(one: SocketAddr, two: SocketAddr) -> String {
         format!("{{ connect_to: \"{two}\", tls: {{ ca: \"{{dir}}/origin.pem\" }} }}"),
     ];
     let mut text = String::from(
-        "defaults:\n  timeouts: { response: 300ms }\n  retry: { attempts: 4, backoff: { base: 1ms, max: 5ms }, budget: { ratio: 100%, min_per_second: 1000 } }\nproviders:\n",
+        "defaults:\n  timeouts: { response: 300ms }\n  retry: { attempts: 4, backoff: { base: 1ms, max: 5ms }, budget: { ratio: 100%, min_per_second: 1000 } }\n  quota: off\nproviders:\n",
     );
     for (host, upstream) in ["one", "two"].iter().zip(&upstream) {
         for (name, idempotency) in
