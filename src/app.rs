@@ -109,12 +109,7 @@ impl App {
         let store_env = StoreEnv { directory: policy_directory(&config).to_owned(), upstream: env.clone() };
         let stores = Stores::build(&policy.stores.iter().cloned().collect(), &store_env, None)?;
         let secrets = Arc::new(SecretCache::new(stores));
-        let shared = Arc::new(Shared::new(
-            secrets.clone(),
-            telemetry.clone(),
-            env.clone(),
-            Arc::new(|task| spawn(task)),
-        ));
+        let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone(), Arc::new(spawn)));
         let reloader = Arc::new(Reloader::start(config, policy, shared.clone()).await?);
 
         let bound = Bound::bind(&fixed)?;

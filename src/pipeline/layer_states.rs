@@ -69,15 +69,14 @@ impl LayerStates {
 
     /// The fleet of a policy. What other pods tell of pauses goes to the quotas.
     pub(super) fn join(&self, policy: &CompiledPolicy, secrets: &SecretCache) -> Option<Arc<Fleet>> {
-        let fleet = self.fleet.adopt(policy.fleet.as_ref(), secrets, || {
+        self.fleet.adopt(policy.fleet.as_ref(), secrets, || {
             let quotas = Arc::downgrade(&self.quotas);
             Arc::new(move |name: &str, pause| {
                 let Some(quotas) = quotas.upgrade() else { return };
                 let live: Vec<Arc<Quota>> = locked(&quotas).values().cloned().collect();
                 live.iter().for_each(|quota| quota.pause(name, pause));
             })
-        });
-        fleet
+        })
     }
 
     /// The layers of a route, over the state that lives or a new one. `heal` is the credential's business.

@@ -15,7 +15,7 @@ pub async fn run(bench: &Bench) -> Outcome<()> {
     let (rounds, warm, duration) = if bench.quick { (5, 300, 800) } else { (11, 1000, 2000) };
     let (warm, duration) = (Duration::from_millis(warm), Duration::from_millis(duration));
     let pair = Pair::start(bench)?;
-    let mut lanes = vec![pair.warm(Door::LocalBare, warm).await?, pair.warm(Door::LocalLayers, warm).await?];
+    let mut lanes = [pair.warm(Door::LocalBare, warm).await?, pair.warm(Door::LocalLayers, warm).await?];
     for round in 0..rounds {
         for index in order(round, lanes.len()) {
             pair.outgate.forget_log()?;
