@@ -7,7 +7,7 @@
 //!
 //! On a stream that stays open, such as a call of gRPC in both directions, the app may have to read a message to its end
 //! before the provider sends the next. So what is held is let go as soon as nothing follows at once, if it is shorter than
-//! [`TELLING`] bytes: what a secret begins with says that little of it. It is remembered, and if the rest of the secret does
+//! `TELLING` bytes: what a secret begins with says that little of it. It is remembered, and if the rest of the secret does
 //! follow, it is masked from there on. A longer begin is not let go before other bytes or the end show what it is: a message
 //! that ends in 8 or more bytes of the credential waits.
 

@@ -10,11 +10,11 @@
 //!
 //! **What.** Each pod leases a *rate* of each limit through Redis or Valkey and spends it locally; nothing is fetched while a
 //! request waits. Four times a second it reports what it obeys and what it wants, in one script call, and is granted at most
-//! what the leases of the others leave free. So the sum keeps the limit at every moment; fairness ([`share`]) moves it to
+//! what the leases of the others leave free. So the sum keeps the limit at every moment; fairness (`share`) moves it to
 //! where it is wanted. A key without a share that gets its first request is reported at once.
 //!
 //! **When Redis is away** a pod keeps its lease until that ends (a second). Then `on_outage` says what it may spend: its local
-//! share, everything, or nothing ([`book`]). It goes on trying (at most half a second apart), and leases again when Redis is
+//! share, everything, or nothing (`book`). It goes on trying (at most half a second apart), and leases again when Redis is
 //! back, empty or not: nothing grows until all pods have reported.
 //!
 //! **Pauses.** A pause that one pod tells ([`Fleet::pause`]) reaches the others with their next report.
@@ -65,7 +65,7 @@ use spend::Limit;
 /// What hears of pauses that other pods told: the name and what is left of it.
 pub type PauseHeard = Arc<dyn Fn(&str, Duration) + Send + Sync>;
 
-/// This pod's part in the fleet. Lives longer than a generation; [`run`] keeps it in touch.
+/// This pod's part in the fleet. Lives longer than a generation; [`run()`] keeps it in touch.
 pub struct Fleet<L: Spend = RateLease> {
     prefix: Arc<str>,
     url: UrlSource,
@@ -143,7 +143,7 @@ pub struct FleetStatus {
 }
 
 impl Fleet {
-    /// This pod, under an id that no other pod has: see [`random_pod_id`]. Does nothing until [`run`] runs.
+    /// This pod, under an id that no other pod has: see [`random_pod_id`]. Does nothing until [`run()`] runs.
     pub fn new(settings: &FleetSettings, url: UrlSource, pod: &str) -> Arc<Self> {
         Self::of(settings, url, pod)
     }
