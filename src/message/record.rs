@@ -107,7 +107,10 @@ impl Record {
             self.event.request_bytes = self.event.request_bytes.max(uploaded);
             let mut facts = exchange.facts();
             self.event.attempts = facts.attempts;
-            self.event.retry_reasons = std::mem::take(&mut facts.retry_reasons);
+            // Where nothing was attempted, nothing could be repeated.
+            if facts.attempts > 0 {
+                self.event.retry_reasons = std::mem::take(&mut facts.retry_reasons);
+            }
             self.event.shadowed = std::mem::take(&mut facts.shadowed);
             if let Some((flag, code)) = facts.instead {
                 self.event.flag.get_or_insert(flag);

@@ -245,9 +245,10 @@ impl Samples<'_> {
         self.0.encode_family(&labels)?.encode_gauge(&value)
     }
 
-    /// One sample of a counter with labels of any number.
+    /// One sample of a counter with labels of any number; counters are whole.
     pub(super) fn count(&mut self, labels: &[(&'static str, String)], value: f64) -> fmt::Result {
-        self.0.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        let whole = value as u64;
+        self.0.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&whole, None)
     }
 
     /// The only sample of a counter without labels, in fractions.
