@@ -276,11 +276,6 @@ fn force_breaker(admin: &Admin, rest: &str) -> Response<Body> {
     if admin.shared.layers.force_breakers(provider, forced) == 0 {
         return text(StatusCode::NOT_FOUND, "no provider of this name has a breaker\n");
     }
-    tracing::warn!(
-        provider,
-        state = forced.map_or("auto", Forced::as_str),
-        "the circuit breaker was set by hand"
-    );
     json(StatusCode::OK, &serde_json::json!({ "provider": provider, "forced": forced.map(Forced::as_str) }))
 }
 
