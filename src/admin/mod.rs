@@ -1,4 +1,4 @@
-//! The admin listener: metrics, health, status and reload. Apart from the data listeners, and without a route that returns a
+//! The admin listener: metrics, health, status, reload and breakers by hand. Apart from the data listeners, and without a route that returns a
 //! secret.
 //!
 //! | path | what | who |
@@ -9,6 +9,7 @@
 //! | `/status` | providers, generation, secret references with version and age, pools (JSON) | loopback, or the token |
 //! | `/` | the same as a page of links | loopback, or the token |
 //! | `POST /reload` | reads the policy file again | loopback, or the token |
+//! | `POST /breakers/<provider>/open`, `closed`, `auto` | forces a provider's circuit breakers | unix socket, or the token |
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

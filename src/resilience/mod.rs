@@ -1,10 +1,11 @@
-//! What stands between a judged request and the provider: deadlines, healing, timeouts; and the order in which they stand.
+//! What stands between a judged request and the provider: deadline, cache, retries, breaker, quota, limits, timeouts; and the
+//! order in which they stand.
 //!
 //! Every layer is a `tower::Service` over fixed types and generic over its inner service alone. [`wrap`] is the one place
 //! that says which layer stands where, with a reason per line. A layer that a route does not need is not in its stack.
 //!
-//! The whole order of the product is: deadline > cache > replay body > retry and healing > breaker: look > rate limit and
-//! quota > concurrency > breaker: take > attempt timeouts. What is not built yet is refused in the policy by name.
+//! The whole order is: deadline > cache > retry and healing with the replay body > breaker: look > learned quota > rate
+//! limits > concurrency > breaker: take > judgement of the answer > attempt timeouts.
 
 use std::future::Future;
 use std::pin::Pin;
