@@ -45,15 +45,15 @@ enum Turn {
     Throttled,
     /// 503.
     Down,
-    /// Makes something, and breaks off before it has said so; who comes again with the same key is told what was made.
-    Acts,
+    /// Makes what is named here, and breaks off before it has said so; who comes again with the same key is told what was made.
+    Acts(&'static str),
 }
 
 /// The turns at each path, in their order.
 const MOODS: [(&str, &[Turn]); 6] = [
     (QUOTE_PATH, &[Turn::Throttled, Turn::Well]),
-    (ORDERS_PATH, &[Turn::Acts]),
-    (PAYMENTS_PATH, &[Turn::Acts]),
+    (ORDERS_PATH, &[Turn::Acts("order")]),
+    (PAYMENTS_PATH, &[Turn::Acts("payment")]),
     (STOCK_PATH, &[Turn::Down, Turn::Down, Turn::Down, Turn::Slow, Turn::Well, Turn::Well]),
     (SEARCH_PATH, &[Turn::Well]),
     (RATES_PATH, &[Turn::Kept]),
@@ -75,8 +75,10 @@ pub enum Reply {
     },
     /// It makes something, and does not answer.
     BreaksOff {
-        /// The number of what it made.
-        made: usize,
+        /// What it made.
+        what: &'static str,
+        /// Its number.
+        number: usize,
     },
 }
 
@@ -84,7 +86,7 @@ impl Reply {
     /// In a few words.
     pub fn summary(&self) -> String {
         match self {
-            Self::BreaksOff { made } => format!("makes no. {made}, then breaks off"),
+            Self::BreaksOff { what, number } => format!("makes {what} {number}, then breaks off"),
             Self::Answer { status, field: Some((name, value)), .. } => {
                 format!("answers {}, {name}: {value}", status.as_u16())
             }
@@ -100,7 +102,7 @@ impl Reply {
 #[derive(Debug, Default)]
 pub struct Moods {
     asked: [AtomicUsize; MOODS.len()],
-    made: Mutex<Made>,
+    made: [Mutex<Made>; MOODS.len()],
 }
 
 #[derive(Debug, Default)]
@@ -124,19 +126,17 @@ impl Moods {
                 let body = json!({ "error": "too many requests" });
                 answer(StatusCode::TOO_MANY_REQUESTS, Some((RETRY_AFTER, "1")), body)
             }
-            Turn::Down => {
-                answer(StatusCode::SERVICE_UNAVAILABLE, None, json!({ "error": "out of service" }))
-            }
-            Turn::Acts => self.made.lock().unwrap_or_else(PoisonError::into_inner).act(key),
+            Turn::Down => answer(StatusCode::SERVICE_UNAVAILABLE, None, json!({ "error": "out of service" })),
+            Turn::Acts(what) => self.made[at].lock().unwrap_or_else(PoisonError::into_inner).act(what, key),
         })
     }
 }
 
 impl Made {
-    fn act(&mut self, key: Option<&str>) -> Reply {
+    fn act(&mut self, what: &'static str, key: Option<&str>) -> Reply {
         let known = self.keys.iter().find(|(known, _)| Some(&**known) == key);
-        if let Some((_, made)) = known {
-            return answer(StatusCode::OK, None, json!({ "made": made, "known": "by its key" }));
+        if let Some((_, number)) = known {
+            return answer(StatusCode::OK, None, json!({ what: number, "known": "by its key" }));
         }
         self.count += 1;
         if let Some(key) = key {
@@ -145,7 +145,7 @@ impl Made {
             }
             self.keys.push_back((key.to_owned(), self.count));
         }
-        Reply::BreaksOff { made: self.count }
+        Reply::BreaksOff { what, number: self.count }
     }
 }
 
@@ -190,12 +190,28 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_of_a_request_is_told_in_a_few_words() {
+        let moods = Moods::default();
+        for (path, expected) in [
+            (QUOTE_PATH, "answers 429, retry-after: 1"),
+            (QUOTE_PATH, "answers 200"),
+            (ORDERS_PATH, "makes order 1, then breaks off"),
+            (PAYMENTS_PATH, "makes payment 1, then breaks off"),
+            (STOCK_PATH, "answers 503"),
+            (RATES_PATH, "answers 200, cache-control: max-age=60"),
+        ] {
+            assert_eq!(moods.reply(path, None).unwrap().summary(), expected, "{path}");
+        }
+        assert_eq!(slow(Json::Null).summary(), "answers 200, after 600 ms");
+    }
+
+    #[test]
     fn a_key_that_is_known_makes_nothing_new() {
         let moods = Moods::default();
         let made = |key| match moods.reply(PAYMENTS_PATH, key) {
-            Some(Reply::BreaksOff { made }) => (made, false),
+            Some(Reply::BreaksOff { number, .. }) => (number, false),
             Some(Reply::Answer { body, .. }) => {
-                (usize::try_from(body["made"].as_u64().unwrap()).unwrap(), true)
+                (usize::try_from(body["payment"].as_u64().unwrap()).unwrap(), true)
             }
             None => panic!("no mood"),
         };
@@ -210,9 +226,10 @@ mod tests {
     fn no_more_keys_are_remembered_than_there_is_room_for() {
         let mut made = Made::default();
         for key in 0..=REMEMBERED {
-            made.act(Some(&key.to_string()));
+            made.act("order", Some(&key.to_string()));
         }
         assert_eq!(made.keys.len(), REMEMBERED);
-        assert_eq!(made.act(Some("0")), Reply::BreaksOff { made: REMEMBERED + 2 });
+        let again = made.act("order", Some("0"));
+        assert_eq!(again, Reply::BreaksOff { what: "order", number: REMEMBERED + 2 });
     }
 }

@@ -124,8 +124,7 @@ async fn answer(log: Arc<Log>, request: Request<Incoming>) -> Result<Response<Fu
     let host = host(&parts);
     let key = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok());
     // Who has no key does not change its mood.
-    let reply =
-        (host == SHOP_HOST && real_key).then(|| log.moods.reply(parts.uri.path(), key)).flatten();
+    let reply = (host == SHOP_HOST && real_key).then(|| log.moods.reply(parts.uri.path(), key)).flatten();
     log.remember(Seen {
         request_line: format!("{} {} {}", parts.method, parts.uri.path(), version(parts.version)),
         fields: fields(&parts.headers, &host, real_key),

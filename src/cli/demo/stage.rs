@@ -129,7 +129,7 @@ providers:
 /// One more provider, for the second act: each route has what its scene shows, so that none disturbs another.
 fn second_policy(provider: SocketAddr) -> String {
     format!(
-        r#"  shop:
+        r#"  shop:    # one more of the providers
     hosts: [{SHOP_HOST}]
     upstream: {{ connect_to: "{provider}", tls: {{ ca: provider-ca.pem }} }}
     credential: {{ bearer: "file:secret" }}

@@ -8,9 +8,7 @@ use serde_json::Value as Json;
 use super::DemoError;
 use super::client::{Ask, Call, Verb, Way};
 use super::columns::{Line, Tone};
-use super::moods::{
-    ORDERS_PATH, PAYMENTS_PATH, QUOTE_PATH, RATES_PATH, SEARCH_PATH, SHOP_HOST, STOCK_PATH,
-};
+use super::moods::{ORDERS_PATH, PAYMENTS_PATH, QUOTE_PATH, RATES_PATH, SEARCH_PATH, SHOP_HOST, STOCK_PATH};
 use super::provider::Seen;
 use super::scenes::{Check, Told, check, clean, field_line, nothing, record};
 use super::stage::{ALLOWED, OPEN_FOR, Stage};
@@ -133,7 +131,7 @@ pub async fn play(trial: &Trial, stage: &Stage) -> Result<Told, DemoError> {
     let mut checks = (trial.judge)(&rounds);
     let all_clean = exchanges(&rounds).all(|one| clean(&one.call, &one.line, &stage.key));
     let real = seen(&rounds).all(|seen| seen.real_key);
-    checks.push(check("the real key goes with each attempt, and is nowhere else", all_clean && real));
+    checks.push(check("each attempt bore the real key, no answer and no log line has it", all_clean && real));
     let rows = rows(&rounds);
     let last = rounds.into_iter().rev().find_map(|mut round| round.exchanges.pop());
     let Exchange { line, record, .. } = last.ok_or(DemoError::NoRecord)?;
@@ -207,9 +205,8 @@ fn provider_saw(round: &Round) -> Vec<Line> {
             lines.push(faint(format!("({:.2} s later)", since.as_secs_f64())));
         }
         lines.push(Line::new(Tone::Bold, &seen.request_line));
-        let telling = |field: &&String| {
-            field.starts_with("authorization:") || field.starts_with("idempotency-key:")
-        };
+        let telling =
+            |field: &&String| field.starts_with("authorization:") || field.starts_with("idempotency-key:");
         lines.extend(seen.fields.iter().filter(telling).map(|field| field_line(seen, field)));
         lines.extend(seen.mood.iter().map(|mood| faint(format!("({mood})"))));
     }
@@ -288,9 +285,13 @@ fn not_repeated(rounds: &[Round]) -> Vec<Check> {
 
 fn repeated(rounds: &[Round]) -> Vec<Check> {
     let same = matches!(keys(rounds)[..], [Some(first), Some(second)] if first == second);
+    let made = exchanges(rounds)
+        .next_back()
+        .is_some_and(|one| one.call.got.last().is_some_and(|body| body.text.contains(r#""payment":1"#)));
     vec![
         statuses(rounds, &[200]),
         check("the provider saw two, with the same key", same),
+        check("one payment was made, and the app has its number", made),
         logged(rounds, 2, "reset"),
     ]
 }
