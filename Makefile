@@ -4,7 +4,7 @@ CARGO ?= cargo
 
 .PHONY: demo test bench check clients docs
 
-## Build, then show every door at work on this machine, with a provider of its own.
+## Build, then show every door at work on this machine, and a provider of its own that throttles, fails and recovers.
 demo:
 	$(CARGO) run --release --quiet -- demo
 

@@ -2,14 +2,14 @@
 //! policy is edited. Keyed by identity (provider, and the route where it wrote its own); new settings are taken over by the
 //! state that lives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::live_fleet::LiveFleet;
 use crate::credential::Credential;
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
-use crate::policy::layers::Owner;
+use crate::policy::layers::{LayerSettings, Owner};
 use crate::resilience::Layers;
 use crate::resilience::cache::{CacheSettings, ResponseCache, RouteCache, Spawn};
 use crate::resilience::circuit_breaker::{BreakerSettings, Breakers, Forced};
@@ -232,20 +232,45 @@ impl LayerStates {
 
     /// Drops the state of what the policy no longer has.
     pub(super) fn retain(&self, policy: &CompiledPolicy) {
-        let lives = |identity: &Identity| {
-            policy.providers.iter().filter(|provider| provider.name == identity.provider).any(|provider| {
-                match &identity.owner {
-                    Owner::Provider => true,
-                    Owner::Route(name) => provider.routes.iter().any(|route| route.name == *name),
-                }
-            })
-        };
-        locked(&self.budgets).retain(|identity, _| lives(identity));
-        locked(&self.caches).retain(|(identity, _), _| lives(identity));
-        locked(&self.breakers).retain(|identity, _| lives(identity));
-        locked(&self.permits).retain(|identity, _| lives(identity));
-        locked(&self.limiters).retain(|(identity, _), _| lives(identity));
+        let mut used = Used::default();
+        for provider in &policy.providers {
+            for layers in provider.routes.iter().map(|route| &route.settings.layers) {
+                used.note(&provider.name, layers);
+            }
+        }
+        locked(&self.budgets).retain(|identity, _| used.budgets.contains(identity));
+        locked(&self.caches).retain(|key, _| used.caches.contains(key));
+        locked(&self.breakers).retain(|identity, _| used.breakers.contains(identity));
+        locked(&self.permits).retain(|identity, _| used.permits.contains(identity));
+        locked(&self.limiters).retain(|key, _| used.limiters.contains(key));
         locked(&self.quotas).retain(|name, _| policy.providers.iter().any(|provider| provider.name == *name));
+    }
+}
+
+/// Everything that a policy has.
+#[derive(Default)]
+struct Used {
+    budgets: HashSet<Identity>,
+    caches: HashSet<(Identity, CacheSize)>,
+    breakers: HashSet<Identity>,
+    permits: HashSet<Identity>,
+    limiters: HashSet<(Identity, Arc<str>)>,
+}
+
+impl Used {
+    fn note(&mut self, provider: &Arc<str>, layers: &LayerSettings) {
+        let identity = |owner: &Owner| Identity { provider: provider.clone(), owner: owner.clone() };
+        self.budgets.extend(layers.retry.iter().map(|retry| identity(&retry.owner)));
+        self.caches.extend(
+            layers
+                .cache
+                .iter()
+                .map(|cache| (identity(&cache.owner), (cache.settings.max_size, cache.settings.max_entry))),
+        );
+        self.breakers.extend(layers.breaker.iter().map(|breaker| identity(&breaker.owner)));
+        self.permits.extend(layers.concurrency.iter().map(|permits| identity(&permits.owner)));
+        let limits = layers.limits.iter();
+        self.limiters.extend(limits.map(|limit| (identity(&limit.owner), limit.settings.name.clone())));
     }
 }
 

@@ -7,6 +7,7 @@
 mod abuse;
 mod blame;
 mod capture;
+mod demo;
 mod doors;
 mod drain;
 mod healing;

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, USER_AGENT};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -23,6 +23,8 @@ use super::{DemoError, spawn};
 
 /// What the app has instead of a key; with a blind tunnel, it is the app's own key.
 pub const PLACEHOLDER: &str = "placeholder-of-the-app";
+/// What the app posts.
+const POSTED: &str = r#"{"item":"lamp"}"#;
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -43,6 +45,28 @@ pub enum Way {
         /// Whether it speaks HTTP/2 inside.
         http2: bool,
     },
+}
+
+/// What the app asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// By which door.
+    pub way: Way,
+    /// With which method.
+    pub verb: Verb,
+    /// Of whom.
+    pub host: &'static str,
+    /// Path at the provider.
+    pub path: &'static str,
+}
+
+/// The methods that the app uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Without a body.
+    Get,
+    /// With a small JSON document.
+    Post,
 }
 
 /// Whose certificates the app believes.
@@ -73,8 +97,8 @@ pub struct Call {
     pub got: Vec<Line>,
     /// The answer's status.
     pub status: StatusCode,
-    /// `Outgate-Error`, where outgate itself answered.
-    pub error: Option<String>,
+    /// The fields of the answer.
+    pub headers: HeaderMap,
     /// Under which id the request is in outgate's log.
     pub request_id: String,
     /// Every byte of header values and body that the app got, to be searched.
@@ -82,20 +106,22 @@ pub struct Call {
 }
 
 impl Client {
-    /// Sends `GET` by a way, and reads the answer.
-    pub async fn call(&self, way: Way, host: &str, path: &str) -> Result<Call, DemoError> {
+    /// Sends a request, and reads the answer.
+    pub async fn call(&self, ask: Ask) -> Result<Call, DemoError> {
         let mut call = Call::new();
-        match way {
+        let Ask { verb, host, path, .. } = ask;
+        match ask.way {
             Way::Local { prefix } => {
-                let request = get(&format!("{prefix}{path}"), Some(&self.outgate.to_string()))?;
+                let uri = format!("{prefix}{path}");
+                let request = request(verb, &uri, Some(&self.outgate.to_string()))?;
                 call.exchange_http1(TokioIo::new(dial(self.outgate).await?), request).await?;
             }
             Way::HttpProxy => {
-                let request = get(&format!("http://{host}{path}"), Some(host))?;
+                let request = request(verb, &format!("http://{host}{path}"), Some(host))?;
                 call.exchange_http1(TokioIo::new(dial(self.outgate).await?), request).await?;
             }
             Way::HttpsProxy { trust, http2 } => {
-                self.through_connect(&mut call, trust, http2, host, path).await?
+                self.through_connect(&mut call, trust, http2, ask).await?;
             }
         }
         Ok(call)
@@ -104,7 +130,7 @@ impl Client {
     /// Fetches a page of outgate's own, such as its metrics.
     pub async fn page(&self, address: SocketAddr, path: &str) -> Result<Vec<u8>, DemoError> {
         let mut call = Call::new();
-        let request = get(path, Some(&address.to_string()))?;
+        let request = request(Verb::Get, path, Some(&address.to_string()))?;
         call.exchange_http1(TokioIo::new(dial(address).await?), request).await?;
         Ok(call.received)
     }
@@ -114,17 +140,17 @@ impl Client {
         call: &mut Call,
         trust: Trust,
         http2: bool,
-        host: &str,
-        path: &str,
+        ask: Ask,
     ) -> Result<(), DemoError> {
+        let Ask { verb, host, path, .. } = ask;
         let Some(tls) = self.tunnel(call, trust, http2, host).await? else { return Ok(()) };
         if http2 {
             // The URI goes as `:authority`: no `Host`.
-            let mut request = get(&format!("https://{host}{path}"), None)?;
+            let mut request = request(verb, &format!("https://{host}{path}"), None)?;
             *request.version_mut() = Version::HTTP_2;
             call.exchange_http2(TokioIo::new(tls), request).await
         } else {
-            call.exchange_http1(TokioIo::new(tls), get(path, Some(host))?).await
+            call.exchange_http1(TokioIo::new(tls), request(verb, path, Some(host))?).await
         }
     }
 
@@ -139,7 +165,7 @@ impl Client {
         let target = format!("{host}:443");
         let request =
             Request::builder().method(Method::CONNECT).uri(target.parse::<Uri>().map_err(http::Error::from)?);
-        let request = request.header(HOST, &target).body(Empty::new())?;
+        let request = request.header(HOST, &target).body(Full::default())?;
         call.note_sent(&request);
         let response = send_http1(TokioIo::new(dial(self.outgate).await?), request).await?;
         if response.status() != StatusCode::OK {
@@ -171,12 +197,18 @@ async fn dial(address: SocketAddr) -> Result<TcpStream, DemoError> {
     Ok(stream)
 }
 
-fn get(uri: &str, host: Option<&str>) -> Result<Request<Empty<Bytes>>, DemoError> {
+fn request(verb: Verb, uri: &str, host: Option<&str>) -> Result<Request<Full<Bytes>>, DemoError> {
     let request = Request::builder().uri(uri);
     let request = if let Some(host) = host { request.header(HOST, host) } else { request };
     let request =
         request.header(AUTHORIZATION, format!("Bearer {PLACEHOLDER}")).header(USER_AGENT, "app/1.0");
-    Ok(request.body(Empty::new())?)
+    Ok(match verb {
+        Verb::Get => request.body(Full::default())?,
+        Verb::Post => {
+            let request = request.method(Method::POST).header(CONTENT_TYPE, "application/json");
+            request.body(Full::from(POSTED))?
+        }
+    })
 }
 
 /// Who signed the certificate that was shown.
@@ -187,7 +219,7 @@ fn issuer<I>(tls: &TlsStream<I>) -> Option<String> {
     Some(format!("\"{name}\""))
 }
 
-async fn send_http1<I>(io: I, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, DemoError>
+async fn send_http1<I>(io: I, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, DemoError>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -205,13 +237,13 @@ impl Call {
             sent: Vec::new(),
             got: Vec::new(),
             status: StatusCode::OK,
-            error: None,
+            headers: HeaderMap::new(),
             request_id: String::new(),
             received: Vec::new(),
         }
     }
 
-    async fn exchange_http1<I>(&mut self, io: I, request: Request<Empty<Bytes>>) -> Result<(), DemoError>
+    async fn exchange_http1<I>(&mut self, io: I, request: Request<Full<Bytes>>) -> Result<(), DemoError>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
@@ -220,7 +252,7 @@ impl Call {
         self.note_answer(response).await
     }
 
-    async fn exchange_http2<I>(&mut self, io: I, request: Request<Empty<Bytes>>) -> Result<(), DemoError>
+    async fn exchange_http2<I>(&mut self, io: I, request: Request<Full<Bytes>>) -> Result<(), DemoError>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
@@ -233,7 +265,7 @@ impl Call {
         self.note_answer(response).await
     }
 
-    fn note_sent(&mut self, request: &Request<Empty<Bytes>>) {
+    fn note_sent(&mut self, request: &Request<Full<Bytes>>) {
         let line = format!("{} {} {}", request.method(), request.uri(), version(request.version()));
         self.sent.push(Line::new(Tone::Bold, line));
         self.sent.extend(fields(request.headers()));
@@ -250,8 +282,6 @@ impl Call {
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(DemoError::Body)?.to_bytes();
         self.status = parts.status;
-        self.error =
-            parts.headers.get("outgate-error").and_then(|code| code.to_str().ok()).map(str::to_owned);
         // Through a blind tunnel outgate adds nothing: the id stays that of the CONNECT.
         self.note_request_id(&parts.headers);
         for value in parts.headers.values() {
@@ -263,13 +293,27 @@ impl Call {
         self.got.push(Line::new(tone, format!("{} {}", version(parts.version), parts.status)));
         self.got.extend(fields(&parts.headers));
         self.got.push(Line::plain(String::from_utf8_lossy(&body).trim_end()));
+        self.headers = parts.headers;
         Ok(())
+    }
+
+    /// A field of the answer, as text.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// `Outgate-Error`, where outgate itself answered.
+    pub fn error(&self) -> Option<&str> {
+        self.field("outgate-error")
     }
 }
 
 /// The fields that say something here.
 fn fields(headers: &HeaderMap) -> impl Iterator<Item = Line> {
-    const NOISE: [&str; 4] = ["date", "content-length", "cache-control", "connection"];
-    let shown = headers.iter().filter(|(name, _)| !NOISE.contains(&name.as_str()));
+    const NOISE: [&str; 3] = ["date", "content-length", "connection"];
+    // Every answer of outgate's own has it.
+    let own = |name: &HeaderName, value: &HeaderValue| *name == CACHE_CONTROL && value == "no-store";
+    let shown =
+        headers.iter().filter(move |(name, value)| !NOISE.contains(&name.as_str()) && !own(name, value));
     shown.map(|(name, value)| Line::plain(format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))))
 }

@@ -1,14 +1,16 @@
 //! `outgate demo`: the main job, shown on this machine alone.
 //!
 //! A TLS provider on loopback with an authority of its own, outgate before it, and an app that sends real requests by each
-//! door. For each it prints, side by side, what the app sent, what the provider saw and what the app got, and below them
+//! door; then, in a second act, requests to a provider that throttles, fails and recovers. It prints, side by side, what the app sent, what the provider saw and what the app got, and below them
 //! the log record. It judges what it shows: exit code 0 only if every scene went as it must.
 //!
 //! ```text
 //! stage     a temporary directory: authority, secret, policy; the provider and outgate, started
 //! provider  the API behind outgate; echoes what it got, and knows the real key
 //! client    the app; has a placeholder instead of a key
-//! scenes    what is shown, and what must come of it
+//! scenes    the first act: the doors and what they let through, and what must come of it
+//! moods     how the provider throttles, fails and recovers
+//! trials    the second act: what outgate makes of these moods
 //! report    how it is printed; `columns` lays it out
 //! ```
 
@@ -26,11 +28,13 @@ use stage::Stage;
 
 mod client;
 mod columns;
+mod moods;
 mod provider;
 mod report;
 mod scenes;
 mod stage;
 mod stay;
+mod trials;
 
 /// Columns of text where nobody says how wide the terminal is.
 const WIDTH: usize = 110;
@@ -155,8 +159,12 @@ async fn show(arguments: &Arguments) -> Result<bool, DemoError> {
 async fn perform(report: &mut Report) -> Result<Stage, DemoError> {
     let stage = in_time(Stage::set()).await?;
     report.opening(&stage);
-    for (index, scene) in scenes::ALL.iter().enumerate() {
-        report.scene(index + 1, scene, &in_time(scenes::play(scene, &stage)).await);
+    for scene in &scenes::ALL {
+        report.scene(scene.title, scene.note, &in_time(scenes::play(scene, &stage)).await);
+    }
+    report.second_act(&stage);
+    for trial in &trials::ALL {
+        report.scene(trial.title, trial.note, &in_time(trials::play(trial, &stage)).await);
     }
     report.summary(&in_time(scenes::leaks(&stage)).await?);
     Ok(stage)

@@ -1,17 +1,17 @@
 //! The API behind outgate: HTTP/1.1 and HTTP/2 over TLS, on loopback. It knows the real key, answers 401 without it, and
-//! echoes what it got, with every credential masked.
+//! echoes what it got, with every credential masked. At one host it has moods: see [`super::moods`].
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::moods::{IDEMPOTENCY_KEY, Moods, Reply, SHOP_HOST};
 use super::{DemoError, spawn};
 
 /// The host whose requests want the real key.
@@ -42,7 +43,18 @@ pub struct Seen {
     pub authorization: Vec<u8>,
     /// Whether it bore the real key.
     pub real_key: bool,
+    /// `Idempotency-Key`, where there was one.
+    pub idempotency_key: Option<String>,
+    /// When it came.
+    pub at: Instant,
+    /// What came of it, where the provider was in a mood.
+    pub mood: Option<String>,
 }
+
+/// The provider does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the provider breaks off")]
+struct BreaksOff;
 
 /// The running provider.
 pub struct Provider {
@@ -55,6 +67,7 @@ struct Log {
     key: String,
     seen: Mutex<VecDeque<Seen>>,
     connections: AtomicUsize,
+    moods: Moods,
 }
 
 impl Provider {
@@ -64,7 +77,8 @@ impl Provider {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(DemoError::io("provider"))?;
         let address = listener.local_addr().map_err(DemoError::io("provider"))?;
-        let log = Arc::new(Log { key, seen: Mutex::default(), connections: AtomicUsize::new(0) });
+        let (seen, connections, moods) = (Mutex::default(), AtomicUsize::new(0), Moods::default());
+        let log = Arc::new(Log { key, seen, connections, moods });
         spawn(accept(listener, TlsAcceptor::from(Arc::new(tls)), log.clone()));
         Ok(Self { address, log })
     }
@@ -94,7 +108,7 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, log: Arc<Log>) {
     let Ok(stream) = tls.accept(stream).await else { return };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let io = TokioIo::new(stream);
-    let service = service_fn(move |request| std::future::ready(Ok::<_, Infallible>(answer(&log, request))));
+    let service = service_fn(move |request| answer(log.clone(), request));
     let _ = if http2 {
         hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
     } else {
@@ -102,22 +116,32 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, log: Arc<Log>) {
     };
 }
 
-fn answer(log: &Log, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let (parts, _) = request.into_parts();
+async fn answer(log: Arc<Log>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, BreaksOff> {
+    let (parts, mut body) = request.into_parts();
+    while let Some(Ok(_)) = body.frame().await {}
     let given = parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let real_key = given.strip_prefix(b"Bearer ") == Some(log.key.as_bytes());
     let host = host(&parts);
+    let key = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok());
+    // Who has no key does not change its mood.
+    let reply = (host == SHOP_HOST && real_key).then(|| log.moods.reply(parts.uri.path(), key)).flatten();
     log.remember(Seen {
         request_line: format!("{} {} {}", parts.method, parts.uri.path(), version(parts.version)),
         fields: fields(&parts.headers, &host, real_key),
         authorization: given.to_vec(),
         real_key,
+        idempotency_key: key.map(str::to_owned),
+        at: Instant::now(),
+        mood: reply.as_ref().map(Reply::summary),
     });
-    if host == API_HOST && !real_key {
-        return respond(StatusCode::UNAUTHORIZED, json!({ "error": "this key opens nothing here" }));
+    if let Some(reply) = reply {
+        return moody(reply).await;
+    }
+    if matches!(&*host, API_HOST | SHOP_HOST) && !real_key {
+        return Ok(respond(StatusCode::UNAUTHORIZED, &json!({ "error": "this key opens nothing here" })));
     }
     if parts.uri.path() == CARELESS_PATH {
-        return careless(given);
+        return Ok(careless(given));
     }
     let echo = json!({
         "method": parts.method.as_str(),
@@ -125,7 +149,21 @@ fn answer(log: &Log, request: Request<Incoming>) -> Response<Full<Bytes>> {
         "host": host,
         "authorization": masked(given, real_key),
     });
-    respond(StatusCode::OK, echo)
+    Ok(respond(StatusCode::OK, &echo))
+}
+
+async fn moody(reply: Reply) -> Result<Response<Full<Bytes>>, BreaksOff> {
+    match reply {
+        Reply::BreaksOff { .. } => Err(BreaksOff),
+        Reply::Answer { status, field, body, after } => {
+            tokio::time::sleep(after).await;
+            let mut response = respond(status, &body);
+            if let Some((name, value)) = field {
+                response.headers_mut().insert(name, HeaderValue::from_static(value));
+            }
+            Ok(response)
+        }
+    }
 }
 
 impl Log {
@@ -141,14 +179,14 @@ impl Log {
 /// The key as it came, in a field and in the body.
 fn careless(given: &[u8]) -> Response<Full<Bytes>> {
     let text = String::from_utf8_lossy(given);
-    let mut response = respond(StatusCode::OK, json!({ "you_sent": { "authorization": text } }));
+    let mut response = respond(StatusCode::OK, &json!({ "you_sent": { "authorization": text } }));
     if let Ok(value) = HeaderValue::from_bytes(given) {
         response.headers_mut().insert("x-debug-authorization", value);
     }
     response
 }
 
-fn respond(status: StatusCode, body: serde_json::Value) -> Response<Full<Bytes>> {
+fn respond(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

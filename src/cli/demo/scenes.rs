@@ -1,11 +1,11 @@
-//! What is shown, and what must come of it.
+//! The first act, what leaves and what does not: one request by each door, and what must come of it.
 
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
 use super::DemoError;
-use super::client::{Call, PLACEHOLDER, Trust, Way};
+use super::client::{Ask, Call, PLACEHOLDER, Trust, Verb, Way};
 use super::columns::{Line, Tone};
 use super::provider::{API_HOST, BLIND_HOST, CARELESS_PATH, Seen};
 use super::stage::{MISSING_HOST, PRIVATE_HOST, Stage, UNKNOWN_HOST};
@@ -142,13 +142,9 @@ pub struct Check {
 
 /// What came of a scene.
 pub struct Told {
-    /// The app's request.
-    pub sent: Vec<Line>,
-    /// What the provider saw of it.
-    pub saw: Vec<Line>,
-    /// The app's answer.
-    pub got: Vec<Line>,
-    /// Its line in the access log.
+    /// What the app sent, what the provider saw of it, and what the app got: once for each step.
+    pub rows: Vec<[Vec<Line>; 3]>,
+    /// The last request's line in the access log.
     pub line: String,
     /// What the line says.
     pub record: Json,
@@ -160,7 +156,8 @@ pub struct Told {
 pub async fn play(scene: &Scene, stage: &Stage) -> Result<Told, DemoError> {
     stage.provider.take_seen();
     let connections = stage.provider.connections();
-    let call = stage.client.call(scene.way, scene.host, scene.path).await?;
+    let ask = Ask { way: scene.way, verb: Verb::Get, host: scene.host, path: scene.path };
+    let call = stage.client.call(ask).await?;
     let (line, record) = record(stage, &call.request_id).await?;
     let seen = stage.provider.take_seen();
     let dialled = stage.provider.connections() > connections;
@@ -168,11 +165,11 @@ pub async fn play(scene: &Scene, stage: &Stage) -> Result<Told, DemoError> {
         Evidence { call: &call, seen: &seen, dialled, line: &line, record: &record, key: &stage.key };
     let checks = scene.judge(&evidence);
     let saw = provider_saw(scene, &seen, dialled);
-    Ok(Told { sent: call.sent, saw, got: call.got, line, record, checks })
+    Ok(Told { rows: vec![[call.sent, saw, call.got]], line, record, checks })
 }
 
 /// The log record of a request: its line, and what it says.
-async fn record(stage: &Stage, request_id: &str) -> Result<(String, Json), DemoError> {
+pub async fn record(stage: &Stage, request_id: &str) -> Result<(String, Json), DemoError> {
     let wanted = Json::from(request_id);
     // The caller bounds the wait.
     loop {
@@ -195,24 +192,27 @@ fn provider_saw(scene: &Scene, seen: &[Seen], dialled: bool) -> Vec<Line> {
     let mut lines = Vec::new();
     for request in seen {
         lines.push(Line::new(Tone::Bold, &request.request_line));
-        lines.extend(request.fields.iter().map(|field| {
-            let tone = if request.real_key && field.starts_with("authorization:") {
-                Tone::Good
-            } else {
-                Tone::Plain
-            };
-            Line::new(tone, field)
-        }));
+        lines.extend(request.fields.iter().map(|field| field_line(request, field)));
     }
     if seen.is_empty() {
-        let text =
-            if dialled { "a connection, and no request" } else { "nothing: no request, no connection" };
-        lines.push(Line::new(Tone::Faint, text));
+        lines.push(nothing(dialled));
     }
     if matches!(scene.outcome, Outcome::Masked) {
         lines.push(Line::new(Tone::Faint, "(its answer holds the whole key)"));
     }
     lines
+}
+
+/// A field as the provider saw it; the real key stands out.
+pub fn field_line(request: &Seen, field: &str) -> Line {
+    let key = request.real_key && field.starts_with("authorization:");
+    Line::new(if key { Tone::Good } else { Tone::Plain }, field)
+}
+
+/// What stands in the provider's column where it saw no request.
+pub fn nothing(dialled: bool) -> Line {
+    let text = if dialled { "a connection, and no request" } else { "nothing: no request, no connection" };
+    Line::new(Tone::Faint, text)
 }
 
 /// What everybody knows of a request.
@@ -247,12 +247,11 @@ impl Scene {
                 checks.push(check("the provider saw the app's own key", own));
             }
             Outcome::Refused { code, .. } => {
-                checks.push(check(format!("code {code}"), call.error.as_deref() == Some(code)));
+                checks.push(check(format!("code {code}"), call.error() == Some(code)));
                 checks.push(check("the provider saw nothing", seen.is_empty() && !evidence.dialled));
             }
         }
-        let clean =
-            !contains(&call.received, evidence.key) && !contains(evidence.line.as_bytes(), evidence.key);
+        let clean = clean(call, evidence.line, evidence.key);
         checks.push(check("the key is neither in the answer nor in the log", clean));
         let door = record.get("outgate.door").and_then(Json::as_str);
         checks.push(check(format!("logged by the door `{}`", self.door), door == Some(self.door)));
@@ -260,7 +259,13 @@ impl Scene {
     }
 }
 
-fn check(what: impl Into<String>, holds: bool) -> Check {
+/// Whether the key is neither in what the app got nor in the log.
+pub fn clean(call: &Call, line: &str, key: &str) -> bool {
+    !contains(&call.received, key) && !contains(line.as_bytes(), key)
+}
+
+/// Something that must be so.
+pub fn check(what: impl Into<String>, holds: bool) -> Check {
     Check { what: what.into(), holds }
 }
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -17,6 +18,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use super::DemoError;
 use super::client::Client;
+use super::moods::SHOP_HOST;
 use super::provider::{API_HOST, BLIND_HOST, Provider};
 use crate::app::{App, Overrides};
 use crate::pipeline::reload;
@@ -33,6 +35,11 @@ pub const MISSING_HOST: &str = "missing.demo.example";
 /// A host that the policy does not name.
 pub const UNKNOWN_HOST: &str = "elsewhere.example";
 
+/// How long the breaker of the second act stays open: long enough to be met open on a slow machine.
+pub const OPEN_FOR: Duration = Duration::from_secs(2);
+/// How many requests in a minute, and at once, the limit of the second act lets through.
+pub const ALLOWED: usize = 3;
+
 /// Everything, running.
 pub struct Stage {
     /// outgate.
@@ -43,8 +50,10 @@ pub struct Stage {
     pub client: Client,
     /// The real key, that the app must never see.
     pub key: String,
-    /// The policy, as written.
+    /// The policy, as written, without what the second act needs.
     pub policy: String,
+    /// The rest of it.
+    pub second_policy: String,
     /// Where all files are. The last field, so that it is removed last.
     pub directory: TemporaryDirectory,
 }
@@ -59,14 +68,15 @@ impl Stage {
         directory.write("provider-ca.pem", &identity.authority)?;
         let provider = Provider::start(identity.tls, key.clone()).await?;
         let policy = policy(provider.address);
-        directory.write("proxy.yaml", &policy)?;
+        let second_policy = second_policy(provider.address);
+        directory.write("proxy.yaml", &format!("{policy}{second_policy}"))?;
         let app = start(directory.path("proxy.yaml"), directory.path("access.log")).await?;
         let client = Client {
             outgate: *app.listeners.first().ok_or(DemoError::NoListener)?,
             bundle: trusting(&directory.path("bundle.pem"))?,
             provider: trusting(&directory.path("provider-ca.pem"))?,
         };
-        Ok(Self { app, provider, client, key, policy, directory })
+        Ok(Self { app, provider, client, key, policy, second_policy, directory })
     }
 
     /// What the access log holds by now.
@@ -116,6 +126,29 @@ providers:
     )
 }
 
+/// One more provider, for the second act: each route has what its scene shows, so that none disturbs another.
+fn second_policy(provider: SocketAddr) -> String {
+    format!(
+        r#"  shop:    # one more of the providers
+    hosts: [{SHOP_HOST}]
+    upstream: {{ connect_to: "{provider}", tls: {{ ca: provider-ca.pem }} }}
+    credential: {{ bearer: "file:secret" }}
+    retry: {{ attempts: 3, hint: {{ header: X-Should-Retry }} }}
+    routes:
+      - match: {{ path: /payments }}
+        idempotency: {{ header: Idempotency-Key, add: true }}
+      - match: {{ path: /stock }}
+        retry: off
+        breaker: {{ failures: 3, open_for: {}s, half_open: {{ probes: 1, successes: 1 }} }}
+      - match: {{ path: /search }}
+        limits: [{{ name: search, rate: {ALLOWED}/m, burst: {ALLOWED}, on_excess: reject }}]
+      - match: {{ path: /rates }}
+        cache: {{ max_size: 1MiB }}
+"#,
+        OPEN_FOR.as_secs()
+    )
+}
+
 /// Looks like a key of a provider, and is good for nothing.
 fn random_key() -> String {
     format!("demo_live_{:032x}", fastrand::u128(..))
@@ -149,7 +182,7 @@ impl Identity {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
 
-        let hosts = [API_HOST, BLIND_HOST, MISSING_HOST].map(str::to_owned);
+        let hosts = [API_HOST, BLIND_HOST, MISSING_HOST, SHOP_HOST].map(str::to_owned);
         let mut params = CertificateParams::new(hosts)?;
         params.distinguished_name.push(DnType::CommonName, API_HOST);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

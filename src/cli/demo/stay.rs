@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
+use super::moods::{ORDERS_PATH, PAYMENTS_PATH, QUOTE_PATH, RATES_PATH, STOCK_PATH};
 use super::provider::{API_HOST, BLIND_HOST, CARELESS_PATH};
 use super::report::Report;
 use super::stage::{PRIVATE_HOST, Stage, UNKNOWN_HOST};
@@ -59,6 +60,18 @@ fn commands(stage: &Stage) -> Vec<(&'static str, String)> {
             "no secret; once one is there, it is read",
             format!("curl -i http://{outgate}/missing/hello\ncp {directory}/secret {directory}/not-there"),
         ),
+        ("429 first, and waited out (about 1 s)", format!("curl -i http://{outgate}/shop{QUOTE_PATH}")),
+        (
+            "acts and breaks off: not repeated without a key, repeated with one",
+            format!(
+                "curl -i -d lamp http://{outgate}/shop{ORDERS_PATH}\ncurl -i -d lamp http://{outgate}/shop{PAYMENTS_PATH}"
+            ),
+        ),
+        (
+            "down three times, then the breaker is open; well again 2 s later",
+            format!("for i in 1 2 3 4; do curl -i http://{outgate}/shop{STOCK_PATH}; done"),
+        ),
+        ("kept for a minute: Age, Cache-Status", format!("curl -i http://{outgate}/shop{RATES_PATH}")),
         (
             "the policy; what you change takes effect at once",
             format!("${{EDITOR:-vi}} {directory}/proxy.yaml"),

@@ -20,6 +20,7 @@ use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::{EgressRequest, Exchange};
 use crate::resilience::Inner;
+use crate::resilience::circuit_breaker::FallbackAnswer;
 use crate::resilience::verdict::{Class, Verdict};
 
 /// Where a stale answer could stand in, the wait for the provider ends so long before the deadline, so that the app gets it.
@@ -165,6 +166,12 @@ impl<S: Inner> Journey<S> {
     }
 
     fn answered(mut self, mut answer: Response<Body>) -> Response<Body> {
+        // outgate's own words while a breaker is open: nothing of the provider's to keep, or to learn from.
+        if answer.extensions().get::<FallbackAnswer>().is_some() {
+            count(&self.server.state.counters.not_storable);
+            Note::forwarded(self.why).append_to(answer.headers_mut());
+            return answer;
+        }
         let class = Verdict::of(&answer).class;
         let status = answer.status();
         let is_failure = class.trips() || matches!(status.as_u16(), 500 | 502 | 503 | 504);
