@@ -18,6 +18,7 @@ from pathlib import Path
 
 import loopback
 from checks import Check, Tools, all_checks
+from once import check_once
 from origin import Origins, Seen
 from outgate import PROVIDERS, Outgate, clean_environment, credential
 
@@ -214,6 +215,8 @@ def main() -> int:
                 if options.only in check.client:
                     driver.run(check)
             check_the_rest(report, driver, outgate, leaks)
+            check_once(report, os.path.abspath(options.outgate), folder / "once", apps, sys.executable, secrets,
+                       environment | {"APP_KEY": DUMMY}, options.only)
         finally:
             outgate.stop()
             origins.close()

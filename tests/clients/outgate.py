@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from faulty import FaultyOrigin
 from origin import EXAMPLE, GITHUB, GRPC, OPENAI, REALTIME, STRIPE, Origins
 
 # How long outgate may take to be ready, to write a line, and to end; in seconds.
@@ -32,23 +33,25 @@ def credential(provider: str, secret: str) -> tuple[str, str]:
 class Outgate:
     """One running outgate."""
 
-    def __init__(self, binary: str, folder: Path, origins: Origins, secrets: dict[str, str], environment: dict[str, str]):
+    def __init__(self, binary: str, folder: Path, origins: Origins | FaultyOrigin, secrets: dict[str, str],
+                 environment: dict[str, str], more: dict[str, str] | None = None, level: str = "trace"):
+        """`more` is what else the policy says of a provider; `level` is how much outgate tells on standard error."""
         self.binary = binary
         self.folder = folder
         self.proxy, self.stripe_port, self.admin = free_ports(3)
         self.socket = folder / "proxy.sock"
         self.policy = folder / "proxy.yaml"
-        self.policy.write_text(self._policy(origins))
+        self.policy.write_text(self._policy(origins, more or {}))
         self.log = AccessLog(folder / "access.log")
         self._messages = folder / "outgate.log"
         own = environment | {secret_variable(provider): secret for provider, secret in secrets.items()}
-        # Everything that it and its libraries can say is searched for secrets.
-        own["OUTGATE_LOG"] = "trace"
+        # At `trace`, everything that it and its libraries can say is searched for secrets.
+        own["OUTGATE_LOG"] = level
         with self._messages.open("wb") as messages:
             self._process = subprocess.Popen([binary, "run", "--config", str(self.policy)], env=own, stderr=messages)
         self._wait_until_ready()
 
-    def _policy(self, origins: Origins) -> str:
+    def _policy(self, origins: Origins | FaultyOrigin, more: dict[str, str]) -> str:
         text = f"""\
 version: 1
 listeners:
@@ -73,6 +76,7 @@ providers:
 """
             if provider == "stripe":
                 text += f"    local: {{ address: \"127.0.0.1:{self.stripe_port}\" }}\n"
+            text += more.get(provider, "")
         return text
 
     def _wait_until_ready(self):

@@ -6,10 +6,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::message::body::{Body, BodyError};
 use crate::message::failure::{Failure, Fault, Progress};
@@ -51,28 +52,53 @@ pub(super) async fn discard(answer: Response<Body>) {
 
 /// The answer to a request that must not be sent again, neither here nor by the app's SDK. An answer that would make the SDK
 /// try again says that it must not; and a short one is read whole before its head is handed on, so that one that is cut in
-/// the middle becomes a failure that can say so. A long or endless one is handed on as it comes.
+/// the middle becomes a failure that can say so. One that turns out to be longer, or that is not whole at `deadline`, is
+/// handed on as far as it is here, and the rest as it comes; so is at once what is known to be long, or is a stream.
 ///
 /// # Errors
 ///
-/// The answer was cut, or its body did not come in time.
+/// The answer was cut, or its body stalled.
 pub(super) async fn guarded(
     mut answer: Response<Body>,
     hint: &(HeaderName, HeaderValue),
+    deadline: Option<Instant>,
 ) -> Result<Response<Body>, Failure> {
     if looks_repeatable(answer.status()) {
         answer.headers_mut().insert(hint.0.clone(), hint.1.clone());
     }
+    if !is_held(&answer) {
+        return Ok(answer);
+    }
+    let (head, body) = answer.into_parts();
+    let held = Held::gather(body, deadline).await.map_err(cut)?;
+    Ok(Response::from_parts(head, Body::boxed(held)))
+}
+
+fn is_held(answer: &Response<Body>) -> bool {
     match answer.body().exact_length() {
-        Some(1..=SHORT) => {}
-        Some(_) | None => return Ok(answer),
+        Some(length) => (1..=SHORT).contains(&length),
+        None => is_document(answer.status(), answer.headers()),
     }
-    let (head, mut body) = answer.into_parts();
-    let mut whole = Whole::default();
-    while let Some(frame) = body.frame().await {
-        whole.keep(frame.map_err(cut)?);
+}
+
+/// Whether an answer of unknown length is of use only as a whole, so that nobody waits for its parts. Of what succeeded that
+/// is said by a few types; a list of streams would never be complete, and a stream that is held back is broken. What failed
+/// is short, whatever it is.
+fn is_document(status: StatusCode, headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence == "text/event-stream" || essence.starts_with("application/grpc") {
+        return false;
     }
-    Ok(Response::from_parts(head, Body::boxed(whole)))
+    if status.is_client_error() || status.is_server_error() {
+        return true;
+    }
+    match essence.as_str() {
+        "application/json" | "application/xml" | "text/xml" | "application/x-www-form-urlencoded" => true,
+        // A document after another.
+        "application/stream+json" => false,
+        other => other.ends_with("+json") || other.ends_with("+xml"),
+    }
 }
 
 /// Statuses after which SDKs send a request again by themselves.
@@ -98,15 +124,46 @@ fn cut(error: BodyError) -> Failure {
     failure
 }
 
-/// A body that is here.
-#[derive(Default)]
-struct Whole {
+/// A body whose beginning is here, or all of it.
+struct Held {
     pieces: VecDeque<Bytes>,
-    trailers: Option<HeaderMap>,
+    /// Bytes in `pieces`.
     left: u64,
+    /// Its length was stated in its head.
+    stated: bool,
+    /// What is still to come.
+    rest: Option<Body>,
+    trailers: Option<HeaderMap>,
 }
 
-impl Whole {
+impl Held {
+    /// Reads until the end, or until more than a short answer is here, or until `deadline`.
+    async fn gather(mut body: Body, deadline: Option<Instant>) -> Result<Self, BodyError> {
+        let stated = body.exact_length().is_some();
+        let mut held = Self { pieces: VecDeque::new(), left: 0, stated, rest: None, trailers: None };
+        let reading = held.read(&mut body);
+        let whole = match deadline {
+            // The provider has answered in time: a deadline for heads does not cut its body.
+            Some(deadline) => timeout_at(deadline, reading).await.unwrap_or(Ok(false)),
+            None => reading.await,
+        };
+        if !whole? {
+            held.rest = Some(body);
+        }
+        Ok(held)
+    }
+
+    /// Whether it came to the end.
+    async fn read(&mut self, body: &mut Body) -> Result<bool, BodyError> {
+        while self.left <= SHORT {
+            match body.frame().await {
+                Some(frame) => self.keep(frame?),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
     fn keep(&mut self, frame: Frame<Bytes>) {
         match frame.into_data() {
             Ok(data) => {
@@ -118,26 +175,37 @@ impl Whole {
     }
 }
 
-impl HttpBody for Whole {
+impl HttpBody for Held {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(data) = self.pieces.pop_front() {
             self.left -= data.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
+        if let Some(rest) = &mut self.rest {
+            return Pin::new(rest).poll_frame(cx);
+        }
         Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty() && self.trailers.is_none()
+        let ended = self.rest.as_ref().is_none_or(HttpBody::is_end_stream);
+        self.pieces.is_empty() && self.trailers.is_none() && ended
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), HttpBody::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + self.left);
+        // With a length instead of chunks, HTTP/1.1 would have no place for trailers.
+        if let Some(upper) = rest.upper().filter(|_| self.stated || self.trailers.is_none()) {
+            hint.set_upper(upper + self.left);
+        }
+        hint
     }
 }

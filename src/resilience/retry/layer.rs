@@ -313,7 +313,7 @@ impl Course {
         let acted = self.exchange.acted_earlier()
             || matches!(ended, Outcome::Answered { verdict: Verdict { acted: true, .. }, .. });
         let given = match (outcome, self.exchange.hint()) {
-            (Ok(answer), Some(hint)) if acted => answer::guarded(answer, hint).await,
+            (Ok(answer), Some(hint)) if acted => answer::guarded(answer, hint, self.exchange.deadline).await,
             (outcome, _) => outcome,
         };
         given.map_err(|failure| self.exchange.complete(failure))

@@ -22,7 +22,9 @@
 //! grounds (1) and (2) hold. `true` permits a class that is not in `on`, and never makes an unsafe request safe. Where
 //! outgate gives up on a request that may have acted, and that the app could not repeat safely, the answer carries the
 //! field with `false`, so that the SDK does not do what outgate refused; and a short answer to such a request is read whole
-//! before its head is handed on, so that one that is cut in the middle can say so too.
+//! before its head is handed on, so that one that is cut in the middle can say so too. Short is: 64 KiB at most, by its stated
+//! length; without one, of a type that is of use only as a whole (JSON, XML, forms), or an error. Streams are not held back.
+//! It waits no longer than `timeouts.idle` for a byte, and at the deadline what is there is handed on.
 //!
 //! **Healing**: after an answer of class `unauthorized` the credential is re-read, or the next of a list is taken, and the
 //! request is sent again under ground (2). Once per request, outside `attempts` and the budget.

@@ -148,6 +148,124 @@ async fn a_whole_answer_is_passed_on_as_it_was() {
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "abcdef");
 }
 
+/// A body without a stated length that ends as it is told.
+fn unstated(pieces: Vec<Result<http_body::Frame<Bytes>, BodyError>>) -> Body {
+    Body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(pieces)))
+}
+
+fn data(text: impl Into<Bytes>) -> Result<http_body::Frame<Bytes>, BodyError> {
+    Ok(http_body::Frame::data(text.into()))
+}
+
+/// One attempt that answers so.
+fn answering_as(
+    status: u16,
+    content_type: &'static str,
+    make: impl Fn() -> Body + Clone + Send + Sync + 'static,
+) -> impl Inner {
+    service_fn(move |request: EgressRequest| {
+        request.exchange.handed_over();
+        let mut answer = Response::new(make());
+        *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+        if !content_type.is_empty() {
+            answer.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        std::future::ready(Ok::<_, Failure>(answer))
+    })
+}
+
+#[tokio::test]
+async fn a_document_without_a_length_is_held_back_and_a_stream_is_not() {
+    for (status, content_type, held) in [
+        (200, "application/json", true),
+        (200, "Application/JSON; charset=utf-8", true),
+        (200, "application/vnd.api+json", true),
+        (200, "text/xml", true),
+        (500, "text/html", true),
+        (503, "", true),
+        (400, "text/plain", true),
+        (200, "text/event-stream", false),
+        (200, "text/event-stream; charset=utf-8", false),
+        (500, "text/event-stream", false),
+        (200, "application/grpc+json", false),
+        (200, "application/x-ndjson", false),
+        (200, "application/stream+json", false),
+        (200, "application/json-seq", false),
+        (200, "text/plain", false),
+        (200, "audio/mpeg", false),
+        (200, "", false),
+    ] {
+        let cut = || unstated(vec![data("half"), Err(BodyError::UpstreamIdle)]);
+        let service = answering_as(status, content_type, cut);
+        let given = repeating(service, settings(HINTED)).call(request(Method::POST, Body::full("x"))).await;
+        assert_eq!(given.is_err(), held, "{status} {content_type}");
+        if held {
+            assert_eq!(told(&given), Some(&b"false"[..]), "{status} {content_type}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_held_document_is_passed_on_as_it_was() {
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_static("6"));
+    let long = Bytes::from(vec![b'x'; 64 * 1024]);
+    for (pieces, length, exact) in [
+        (vec!["abc".into(), "def".into()], 6, true),
+        (vec![], 0, true),
+        // More than is held back: its end is not known yet.
+        (vec![long.clone(), "y".into(), long.clone()], 2 * 64 * 1024 + 1, false),
+    ] as [(Vec<Bytes>, usize, bool); 3]
+    {
+        for trailers in [None, Some(trailers.clone())] {
+            let (pieces, ending) = (pieces.clone(), trailers.clone());
+            let make = move || {
+                let ending = ending.clone().map(|trailers| Ok(http_body::Frame::trailers(trailers)));
+                unstated(pieces.iter().cloned().map(data).chain(ending).collect())
+            };
+            let service = answering_as(200, "application/json", make);
+            let given =
+                repeating(service, settings(HINTED)).call(request(Method::POST, Body::full("x"))).await;
+            let body = given.unwrap().into_body();
+            // Trailers want chunks.
+            let known = (exact && trailers.is_none()).then_some(length as u64);
+            assert_eq!(body.exact_length(), known);
+            assert_eq!(http_body::Body::is_end_stream(&body), length == 0 && trailers.is_none());
+            let whole = body.collect().await.unwrap();
+            assert_eq!(whole.trailers(), trailers.as_ref());
+            assert_eq!(whole.to_bytes().len(), length);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_document_longer_than_what_is_held_back_is_cut_as_it_is() {
+    let long = || unstated(vec![data(vec![b'x'; 64 * 1024]), data("y"), Err(BodyError::UpstreamIdle)]);
+    let service = answering_as(200, "application/json", long);
+    let given = repeating(service, settings(HINTED)).call(request(Method::POST, Body::full("x"))).await;
+    assert!(given.unwrap().into_body().collect().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_hands_on_what_is_here_of_an_answer() {
+    let (sender, body) = channel();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let slow = answering_as(200, "application/json", move || body.lock().unwrap().take().unwrap());
+    sender.send(Bytes::from_static(b"{")).await.unwrap();
+    let started = Instant::now();
+    let request = request_with(Body::full("x"), Some(started + Duration::from_secs(3)));
+    let request = EgressRequest { method: Method::POST, ..request };
+    let retry = repeating(slow, settings(HINTED));
+    let answer = crate::resilience::deadline::Deadline::new(retry).call(request).await.unwrap();
+    assert_eq!(started.elapsed(), Duration::from_secs(3));
+    let mut body = answer.into_body();
+    assert_eq!(body.exact_length(), None);
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "{");
+    sender.send(Bytes::from_static(b"}")).await.unwrap();
+    drop(sender);
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "}");
+}
+
 #[tokio::test]
 async fn a_long_or_endless_answer_is_not_held_back() {
     let long = || stated(64 * 1024 + 1, vec![Err(BodyError::UpstreamIdle)]);
