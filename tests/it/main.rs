@@ -6,9 +6,12 @@
 
 mod abuse;
 mod blame;
+mod breaker;
+mod cache;
 mod capture;
 mod doors;
 mod drain;
+mod fleet;
 mod healing;
 mod leak;
 mod local;
@@ -19,6 +22,7 @@ mod program;
 mod quota;
 mod records;
 mod reload;
+mod shadow;
 mod stores;
 mod streaming;
 mod support;
