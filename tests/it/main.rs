@@ -6,10 +6,13 @@
 
 mod abuse;
 mod blame;
+mod breaker;
+mod cache;
 mod capture;
 mod demo;
 mod doors;
 mod drain;
+mod fleet;
 mod healing;
 mod leak;
 mod local;
@@ -20,6 +23,7 @@ mod program;
 mod quota;
 mod records;
 mod reload;
+mod shadow;
 mod stores;
 mod streaming;
 mod support;

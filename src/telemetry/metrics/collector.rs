@@ -132,7 +132,18 @@ fn transfer(out: &mut Families<'_>, providers: &ByName<Provider>) -> fmt::Result
                 family.counter(&[("provider", name)], read(&provider.metrics))
             })
         })
-    })
+    })?;
+    out.counters(
+        "shadowed",
+        "Requests that shadow mode let pass, by what would have stopped them",
+        |family| {
+            providers.iter().try_for_each(|(name, provider)| {
+                locked(&provider.metrics.shadowed).iter().try_for_each(|(what, count)| {
+                    family.counter(&[("provider", &**name), ("what", what)], *count)
+                })
+            })
+        },
+    )
 }
 
 fn upstream(out: &mut Families<'_>, providers: &ByName<Provider>) -> fmt::Result {

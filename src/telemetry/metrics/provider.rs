@@ -1,17 +1,22 @@
 //! The series of one provider and of one route: atomics that are reached without a look-up.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::labels::{CodeClass, Counts, DialResult, HealResult, Label, Phase};
+use super::locked;
 use crate::telemetry::{Flag, RequestEvent, Timings};
 
 /// Upper bounds in seconds: a millisecond (a cached answer) to a minute (a slow model), and what lies beyond.
 const BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
+
+/// Names that shadow mode may count of one provider; they come from the policy, and reloads may bring new ones.
+const SHADOWED: usize = 1_000;
 
 /// The series of one provider.
 #[derive(Debug)]
@@ -22,6 +27,8 @@ pub struct ProviderMetrics {
     pub(super) request_bytes: AtomicU64,
     pub(super) response_bytes: AtomicU64,
     pub(super) scrubbed: AtomicU64,
+    /// Requests that shadow mode let pass, by what would have stopped them.
+    pub(super) shadowed: Mutex<BTreeMap<Arc<str>, u64>>,
     pub(super) idle_connections: AtomicU64,
     pub(super) active_connections: AtomicU64,
     pub(super) dials: Counts<DialResult>,
@@ -36,6 +43,7 @@ impl ProviderMetrics {
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
             scrubbed: AtomicU64::new(0),
+            shadowed: Mutex::default(),
             idle_connections: AtomicU64::new(0),
             active_connections: AtomicU64::new(0),
             dials: Counts::default(),
@@ -70,6 +78,13 @@ impl ProviderMetrics {
         self.response_bytes.fetch_add(event.response_bytes, Relaxed);
         if event.scrubbed > 0 {
             self.scrubbed.fetch_add(event.scrubbed, Relaxed);
+        }
+        // Mostly there is nothing, and then nothing is locked.
+        for what in &event.shadowed {
+            let mut shadowed = locked(&self.shadowed);
+            if shadowed.len() < SHADOWED || shadowed.contains_key(what) {
+                *shadowed.entry(what.clone()).or_default() += 1;
+            }
         }
         for (phase, duration) in phases(&event.timings) {
             if let Some(duration) = duration {

@@ -64,6 +64,8 @@ fn names_help_and_types_are_stable() {
     # TYPE outgate_response_bytes counter
     # HELP outgate_scrubbed Times an answer repeated the credential, and it was masked.
     # TYPE outgate_scrubbed counter
+    # HELP outgate_shadowed Requests that shadow mode let pass, by what would have stopped them.
+    # TYPE outgate_shadowed counter
     # HELP outgate_upstream_connections Open connections to upstreams.
     # TYPE outgate_upstream_connections gauge
     # HELP outgate_upstream_dials Attempts to open a connection to an upstream.

@@ -265,3 +265,25 @@ pub fn request(method: &str, uri: &str, host: Option<&str>, body: &'static str) 
     }
     builder.body(Full::new(Bytes::from_static(body.as_bytes()))).unwrap()
 }
+
+/// A request at the local endpoint, with further head lines (each ended by CRLF) and a body.
+pub async fn local_request(address: SocketAddr, method: &str, path: &str, lines: &str, body: &str) -> Got {
+    let mut raw = Raw::connect(address).await;
+    raw.send(format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n{lines}\r\n{body}",
+        body.len()
+    ))
+    .await;
+    raw.answer().await
+}
+
+/// The value of a sample of `/metrics`: the one of this name whose labels hold all of `labels`.
+pub fn sample(metrics: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let mut found = metrics.lines().filter(|line| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && labels.iter().all(|label| line.contains(label))
+    });
+    let line = found.next()?;
+    assert!(found.next().is_none(), "more than one {name} {labels:?}");
+    line.rsplit(' ').next()?.parse().ok()
+}

@@ -40,3 +40,24 @@ impl Log {
         }
     }
 }
+
+/// When the limiter let a request go, in milliseconds of the day: when its head was read, and what it waited. That is what a
+/// limit promises; what an origin sees can be shifted by a busy machine. Exact to about two milliseconds.
+pub fn let_go(record: &Value) -> f64 {
+    let time = record["timestamp"].as_str().unwrap().split_once('T').unwrap().1.trim_end_matches('Z');
+    let minutes = time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap());
+    minutes * 1_000.0 + record["duration"]["queue"].as_f64().unwrap_or(0.0)
+}
+
+/// The most that any window holds; moments and window in milliseconds.
+pub fn fullest_of(mut moments: Vec<f64>, window: f64) -> usize {
+    moments.sort_unstable_by(f64::total_cmp);
+    let mut first = 0;
+    let held = |(last, at): (usize, &f64)| {
+        while at - moments[first] >= window {
+            first += 1;
+        }
+        last + 1 - first
+    };
+    moments.iter().enumerate().map(held).max().unwrap_or(0)
+}
