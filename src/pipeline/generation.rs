@@ -85,11 +85,11 @@ impl Generation {
             // Pools first: a policy that cannot be built must not touch what is counted and learned.
             shared.upstream(&provider.upstream)?;
         }
+        let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let fleet = shared.layers.join(&policy, &shared.secrets);
         for provider in &policy.providers {
             providers.push(LiveProvider::build(provider, mode, shared, fleet.as_ref())?);
         }
-        let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
         let redaction = Arc::new(union_redaction(mode, &policy));
         Ok(Self { number, policy, providers, unmatched, unmatched_metrics, redaction })

@@ -86,6 +86,26 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Tenants are no label: there may be any number of them, and their names are nobody's business. Of several samples with the
+    /// same labels the worst stays: the least that is left, the longest pause. `/status` has the keys one by one.
+    fn worst_of_tenants(&mut self) {
+        let mut worst: Vec<Level> = Vec::new();
+        for level in self.0.drain(..) {
+            let same =
+                |known: &&mut Level| known.family.name == level.family.name && known.labels == level.labels;
+            match worst.iter_mut().find(same) {
+                Some(known) if known.family.name == QUOTA_PAUSED.name => {
+                    known.value = known.value.max(level.value)
+                }
+                Some(known) => known.value = known.value.min(level.value),
+                None => worst.push(level),
+            }
+        }
+        self.0 = worst;
+    }
+}
+
 impl LayerStates {
     /// All levels there are now. Label values come from the policy; hosts and quota keys are bounded by their states.
     pub fn levels(&self) -> Vec<Level> {
@@ -122,15 +142,15 @@ impl LayerStates {
         }
     }
 
-    fn quota_levels(&self, report: &mut Report) {
+    fn quota_levels(&self, all: &mut Report) {
         for (provider, quota) in locked(&self.quotas).iter() {
+            let mut report = Report::default();
             let status = quota.status();
             let labels = vec![("provider", provider.to_string())];
             for key in &status.list {
                 let mut labels = labels.clone();
                 labels.push(("credential", key.credential.clone()));
                 labels.push(("bucket", key.bucket.clone()));
-                labels.push(("tenant", key.tenant.clone().unwrap_or_default()));
                 if let Some(paused) = key.paused_seconds {
                     report.add(&QUOTA_PAUSED, labels.clone(), paused);
                 }
@@ -145,6 +165,7 @@ impl LayerStates {
                     }
                 }
             }
+            report.worst_of_tenants();
             report.add(&QUOTA_WAITING, labels.clone(), status.waiting as f64);
             let decisions = [
                 ("held", status.held),
@@ -157,6 +178,7 @@ impl LayerStates {
                 ("overflowed", status.overflow),
             ];
             report.each(&QUOTA_DECISIONS, &labels, "decision", &decisions);
+            all.0.append(&mut report.0);
         }
     }
 

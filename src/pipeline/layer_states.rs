@@ -232,6 +232,7 @@ impl LayerStates {
 
     /// Drops the state of what the policy no longer has.
     pub(super) fn retain(&self, policy: &CompiledPolicy) {
+        self.fleet.settle();
         let mut used = Used::default();
         for provider in &policy.providers {
             for layers in provider.routes.iter().map(|route| &route.settings.layers) {

@@ -14,6 +14,8 @@ use crate::secret::SecretCache;
 pub struct LiveFleet {
     spawn: Spawn,
     live: Mutex<Option<Live>>,
+    /// Fleets that the newest generation does not use; left once it serves.
+    leaving: Mutex<Vec<CancellationToken>>,
 }
 
 struct Live {
@@ -27,7 +29,7 @@ struct Live {
 impl LiveFleet {
     /// No fleet yet. `spawn` starts the task that keeps in touch.
     pub fn new(spawn: Spawn) -> Self {
-        Self { spawn, live: Mutex::new(None) }
+        Self { spawn, live: Mutex::new(None), leaving: Mutex::default() }
     }
 
     /// The fleet of a policy: the one that lives where URL and prefix are the same, else another one.
@@ -40,7 +42,7 @@ impl LiveFleet {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(policy) = policy else {
             if let Some(left) = live.take() {
-                left.cancel.cancel();
+                self.later(left.cancel);
             }
             return None;
         };
@@ -52,7 +54,7 @@ impl LiveFleet {
                 known.policy = policy.clone();
                 return Some(known.fleet.clone());
             }
-            known.cancel.cancel();
+            self.later(known.cancel.clone());
         }
         let fleet = Fleet::new(&policy.settings, url(policy, secrets), &random_pod_id());
         fleet.on_pause(heard());
@@ -65,6 +67,18 @@ impl LiveFleet {
         }));
         *live = Some(Live { policy: policy.clone(), fleet: fleet.clone(), cancel, ended });
         Some(fleet)
+    }
+
+    /// The generation before still spends of it until the new one serves.
+    fn later(&self, cancel: CancellationToken) {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).push(cancel);
+    }
+
+    /// The newest generation serves: leaves the fleets that it does not use.
+    pub(super) fn settle(&self) {
+        for cancel in self.leaving.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            cancel.cancel();
+        }
     }
 
     /// Hands back what is leased, within about a second. Nothing of a shared limit may be spent after it.

