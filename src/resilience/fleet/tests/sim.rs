@@ -152,7 +152,7 @@ impl Fleet {
                             self.strays.push((pod.name.clone(), call));
                         }
                         pod.book.failed(now);
-                        pod.next = millis + pod.retry;
+                        pod.next = millis + pod.retry * self.random.u64(75..125) / 100;
                         pod.retry = (pod.retry * 2).min(400);
                     }
                 }
