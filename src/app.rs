@@ -23,7 +23,7 @@ use crate::proxy::listener::{self, Listener};
 use crate::proxy::overload::Overload;
 use crate::proxy::socket::SocketTimeouts;
 use crate::secret::reference::SecretRef;
-use crate::secret::{SecretCache, SecretError, Stores};
+use crate::secret::{SecretCache, SecretError, StoreEnv, Stores};
 use crate::telemetry::{LogFormat, LogOutput, Telemetry};
 use crate::tls::leaf_cache::{DEFAULT_MAX_ENTRIES, LeafCache};
 use crate::tls::roots::{SystemRoots, write_bundle};
@@ -100,15 +100,21 @@ impl App {
         let fixed = policy.fixed.clone();
         let telemetry = Arc::new(start_telemetry(&fixed, overrides.log).map_err(StartError::Log)?);
         let tls = prepare_tls(&fixed, overrides.ssl_cert_file, overrides.ssl_cert_dir).await?;
-        let stores = Stores::build(&policy.stores.iter().cloned().collect(), policy_directory(&config))?;
-        let secrets = Arc::new(SecretCache::new(stores));
         let env = Arc::new(UpstreamEnv {
             resolver: overrides.resolver.unwrap_or_else(Resolver::system),
             roots: tls.roots,
             metrics: telemetry.metrics.clone(),
             own_listeners: ArcSwap::from_pointee(OwnListeners::new(Vec::new())),
         });
-        let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone()));
+        let store_env = StoreEnv { directory: policy_directory(&config).to_owned(), upstream: env.clone() };
+        let stores = Stores::build(&policy.stores.iter().cloned().collect(), &store_env, None)?;
+        let secrets = Arc::new(SecretCache::new(stores));
+        let shared = Arc::new(Shared::new(
+            secrets.clone(),
+            telemetry.clone(),
+            env.clone(),
+            Arc::new(|task| spawn(task)),
+        ));
         let reloader = Arc::new(Reloader::start(config, policy, shared.clone()).await?);
 
         let bound = Bound::bind(&fixed)?;
@@ -164,6 +170,8 @@ impl App {
             self.proxy.abort.cancel();
             let _ = tokio::time::timeout(Duration::from_millis(500), self.proxy.tasks.wait()).await;
         }
+        // What is leased of the fleet's limits goes back when nothing is sent any more.
+        self.reloader.shared().layers.fleet.leave().await;
         self.background.cancel();
         let telemetry = self.telemetry.clone();
         let _ = tokio::task::spawn_blocking(move || telemetry.access_log.flush(Duration::from_secs(2))).await;
@@ -293,6 +301,10 @@ fn token_check(secrets: &Arc<SecretCache>, reference: &SecretRef) -> TokenCheck 
 fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Arc<LeafCache>) {
     let (shared, leaves) = (Arc::downgrade(shared), Arc::downgrade(leaves));
     let weak = Arc::downgrade(telemetry);
+    let layers = shared.clone();
+    telemetry
+        .metrics
+        .levels(Arc::new(move || layers.upgrade().map(|shared| shared.layers.levels()).unwrap_or_default()));
     telemetry.metrics.on_scrape(move || {
         let (Some(telemetry), Some(shared), Some(leaves)) =
             (weak.upgrade(), shared.upgrade(), leaves.upgrade())

@@ -26,7 +26,23 @@ const PROXY_SEES: [&str; 4] = ["pipeline", "tls", "message", "telemetry"];
 /// `policy` uses only the settings of the rows below it, never their running parts.
 const POLICY_SEES: [(&str, &[&str]); 5] = [
     ("credential", &["CredentialConfig", "kinds", "scrub"]),
-    ("resilience", &["REPLAY_BUFFER"]),
+    (
+        "resilience",
+        &[
+            "cache",
+            "circuit_breaker",
+            "concurrency",
+            "fleet",
+            "idempotency",
+            "key",
+            "mistake",
+            "mode",
+            "quota",
+            "rate_limit",
+            "responses",
+            "retry",
+        ],
+    ),
     ("secret", &["reference", "StoreConfig"]),
     ("tls", &["pem"]),
     ("upstream", &["config", "guard", "settings"]),

@@ -29,10 +29,20 @@ pub enum Door {
     Local,
     /// The same with HTTP/2 to the origin.
     LocalHttp2,
+    /// As `Local`, with every resilience layer off.
+    LocalBare,
+    /// As `Local`, with rate limits, quota, retry, breaker and concurrency.
+    LocalLayers,
     /// CONNECT, and TLS with a certificate that outgate has minted; TLS from there, the credential injected.
     Intercepted,
     /// CONNECT, and TLS with the origin itself.
     Tunnel,
+}
+
+impl Door {
+    fn is_local(self) -> bool {
+        matches!(self, Self::Local | Self::LocalHttp2 | Self::LocalBare | Self::LocalLayers)
+    }
 }
 
 /// Where the doors are.
@@ -61,7 +71,9 @@ impl Doors {
                 speak(secure(&self.trusts_origin, BENCH_HOST, stream).await?).await?
             }
             Door::Floor => speak(dial(self.floor).await?).await?,
-            Door::Local | Door::LocalHttp2 => speak(dial(self.outgate).await?).await?,
+            Door::Local | Door::LocalHttp2 | Door::LocalBare | Door::LocalLayers => {
+                speak(dial(self.outgate).await?).await?
+            }
             Door::Intercepted => speak(self.intercepted().await?).await?,
             Door::Tunnel => {
                 let stream = tunnel(dial(self.outgate).await?, BLIND_HOST).await?;
@@ -90,6 +102,8 @@ impl Exchange {
         let path = match self.door {
             Door::Local => "/bench/",
             Door::LocalHttp2 => "/bench2/",
+            Door::LocalBare => "/bare/",
+            Door::LocalLayers => "/layers/",
             _ => "/",
         };
         self.fetch(path).await.map(drop)
@@ -110,10 +124,7 @@ impl Exchange {
         };
         let host = if self.door == Door::Tunnel { BLIND_HOST } else { BENCH_HOST };
         let request = Request::get(path)
-            .header(
-                HOST,
-                if matches!(self.door, Door::Local | Door::LocalHttp2) { "localhost" } else { host },
-            )
+            .header(HOST, if self.door.is_local() { "localhost" } else { host })
             .header(USER_AGENT, "acme/1.0")
             .header(ACCEPT, "application/json")
             .header(AUTHORIZATION, credential)

@@ -56,6 +56,7 @@ struct Arguments {
 #[derive(Clone, Copy, ValueEnum)]
 enum Section {
     Cpu,
+    Layers,
     Rate,
     Handshake,
     Tunnel,
@@ -93,6 +94,7 @@ impl Bench {
     async fn section(&self, section: Section) -> Outcome<()> {
         match section {
             Section::Cpu => sections::cpu::run(self).await,
+            Section::Layers => sections::layers::run(self).await,
             Section::Rate => sections::rate::run(self).await,
             Section::Handshake => sections::handshake::run(self).await,
             Section::Tunnel => sections::tunnel::run(self).await,

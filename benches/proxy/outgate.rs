@@ -80,7 +80,14 @@ providers:
     upstream: {{ connect_to: "{origin}" }}
 "#
     );
-    for (name, http, doors) in [("bench", "http1", "forward, connect, local"), ("bench2", "http2", "local")] {
+    let off = "limits: off\n    quota: off\n    retry: off\n    breaker: off\n    concurrency: off";
+    let on = "limits: [{ name: a, rate: 1000000/s, burst: 100000 }]\n    quota: {}\n    retry: {}\n    breaker: {}\n    concurrency: { max: 1000 }";
+    for (name, http, doors, layers) in [
+        ("bench", "http1", "forward, connect, local", ""),
+        ("bench2", "http2", "local", ""),
+        ("bare", "http1", "local", off),
+        ("layers", "http1", "local", on),
+    ] {
         // A string takes everything that is written into it.
         let _ = write!(
             text,
@@ -89,6 +96,7 @@ providers:
     doors: [{doors}]
     upstream: {{ connect_to: "{origin}", http: {http}, tls: {{ ca: "{directory}/{ca}" }} }}
     credential: {{ bearer: "env:BENCH_TOKEN" }}
+    {layers}
 "#
         );
     }

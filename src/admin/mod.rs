@@ -30,6 +30,7 @@ use crate::pipeline::shared::Shared;
 use crate::proxy::context::TokenCheck;
 use crate::proxy::respond::PROXY_STATUS;
 use crate::proxy::socket::SocketTimeouts;
+use crate::resilience::circuit_breaker::Forced;
 use crate::telemetry::Metrics;
 use crate::tls::leaf_cache::LeafCache;
 
@@ -67,7 +68,9 @@ impl Admin {
 /// How one admin socket was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Loopback or a unix socket.
+    /// A unix socket, whose file says who may open it.
+    Socket,
+    /// Loopback: the app may be there too.
     Near,
     /// Any other address.
     Far,
@@ -137,7 +140,7 @@ pub async fn run(
 fn reach(own: Option<SocketAddr>, health_only: bool) -> Reach {
     match own {
         _ if health_only => Reach::HealthOnly,
-        None => Reach::Near,
+        None => Reach::Socket,
         Some(address) if address.ip().to_canonical().is_loopback() => Reach::Near,
         Some(_) => Reach::Far,
     }
@@ -154,6 +157,7 @@ async fn serve(admin: &Admin, reach: Reach, request: Request<Incoming>) -> Respo
         (&Method::GET, "/status") => json(StatusCode::OK, &status::status(admin)),
         (&Method::GET, "/") => page(),
         (&Method::POST, "/reload") => reload(admin).await,
+        (&Method::POST, path) if path.starts_with(BREAKERS) => force_breaker(admin, &path[BREAKERS.len()..]),
         (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/" | "/reload") => {
             text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
         }
@@ -178,7 +182,7 @@ fn permit(admin: &Admin, reach: Reach, request: &Request<Incoming>) -> Result<()
     if reach == Reach::Far && !has_token {
         return Err(StatusCode::UNAUTHORIZED);
     }
-    if reach == Reach::Near && !names_loopback(request) {
+    if matches!(reach, Reach::Near | Reach::Socket) && !names_loopback(request) {
         return Err(StatusCode::MISDIRECTED_REQUEST);
     }
     if from_another_site(request) {
@@ -187,6 +191,10 @@ fn permit(admin: &Admin, reach: Reach, request: &Request<Incoming>) -> Result<()
     // The app shares the loopback; what it may see there is decided by the token, where there is one. Reading the same file
     // again changes nothing that the file does not say.
     if admin.token.is_some() && !has_token && path != "/reload" {
+        return Err(StatusCode::UNAUTHORIZED);
+    }
+    // What changes more than that needs the token, or a socket that the app cannot open.
+    if path.starts_with(BREAKERS) && !has_token && reach != Reach::Socket {
         return Err(StatusCode::UNAUTHORIZED);
     }
     Ok(())
@@ -251,6 +259,29 @@ async fn reload(admin: &Admin) -> Response<Body> {
         }
     };
     json(status, &body)
+}
+
+/// `POST /breakers/<provider>/open | closed | auto`: forces the breakers of a provider, or lets them decide again.
+const BREAKERS: &str = "/breakers/";
+
+fn force_breaker(admin: &Admin, rest: &str) -> Response<Body> {
+    let (provider, forced) = match rest.split_once('/') {
+        Some((provider, "open")) => (provider, Some(Forced::Open)),
+        Some((provider, "closed")) => (provider, Some(Forced::Closed)),
+        Some((provider, "auto")) => (provider, None),
+        Some(_) | None => {
+            return text(StatusCode::NOT_FOUND, "expected /breakers/<provider>/open, closed or auto\n");
+        }
+    };
+    if admin.shared.layers.force_breakers(provider, forced) == 0 {
+        return text(StatusCode::NOT_FOUND, "no provider of this name has a breaker\n");
+    }
+    tracing::warn!(
+        provider,
+        state = forced.map_or("auto", Forced::as_str),
+        "the circuit breaker was set by hand"
+    );
+    json(StatusCode::OK, &serde_json::json!({ "provider": provider, "forced": forced.map(Forced::as_str) }))
 }
 
 fn page() -> Response<Body> {

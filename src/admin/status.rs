@@ -19,6 +19,7 @@ pub fn status(admin: &Admin) -> Value {
                 "intercept": provider.intercept.intercept,
                 "intercept_because": provider.intercept.because,
                 "local": provider.local_path,
+                "layers": admin.shared.layers.status(&provider.name),
                 "routes": provider.routes.iter().map(|route| &*route.name).collect::<Vec<_>>(),
             })
         })
@@ -48,6 +49,7 @@ pub fn status(admin: &Admin) -> Value {
         "ready": admin.ready.load(std::sync::atomic::Ordering::Acquire) && admin.shared.secrets.ready(),
         "providers": providers,
         "secrets": admin.shared.secrets.status(),
+        "fleet": admin.shared.layers.fleet.status(),
         "pools": pools,
         "interception": {
             "ca_sha256": admin.leaves.authority().fingerprint_sha256(),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use http::{HeaderName, Method};
 use serde_json::{Value as Json, json};
 
+use super::explain_layers::layers;
 use super::{DENIED, PolicyArgument, Style, fail, load, print};
 use crate::credential::Location;
 use crate::credential::kinds::Part;
@@ -84,7 +85,8 @@ fn find(policy: &CompiledPolicy, url: &Url) -> Result<(usize, Target, String), M
     let at_local = |local: Option<crate::policy::decide::LocalDecision<'_>>| {
         let local = local.ok_or(Miss::Refused(Refusal::NoProvider))?;
         let path = if local.path.is_empty() { "/" } else { local.path };
-        Ok((local.provider, local.target.clone(), path.to_owned()))
+        let target = policy.local_target(&local).map_err(Miss::Refused)?.clone();
+        Ok((local.provider, target, path.to_owned()))
     };
     let (scheme, authority, path) = match url {
         Url::Local(path) => return at_local(policy.local_by_path(path)),
@@ -110,7 +112,10 @@ fn find(policy: &CompiledPolicy, url: &Url) -> Result<(usize, Target, String), M
             Err(_) => {}
         }
     }
-    at_local(policy.local_by_host(host, authority.port, path)).map_err(|_| Miss::Refused(refusal))
+    at_local(policy.local_by_host(host, authority.port, path)).map_err(|miss| match miss {
+        Miss::Refused(Refusal::NoHostNamed { .. }) => miss,
+        Miss::Refused(_) | Miss::Tunnel(_) => Miss::Refused(refusal),
+    })
 }
 
 fn parse_url(url: &str) -> Result<Url, String> {
@@ -162,7 +167,8 @@ fn denied(policy: &CompiledPolicy, asked: &str, refusal: &Refusal, provider: Opt
             | Refusal::Downgrade
             | Refusal::Trace
             | Refusal::Path(_)
-            | Refusal::Denied { .. },
+            | Refusal::Denied { .. }
+            | Refusal::NoHostNamed { .. },
             _,
         ) => None,
     };
@@ -213,7 +219,7 @@ fn allowed(
             "deadline": value(&["timeouts", "deadline"], seconds(timeouts.deadline)),
             "total": value(&["timeouts", "total"], timeouts.total.map_or_else(|| "none".to_owned(), seconds)),
         },
-        "retry": { "replay_buffer": value(&["retry", "replay_buffer"], format!("{} bytes", settings.replay_buffer)) },
+        "layers": layers(route, &|path| at_path(policy, &route.effective, path)),
     })
 }
 
@@ -248,8 +254,11 @@ fn stripped(locations: &[&Location], headers: &[String]) -> Vec<String> {
 
 /// Where the value of a key comes from: a line of the policy, or built in.
 fn origin(policy: &CompiledPolicy, effective: &Node, keys: &[&str]) -> String {
-    let path = keys.iter().fold(PolicyPath::root(), |path, key| path.key(*key));
-    effective.at(&path).map_or_else(|| "built in".to_owned(), |node| place(policy, node.place))
+    at_path(policy, effective, &keys.iter().fold(PolicyPath::root(), |path, key| path.key(*key)))
+}
+
+fn at_path(policy: &CompiledPolicy, effective: &Node, path: &PolicyPath) -> String {
+    effective.at(path).map_or_else(|| "built in".to_owned(), |node| place(policy, node.place))
 }
 
 fn place(policy: &CompiledPolicy, place: Place) -> String {
@@ -298,9 +307,13 @@ fn details(explanation: &Json, line: &mut impl FnMut(&str, String, String)) {
     for key in ["intercept", "scrub", "max_body"] {
         value_line(key, explanation.get(key), line);
     }
-    for section in ["timeouts", "retry"] {
-        for (key, value) in explanation.get(section).and_then(Json::as_object).into_iter().flatten() {
-            value_line(&format!("{section}.{key}"), Some(value), line);
+    for (key, value) in explanation.get("timeouts").and_then(Json::as_object).into_iter().flatten() {
+        value_line(&format!("timeouts.{key}"), Some(value), line);
+    }
+    for (layer, values) in explanation.get("layers").and_then(Json::as_object).into_iter().flatten() {
+        for (key, value) in values.as_object().into_iter().flatten() {
+            let name = if key.is_empty() { layer.clone() } else { format!("{layer}.{key}") };
+            value_line(&name, Some(value), line);
         }
     }
 }

@@ -18,9 +18,11 @@ mod demo;
 mod env;
 mod exec;
 mod explain;
+mod explain_layers;
 mod probe;
 mod run;
 mod schema;
+mod seal;
 
 /// The command failed.
 pub const FAILED: u8 = 1;
@@ -65,6 +67,8 @@ enum Command {
     Env(env::Arguments),
     /// Run a command with that environment.
     Exec(exec::Arguments),
+    /// Encrypt a value into a file next to the policy, or make a key for that.
+    Seal(seal::Arguments),
     /// Show everything at work on this machine, with a provider of its own.
     Demo(demo::Arguments),
     /// Ask a running outgate whether it is healthy; for images without a shell.
@@ -94,6 +98,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ca(arguments) => ca::run(&arguments),
         Command::Env(arguments) => env::run(&arguments),
         Command::Exec(arguments) => exec::run(&arguments),
+        Command::Seal(arguments) => seal::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Completions { shell } => {

@@ -48,6 +48,24 @@ impl Credential {
         self.members.len() > 1 || self.members.iter().any(Member::can_change)
     }
 
+    /// The references of its members, in order of preference.
+    pub fn references(&self) -> Arc<[Arc<str>]> {
+        self.members.iter().map(|member| member.reference().clone()).collect()
+    }
+
+    /// Which preparation a request would carry now; the last known one while there is none.
+    pub fn version(&self) -> u64 {
+        match self.choose(self.preferred()) {
+            Ok((_, _, prepared)) => prepared.stamp,
+            Err(_) => self.members.iter().find_map(Member::last_stamp).unwrap_or(0),
+        }
+    }
+
+    /// Whether a request could be sent with it now.
+    pub fn is_available(&self) -> bool {
+        self.choose(self.preferred()).is_ok()
+    }
+
     /// How many members it has.
     pub fn len(&self) -> usize {
         self.members.len()
@@ -58,19 +76,26 @@ impl Credential {
         self.members.is_empty()
     }
 
-    /// The member to inject: the chosen one, or the next that can be had. In an overlap one secret may be there and the
-    /// other not yet, or not any more.
-    pub fn choose(&self, choice: usize) -> Result<(&Member, Arc<Prepared>), CredentialError> {
+    /// The member to inject and its place in the list: the chosen one, or the next that can be had. In an overlap one
+    /// secret may be there and the other not yet, or not any more.
+    pub fn choose(&self, choice: usize) -> Result<(usize, &Member, Arc<Prepared>), CredentialError> {
         let mut first_error = None;
         for step in 0..self.members.len() {
-            let member = &self.members[(choice + step) % self.members.len()];
+            let at = (choice + step) % self.members.len();
+            let member = &self.members[at];
             match member.prepared() {
-                Ok(prepared) => return Ok((member, prepared)),
+                Ok(prepared) => return Ok((at, member, prepared)),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
         Err(first_error
             .unwrap_or(CredentialError::NotUsable { reference: String::new(), place: "any request" }))
+    }
+
+    /// How long until the store of a missing secret has been asked again: before that no request can succeed.
+    pub fn asked_again_in(&self) -> Option<Duration> {
+        let next = self.members.iter().filter_map(Member::asked_again_at).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn now(&self) -> u64 {
@@ -91,8 +116,9 @@ impl Credential {
         if changed {
             return Some(tried);
         }
-        let next = (tried + 1) % self.members.len();
-        (next != tried && self.members[next].prepared().is_ok()).then_some(next)
+        // The next that can be had, and never the one that was just refused.
+        let count = self.members.len();
+        (1..count).map(|step| (tried + step) % count).find(|next| self.members[*next].prepared().is_ok())
     }
 }
 

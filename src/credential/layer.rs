@@ -42,9 +42,13 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
     }
 
     fn call(&mut self, mut request: EgressRequest) -> Pending {
-        let (member, prepared) = match self.credential.choose(request.credential_choice) {
+        let (choice, member, prepared) = match self.credential.choose(request.credential_choice) {
             Ok(chosen) => chosen,
-            Err(error) => return ready(Failure::not_sent(Fault::Credential).because(error)),
+            Err(error) => {
+                let mut failure = Failure::not_sent(Fault::Credential).because(error);
+                failure.retry_after = self.credential.asked_again_in();
+                return ready(failure);
+            }
         };
         if prepared.over_long(&request.path_and_query) {
             return ready(Failure::not_sent(Fault::TargetTooLong));
@@ -56,8 +60,9 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
         let exchange = request.exchange.clone();
         {
             let mut facts = exchange.facts();
-            facts.credential = Some(member.reference().clone());
+            facts.prepared = Some(member.reference().clone());
             facts.credential_stamp = prepared.stamp;
+            facts.credential_choice = choice;
         }
         let scrub = self.scrub;
         let call = self.inner.call(request);

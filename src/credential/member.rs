@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::error::CredentialError;
@@ -59,6 +60,11 @@ impl Member {
         Self { parts, secrets, prepared: ArcSwapOption::empty(), reference: reference.into() }
     }
 
+    /// The last preparation, whether or not its secrets can still be had.
+    pub fn last_stamp(&self) -> Option<u64> {
+        self.prepared.load().as_ref().map(|prepared| prepared.stamp)
+    }
+
     /// The references of its secrets, for the record.
     pub fn reference(&self) -> &Arc<str> {
         &self.reference
@@ -72,6 +78,13 @@ impl Member {
     /// The live secrets, for healing.
     pub fn secrets(&self) -> impl Iterator<Item = &Arc<SecretEntry>> {
         self.secrets.iter().map(|(_, entry)| entry)
+    }
+
+    /// When the stores of what is missing have all been asked again; none where nothing is missing, or never will be there.
+    pub fn asked_again_at(&self) -> Option<Instant> {
+        let missing = self.secrets().filter(|entry| entry.current().is_err());
+        let times: Option<Vec<Instant>> = missing.map(|entry| entry.retry_at()).collect();
+        times?.into_iter().max()
     }
 
     /// What to inject now. Made anew only when a secret has a new version.

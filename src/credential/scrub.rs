@@ -4,11 +4,17 @@
 //! bytes or more is looked for as it is, in base64 (its three alignments, both alphabets) and percent-encoded; a shorter
 //! one would hit by chance. While a body streams only bytes that begin a match are held back, and since a mask has the
 //! length of what it hides, `Content-Length` stays right.
+//!
+//! On a stream that stays open, such as a call of gRPC in both directions, the app may have to read a message to its end
+//! before the provider sends the next. So what is held is let go as soon as nothing follows at once, if it is shorter than
+//! [`TELLING`] bytes: what a secret begins with says that little of it. It is remembered, and if the rest of the secret does
+//! follow, it is masked from there on. A longer begin is not let go before other bytes or the end show what it is: a message
+//! that ends in 8 or more bytes of the credential waits.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -40,6 +46,10 @@ pub enum Scrub {
 
 /// Secrets shorter than this are not searched for.
 pub const SHORTEST: usize = 12;
+
+/// A piece of a secret of this many bytes counts as a leak; shorter ones occur by chance. Every form has at least as many
+/// characters as the bytes it spells, so a begin of a form that is shorter spells a shorter piece.
+const TELLING: usize = 8;
 
 /// Finds the forms of a credential's secrets.
 pub struct Scrubber {
@@ -188,6 +198,7 @@ pub fn scrub_response(
             identity,
             exchange,
             held: BytesMut::new(),
+            let_go: 0,
             pending,
             ended: false,
         })
@@ -209,7 +220,10 @@ struct ScrubbedBody {
     scrubber: Arc<Scrubber>,
     identity: bool,
     exchange: Arc<Exchange>,
+    /// What could be the begin of a hit.
     held: BytesMut,
+    /// How many bytes at the front of `held` the app has already.
+    let_go: usize,
     pending: VecDeque<Frame<Bytes>>,
     ended: bool,
 }
@@ -223,9 +237,26 @@ impl ScrubbedBody {
         }
         self.held.extend_from_slice(&data);
         self.count(|scrubber, held| scrubber.mask(held));
-        let keep = self.scrubber.held(&self.held);
-        let out = self.held.len() - keep;
-        self.held.split_to(out).freeze()
+        let done = self.held.len() - self.scrubber.held(&self.held);
+        let mut out = self.held.split_to(done);
+        let known = self.let_go.min(done);
+        self.let_go -= known;
+        out.split_off(known).freeze()
+    }
+
+    /// Nothing follows at once: what is held, where it is too short to tell anything.
+    fn let_go(&mut self) -> Option<Bytes> {
+        let open = self.let_go < self.held.len() && self.held.len() < TELLING;
+        open.then(|| {
+            let bytes = Bytes::copy_from_slice(&self.held[self.let_go..]);
+            self.let_go = self.held.len();
+            bytes
+        })
+    }
+
+    /// How many bytes the app has still to get of what is held.
+    fn kept_back(&self) -> usize {
+        self.held.len() - self.let_go
     }
 
     fn count(&mut self, mask: impl FnOnce(&Scrubber, &mut [u8]) -> u64) {
@@ -244,8 +275,9 @@ impl ScrubbedBody {
             }
             self.pending.push_back(Frame::trailers(trailers));
         }
-        if !self.held.is_empty() {
-            let rest = self.held.split().freeze();
+        if self.kept_back() > 0 {
+            let rest = self.held.split().split_off(self.let_go).freeze();
+            self.let_go = 0;
             self.pending.push_front(Frame::data(rest));
         }
         self.pending.pop_front()
@@ -264,7 +296,13 @@ impl HttpBody for ScrubbedBody {
             if self.ended {
                 return Poll::Ready(self.pending.pop_front().map(Ok));
             }
-            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                return match self.let_go() {
+                    Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    None => Poll::Pending,
+                };
+            };
+            let frame = match frame {
                 None => return Poll::Ready(self.end(None).map(Ok)),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => frame,
@@ -287,12 +325,12 @@ impl HttpBody for ScrubbedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.pending.is_empty() && (self.ended || self.body.is_end_stream())
+        self.kept_back() == 0 && self.pending.is_empty() && (self.ended || self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         match self.body.size_hint().exact() {
-            Some(left) => SizeHint::with_exact(left + self.held.len() as u64),
+            Some(left) => SizeHint::with_exact(left + self.kept_back() as u64),
             None => SizeHint::default(),
         }
     }
@@ -362,6 +400,47 @@ mod tests {
         let text = b"sk_live_CANARY/0123+45 and sk_live_".to_vec();
         for size in [1, 5, 100] {
             assert_eq!(through(cut(&text, size)).await, (text.clone(), 0));
+        }
+    }
+
+    /// The frames of a stream that stays open, until it falls silent.
+    async fn open_stream(body: &mut Body) -> Vec<u8> {
+        let mut got = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                frame = body.frame() => got.extend(frame.unwrap().unwrap().into_data().unwrap()),
+                () = tokio::task::yield_now() => return got,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_open_stream_gets_what_is_too_short_to_tell_and_the_rest_is_masked() {
+        // Each row: what the provider sends, piece by piece, and what the app has after each of them.
+        let rows: [&[(&[u8], &[u8])]; 5] = [
+            &[(b"a message s", b"a message s"), (b"o it goes on", b"o it goes on")],
+            &[(b"key: sk_live", b"key: sk_live"), (b"_CANARY/0123+456=.", b"*****************.")],
+            // In small pieces: together they never tell 8 bytes of it.
+            &[(b"sk_l", b"sk_l"), (b"ive", b"ive"), (b"_", b""), (b"CANARY/0123+456=", b"*****************")],
+            &[(b"sk_live_", b""), (b"x", b"sk_live_x")],
+            // What was let go begins another match further on.
+            &[(b"sk_s", b"sk_s"), (b"k_live_CANARY/0123+456=s", b"***********************s"), (b"k", b"k")],
+        ];
+        for row in rows {
+            let (sender, body) = channel();
+            let exchange = Arc::new(Exchange::new(None));
+            let scrubber = Arc::new(Scrubber::new(&[SECRET]).unwrap());
+            let response = scrub_response(Response::new(body), scrubber, Scrub::Standard, exchange).unwrap();
+            let mut body = response.into_body();
+            for (sent, wanted) in row {
+                sender.send(Bytes::copy_from_slice(sent)).await.unwrap();
+                let got = open_stream(&mut body).await;
+                let text = String::from_utf8_lossy;
+                assert_eq!(text(&got), text(wanted), "{row:?}");
+            }
+            drop(sender);
+            assert!(body.frame().await.is_none(), "nothing comes twice");
         }
     }
 

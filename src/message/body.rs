@@ -35,6 +35,9 @@ pub enum BodyError {
     /// No byte of the answer came for `timeouts.idle`.
     #[error("no byte of the provider's answer came in time (`timeouts.idle`)")]
     UpstreamIdle,
+    /// The next attempt has taken the upload over: this one must never be completed.
+    #[error("the request is being sent again")]
+    Superseded,
     /// The exchange took longer than `timeouts.total`.
     #[error("the exchange took longer than `timeouts.total`")]
     Total,

@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
+
 /// How far a request had got on its way to the provider when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progress {
@@ -102,6 +104,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// The limit that refused, for the `RateLimit` fields of the answer.
     pub limit: Option<Box<LimitState>>,
+    /// The provider's own field that tells SDKs not to send the request again; written on outgate's answer.
+    pub hint: Option<Box<(HeaderName, HeaderValue)>>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -123,12 +127,12 @@ pub struct LimitState {
 impl Failure {
     /// A failure before anything was sent.
     pub fn not_sent(fault: Fault) -> Self {
-        Self { fault, progress: Progress::NotSent, retry_after: None, limit: None, source: None }
+        Self { fault, progress: Progress::NotSent, retry_after: None, limit: None, hint: None, source: None }
     }
 
     /// A failure after bytes may have reached the provider.
     pub fn sent(fault: Fault) -> Self {
-        Self { fault, progress: Progress::Sent, retry_after: None, limit: None, source: None }
+        Self { fault, progress: Progress::Sent, retry_after: None, limit: None, hint: None, source: None }
     }
 
     /// Adds the cause, for the log.

@@ -6,7 +6,7 @@
 
 use http::header::{
     ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Version};
 
@@ -146,12 +146,75 @@ fn connection_members(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 const NOT_REMOVABLE: [&str; 8] =
     ["host", "content-length", "content-type", "content-encoding", "authorization", "cookie", "date", "te"];
 
+/// Which of the fields that concern the border a head has. One pass over its names: most heads have one or none of them,
+/// and looking each of them up by hash costs more than the whole pass.
+#[derive(Clone, Copy)]
+struct Present(u32);
+
+impl Present {
+    const CONNECTION: u32 = 1;
+    const TRANSFER_ENCODING: u32 = 1 << 1;
+    const CONTENT_LENGTH: u32 = 1 << 2;
+    const KEEP_ALIVE: u32 = 1 << 3;
+    const TE: u32 = 1 << 4;
+    const EXPECT: u32 = 1 << 5;
+    const ALT_SVC: u32 = 1 << 6;
+    /// `Proxy-Authorization`, `Proxy-Authenticate` and whatever else begins so.
+    const PROXY: u32 = 1 << 7;
+    const OWN: u32 = 1 << 8;
+    const PROXY_CONNECTION: u32 = 1 << 9;
+    const UPGRADE: u32 = 1 << 10;
+    const HTTPOXY: u32 = 1 << 11;
+    const HTTP2_SETTINGS: u32 = 1 << 12;
+    /// Those that go without further thought, in both directions.
+    const HOP_BY_HOP: [(u32, HeaderName); 5] = [
+        (Self::KEEP_ALIVE, KEEP_ALIVE),
+        (Self::PROXY_CONNECTION, PROXY_CONNECTION),
+        (Self::HTTPOXY, PROXY),
+        (Self::HTTP2_SETTINGS, HTTP2_SETTINGS),
+        (Self::UPGRADE, UPGRADE),
+    ];
+
+    fn of(headers: &HeaderMap) -> Self {
+        Self(headers.keys().fold(0, |found, name| found | Self::bit(name.as_str())))
+    }
+
+    fn bit(name: &str) -> u32 {
+        match name {
+            "connection" => Self::CONNECTION,
+            "transfer-encoding" => Self::TRANSFER_ENCODING,
+            "content-length" => Self::CONTENT_LENGTH,
+            "keep-alive" => Self::KEEP_ALIVE,
+            "upgrade" => Self::UPGRADE,
+            "proxy" => Self::HTTPOXY,
+            "http2-settings" => Self::HTTP2_SETTINGS,
+            "proxy-connection" => Self::PROXY_CONNECTION | Self::PROXY,
+            "te" => Self::TE,
+            "expect" => Self::EXPECT,
+            "alt-svc" => Self::ALT_SVC,
+            _ if name.starts_with("proxy-") => Self::PROXY,
+            _ if name.starts_with(OWN_PREFIX) => Self::OWN,
+            _ => 0,
+        }
+    }
+
+    fn any(self, bits: u32) -> bool {
+        self.0 & bits != 0
+    }
+}
+
 /// Removes what belongs to one connection (RFC 9110 section 7.6.1), including the fields that `Connection` names.
 /// Framing fields go too: hyper frames the outgoing message from the body. `Content-Length` stays where it is the only
 /// statement of length, and must be removed by the caller when the body is changed.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+    strip_present(headers, Present::of(headers));
+}
+
+fn strip_present(headers: &mut HeaderMap, present: Present) {
+    if present.any(Present::CONNECTION) {
         let nominated: Vec<HeaderName> = connection_members(headers)
+            // The two that nearly every peer sends: one names no field, the other one that goes anyway.
+            .filter(|member| !matches!(*member, "close" | "keep-alive"))
             .filter_map(|member| HeaderName::from_bytes(member.as_bytes()).ok())
             .filter(|name| !NOT_REMOVABLE.contains(&name.as_str()))
             .collect();
@@ -160,61 +223,83 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    if headers.remove(TRANSFER_ENCODING).is_some() {
+    if present.any(Present::TRANSFER_ENCODING) && headers.remove(TRANSFER_ENCODING).is_some() {
         headers.remove(CONTENT_LENGTH);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY, HTTP2_SETTINGS, UPGRADE] {
-        headers.remove(name);
+    for (bit, name) in Present::HOP_BY_HOP {
+        if present.any(bit) {
+            headers.remove(name);
+        }
     }
 }
 
 /// Cleans a request before anything else looks at it: hop-by-hop fields, `Proxy-*`, `TE` other than `trailers`, `Expect`
 /// (outgate itself answers 100-continue) and fields that only outgate may set.
 pub fn clean_request(headers: &mut HeaderMap) {
-    let trailers = headers
+    let present = Present::of(headers);
+    let trailers = present.any(Present::TE) && takes_trailers(headers);
+    strip_present(headers, present);
+    if present.any(Present::TE) {
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    if present.any(Present::PROXY) {
+        headers.remove(PROXY_AUTHORIZATION);
+    }
+    if present.any(Present::EXPECT) {
+        headers.remove(EXPECT);
+    }
+    if present.any(Present::OWN) {
+        remove_prefixed(headers, OWN_PREFIX);
+    }
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers
         .get_all(TE)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|member| member.trim().eq_ignore_ascii_case("trailers"));
-    strip_hop_by_hop(headers);
-    headers.remove(TE);
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    headers.remove(PROXY_AUTHORIZATION);
-    headers.remove(EXPECT);
-    remove_own(headers);
+        .any(|member| member.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// Cleans a provider's answer: hop-by-hop fields, `Alt-Svc` (a client that follows it leaves the proxy), `Proxy-*`, and
 /// fields that only outgate may set. Returns whether its length was ambiguous (both framing fields).
 pub fn clean_response(headers: &mut HeaderMap) -> bool {
-    let ambiguous = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
-    strip_hop_by_hop(headers);
-    if headers.get_all(CONTENT_LENGTH).iter().count() > 1
-        || headers.get(CONTENT_LENGTH).is_some_and(|value| !value.as_bytes().iter().all(u8::is_ascii_digit))
-    {
+    let present = Present::of(headers);
+    let ambiguous = present.any(Present::TRANSFER_ENCODING) && present.any(Present::CONTENT_LENGTH);
+    strip_present(headers, present);
+    if present.any(Present::CONTENT_LENGTH) && !has_one_length(headers) {
         headers.remove(CONTENT_LENGTH);
     }
-    headers.remove(ALT_SVC);
-    headers.remove(PROXY_AUTHENTICATE);
-    let proxy_fields: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("proxy-")).cloned().collect();
-    for name in proxy_fields {
-        headers.remove(name);
+    if present.any(Present::ALT_SVC) {
+        headers.remove(ALT_SVC);
     }
-    remove_own(headers);
+    if present.any(Present::PROXY) {
+        remove_prefixed(headers, "proxy-");
+    }
+    if present.any(Present::OWN) {
+        remove_prefixed(headers, OWN_PREFIX);
+    }
     ambiguous
 }
 
-fn remove_own(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| name.as_str().starts_with(OWN_PREFIX)) {
-        let own: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
-        for name in own {
-            headers.remove(name);
-        }
+fn has_one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
+        (None, _) => true,
+        (Some(_), Some(_)) => false,
+    }
+}
+
+fn remove_prefixed(headers: &mut HeaderMap, prefix: &str) {
+    let names: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 

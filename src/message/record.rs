@@ -105,9 +105,14 @@ impl Record {
             // What a relay copied stands there already, and no body was counted then.
             let uploaded = exchange.uploaded.load(Ordering::Relaxed);
             self.event.request_bytes = self.event.request_bytes.max(uploaded);
-            let facts = exchange.facts();
+            let mut facts = exchange.facts();
             self.event.attempts = facts.attempts;
-            self.event.retry_reason = facts.retry_reason;
+            self.event.retry_reasons = std::mem::take(&mut facts.retry_reasons);
+            self.event.shadowed = std::mem::take(&mut facts.shadowed);
+            if let Some((flag, code)) = facts.instead {
+                self.event.flag.get_or_insert(flag);
+                self.event.error.get_or_insert(code);
+            }
             self.event.credential = facts.credential.clone();
             self.event.scrubbed = facts.scrubbed;
             self.event.upstream = facts.peer;

@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::body::Body;
+use super::failure::{Failure, Progress};
 use super::target::Target;
-use crate::telemetry::HttpVersion;
+use crate::telemetry::{Flag, HttpVersion};
 
 /// A request as the layers of a route see it: judged, cleaned, without credential.
 pub struct EgressRequest {
@@ -42,6 +43,9 @@ pub struct Exchange {
     facts: Mutex<Facts>,
     upload: Upload,
     acted: AtomicBool,
+    /// An attempt before the present one may have acted, and nothing has proved otherwise.
+    acted_earlier: AtomicBool,
+    hint: OnceLock<(HeaderName, HeaderValue)>,
     answered: AtomicBool,
     /// Bytes of the request body as received from the app.
     pub uploaded: AtomicU64,
@@ -68,17 +72,27 @@ pub struct Facts {
     pub reused: Option<bool>,
     /// The version of HTTP spoken with the provider.
     pub upstream_version: Option<HttpVersion>,
-    /// Reference of the credential that was sent (never its value).
+    /// Reference of the credential that the current attempt carries (never its value).
+    pub prepared: Option<Arc<str>>,
+    /// The same of the last attempt that a connection had: it may have been sent.
     pub credential: Option<Arc<str>>,
     /// Which preparation of the credential the last attempt carried.
     pub credential_stamp: u64,
+    /// Which member of a list of credentials the last attempt carried; another than was asked for, where that one could
+    /// not be had.
+    pub credential_choice: usize,
     /// How often the answer repeated the credential and was masked.
     pub scrubbed: u64,
-    /// Why the last attempt was made again.
-    pub retry_reason: Option<&'static str>,
+    /// For each attempt that was judged, why it was made again (`throttle`), or why not (`not_repeated:may_have_acted`).
+    pub retry_reasons: Vec<&'static str>,
+    /// Why outgate answered in the provider's stead though the exchange went well: a flag and a code.
+    pub instead: Option<(Flag, &'static str)>,
     /// What would have been refused if it were not in shadow mode, such as `limit:account`.
     pub shadowed: Vec<Arc<str>>,
 }
+
+/// Attempts whose judgement is noted: more than a policy can ask for, with one more for a healed credential.
+const MAX_REASONS: usize = 16;
 
 impl Exchange {
     /// A new exchange with the given deadline for the answer's head.
@@ -109,11 +123,17 @@ impl Exchange {
 
     /// The request was handed to a connection: from now on bytes of it may have reached the provider.
     pub fn handed_over(&self) {
+        self.upload.handed_over();
+        let mut facts = self.facts();
+        facts.credential = facts.prepared.clone();
+        drop(facts);
         self.acted.store(true, Ordering::Release);
     }
 
     /// The connection gave the request back unwritten, or the provider said that it did not process it.
     pub fn taken_back(&self) {
+        self.upload.handed.store(false, Ordering::Release);
+        self.facts().credential = None;
         self.acted.store(false, Ordering::Release);
     }
 
@@ -127,9 +147,52 @@ impl Exchange {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Whether the provider may have acted on this exchange.
+    /// Whether the provider may have acted on this exchange, in the present attempt or in one before it.
     pub fn may_have_acted(&self) -> bool {
-        self.acted.load(Ordering::Acquire)
+        self.acted.load(Ordering::Acquire) || self.acted_earlier()
+    }
+
+    /// Whether an attempt before the present one may have acted.
+    pub fn acted_earlier(&self) -> bool {
+        self.acted_earlier.load(Ordering::Acquire)
+    }
+
+    /// Another attempt follows. What the one before it may have done stays true unless its outcome proved that it did
+    /// nothing.
+    pub fn next_attempt(&self, did_nothing: bool) {
+        if self.acted.swap(false, Ordering::AcqRel) && !did_nothing {
+            self.acted_earlier.store(true, Ordering::Release);
+        }
+    }
+
+    /// Notes why an attempt was, or was not, made again.
+    pub fn judged(&self, reason: &'static str) {
+        let mut facts = self.facts();
+        if facts.retry_reasons.len() < MAX_REASONS {
+            facts.retry_reasons.push(reason);
+        }
+    }
+
+    /// The field that tells the app's SDK not to send this request again by itself. Set at most once.
+    pub fn set_hint(&self, name: HeaderName, value: HeaderValue) {
+        let _ = self.hint.set((name, value));
+    }
+
+    /// What [`Exchange::set_hint`] has set.
+    pub fn hint(&self) -> Option<&(HeaderName, HeaderValue)> {
+        self.hint.get()
+    }
+
+    /// Says of a failure what is true of the exchange as a whole: that an earlier attempt may have acted, and then what the
+    /// app's SDK is told.
+    pub fn complete(&self, mut failure: Failure) -> Failure {
+        if failure.progress == Progress::NotSent && self.acted_earlier() {
+            failure.progress = Progress::Sent;
+        }
+        if failure.progress != Progress::NotSent {
+            failure.hint = self.hint.get().cloned().map(Box::new);
+        }
+        failure
     }
 
     /// How the upload of the current attempt goes.
@@ -145,6 +208,7 @@ impl Exchange {
 pub struct Upload {
     started: Instant,
     last_taken: AtomicU64,
+    handed: AtomicBool,
     complete: AtomicBool,
     awaiting_downstream: AtomicBool,
 }
@@ -154,6 +218,7 @@ impl Default for Upload {
         Self {
             started: Instant::now(),
             last_taken: AtomicU64::new(0),
+            handed: AtomicBool::new(false),
             complete: AtomicBool::new(false),
             awaiting_downstream: AtomicBool::new(false),
         }
@@ -168,6 +233,17 @@ impl Upload {
     /// When the exchange began.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// A connection has the request: what it does not take from now on is the provider's doing.
+    fn handed_over(&self) {
+        self.taken();
+        self.handed.store(true, Ordering::Release);
+    }
+
+    /// Whether a connection has the request of this attempt.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed.load(Ordering::Acquire)
     }
 
     /// A piece of the body was taken by the connection to the provider.
@@ -189,6 +265,7 @@ impl Upload {
 
     /// A new attempt begins.
     pub fn restart(&self) {
+        self.handed.store(false, Ordering::Release);
         self.complete.store(false, Ordering::Release);
         self.taken();
     }
@@ -213,6 +290,34 @@ impl Upload {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_an_earlier_attempt_may_have_done_stays_true() {
+        use crate::message::failure::Fault;
+        let exchange = Exchange::new(None);
+        exchange.set_hint(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+        exchange.handed_over();
+        exchange.next_attempt(true);
+        assert!(!exchange.may_have_acted(), "a 429 proved that it did nothing");
+        let failure = exchange.complete(Failure::not_sent(Fault::Connect));
+        assert!(failure.progress == Progress::NotSent && failure.hint.is_none());
+
+        exchange.handed_over();
+        exchange.next_attempt(false);
+        exchange.handed_over();
+        exchange.taken_back();
+        assert!(exchange.may_have_acted() && exchange.acted_earlier());
+        let failure = exchange.complete(Failure::not_sent(Fault::Connect));
+        assert_eq!(failure.progress, Progress::Sent);
+        assert_eq!(failure.hint.unwrap().1, "false");
+    }
+
+    #[test]
+    fn reasons_are_bounded() {
+        let exchange = Exchange::new(None);
+        (0..100).for_each(|_| exchange.judged("throttle"));
+        assert_eq!(exchange.facts().retry_reasons.len(), MAX_REASONS);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_upload_knows_when_it_last_moved() {
         let exchange = Exchange::new(None);
@@ -223,7 +328,8 @@ mod tests {
         upload.finished();
         assert!(upload.is_complete() && !upload.is_starved());
         assert_eq!(upload.last_taken().elapsed(), Duration::ZERO);
+        exchange.handed_over();
         upload.restart();
-        assert!(!upload.is_complete());
+        assert!(!upload.is_complete() && !upload.is_handed_over() && exchange.may_have_acted());
     }
 }

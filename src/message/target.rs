@@ -76,7 +76,8 @@ impl Host {
         if looks_like_number(name) {
             return name
                 .parse::<Ipv4Addr>()
-                .map(|ip| Self::from_ip(ip.into()))
+                // The standard form is the only one that parses, so the text is the normal form already.
+                .map(|ip| Self { text: name.into(), ip: Some(ip.into()) })
                 .map_err(|_| TargetFault::NumberForm);
         }
         Ok(Self { text: name.to_ascii_lowercase().into(), ip: None })

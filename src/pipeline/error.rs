@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::message::failure::{Failure, Fault, Progress};
+use crate::message::failure::{Failure, Fault, LimitState, Progress};
 use crate::message::headers::HeadFault;
 use crate::message::target::TargetFault;
 use crate::telemetry::{Flag, RouteMetrics};
@@ -50,6 +50,8 @@ pub enum EgressError {
     ProxyAuth,
     /// The request came round in a circle.
     Loop,
+    /// The head has more fields than `runtime.downstream.max_headers`.
+    TooManyFields,
     /// The announced body is larger than `max_body`.
     PayloadTooLarge,
     /// outgate has no room for new work.
@@ -104,6 +106,10 @@ impl EgressError {
                 Flag::Loop,
                 "the request has already passed this outgate",
             ),
+            Self::TooManyFields => {
+                let title = "the request has more fields than `runtime.downstream.max_headers`";
+                row(431, "bad_request", "http_request_error", Flag::DownstreamProtocol, title)
+            }
             Self::PayloadTooLarge => too_large(),
             Self::Overloaded => {
                 let title = "outgate is at its limit of connections, descriptors or memory";
@@ -125,7 +131,11 @@ impl EgressError {
     /// When it makes sense to try again.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Failure(failure) => failure.retry_after,
+            Self::Failure(failure) => failure.retry_after.or(match failure.fault {
+                // Connections come free as answers end; the app's own backoff does the rest.
+                Fault::ConnectionLimit => Some(Duration::from_secs(1)),
+                _ => None,
+            }),
             Self::Overloaded => Some(Duration::from_secs(1)),
             Self::Denied { .. }
             | Self::Head(_)
@@ -135,7 +145,27 @@ impl EgressError {
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
+            | Self::TooManyFields
             | Self::PayloadTooLarge
+            | Self::Internal => None,
+        }
+    }
+
+    /// The limit that refused, where one did.
+    pub fn limit(&self) -> Option<&LimitState> {
+        match self {
+            Self::Failure(failure) => failure.limit.as_deref(),
+            Self::Denied { .. }
+            | Self::Head(_)
+            | Self::Target(_)
+            | Self::BadRequest(_)
+            | Self::Path(_)
+            | Self::Misdirected(_)
+            | Self::ProxyAuth
+            | Self::Loop
+            | Self::TooManyFields
+            | Self::PayloadTooLarge
+            | Self::Overloaded
             | Self::Internal => None,
         }
     }
@@ -152,6 +182,7 @@ impl EgressError {
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
+            | Self::TooManyFields
             | Self::PayloadTooLarge
             | Self::Overloaded
             | Self::Internal => Progress::NotSent,
@@ -170,6 +201,7 @@ impl EgressError {
             | Self::Misdirected(_)
             | Self::ProxyAuth
             | Self::Loop
+            | Self::TooManyFields
             | Self::PayloadTooLarge
             | Self::Overloaded
             | Self::Internal => Some(self.answer().title.to_owned()),
@@ -184,6 +216,7 @@ impl EgressError {
             Self::Head(_)
             | Self::Target(_)
             | Self::BadRequest(_)
+            | Self::TooManyFields
             | Self::PayloadTooLarge
             | Self::Internal
             | Self::Overloaded => true,

@@ -14,6 +14,7 @@ use crate::policy::compiled::{CompiledPolicy, Provider};
 use crate::policy::decide::{ConnectDecision, LocalDecision, Refusal};
 use crate::policy::pattern::PathFault;
 use crate::policy::schema::QueryConfig;
+use crate::resilience::fleet::Fleet;
 use crate::telemetry::{QueryMode, Redaction, RouteMetrics};
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -40,6 +41,8 @@ pub struct Admission {
     pub target: Target,
     /// The route's stack.
     pub route: Arc<RouteStack>,
+    /// Denials that are only tried out (`mode: shadow`), for the record.
+    pub shadowed: Vec<Arc<str>>,
 }
 
 /// What becomes of a CONNECT that is allowed.
@@ -79,7 +82,12 @@ impl Generation {
         };
         let mut providers = Vec::with_capacity(policy.providers.len());
         for provider in &policy.providers {
-            providers.push(LiveProvider::build(provider, mode, shared)?);
+            // Pools first: a policy that cannot be built must not touch what is counted and learned.
+            shared.upstream(&provider.upstream)?;
+        }
+        let fleet = shared.layers.join(&policy, &shared.secrets);
+        for provider in &policy.providers {
+            providers.push(LiveProvider::build(provider, mode, shared, fleet.as_ref())?);
         }
         let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
@@ -101,6 +109,7 @@ impl Generation {
             })
             .collect();
         shared.retain(&upstreams, &credentials);
+        shared.layers.retain(&self.policy);
     }
 
     /// The policy, for status and reload.
@@ -167,6 +176,11 @@ impl Generation {
         Some(LocalDecision { provider, target, path, prefix: "".into() })
     }
 
+    /// Where a request at the local endpoint goes.
+    pub fn local_target<'a>(&self, local: &'a LocalDecision<'_>) -> Result<&'a Target, EgressError> {
+        self.policy.local_target(local).map_err(refused)
+    }
+
     /// Judges a request at the local endpoint.
     pub fn admit_local(
         &self,
@@ -174,7 +188,7 @@ impl Generation {
         method: &Method,
         path: &str,
     ) -> Result<Admission, EgressError> {
-        self.admit(local.provider, local.target.clone(), method, path)
+        self.admit(local.provider, self.local_target(local)?.clone(), method, path)
     }
 
     /// The target of an absolute URL that an answer points at, if it is one of the same provider's hosts; for rewriting.
@@ -193,7 +207,7 @@ impl Generation {
 
     /// Whether the target is the provider's first host: its local form needs no `@host`.
     pub fn is_first_host(&self, provider: usize, target: &Target) -> bool {
-        self.policy.providers.get(provider).is_some_and(|settings| settings.first == *target)
+        self.policy.providers.get(provider).is_some_and(|settings| settings.first.as_ref() == Some(target))
     }
 
     /// Judges a CONNECT.
@@ -250,12 +264,17 @@ impl Generation {
             Err(refusal) => return Err(self.refused_by_route(provider, refusal)),
         };
         let route = self.providers[provider].routes[chosen.route].clone();
-        Ok(Admission { target, route })
+        Ok(Admission { target, route, shadowed: chosen.shadowed })
     }
 }
 
 impl LiveProvider {
-    fn build(provider: &Arc<Provider>, mode: QueryMode, shared: &Shared) -> Result<Self, UpstreamError> {
+    fn build(
+        provider: &Arc<Provider>,
+        mode: QueryMode,
+        shared: &Shared,
+        fleet: Option<&Arc<Fleet>>,
+    ) -> Result<Self, UpstreamError> {
         let upstream = shared.upstream(&provider.upstream)?;
         // The credential's own parameter is a secret wherever it stands, also where the app sent one of its own.
         let mut names = provider.redact_query.clone();
@@ -268,7 +287,7 @@ impl LiveProvider {
         let routes = provider
             .routes
             .iter()
-            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, shared)))
+            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, shared, fleet)))
             .collect();
         let tunnel_metrics = shared.telemetry.metrics.route(&provider.name, TUNNEL);
         Ok(Self { upstream, routes, tunnel_metrics })
@@ -295,9 +314,11 @@ fn upgrade_idle(provider: &Provider) -> Duration {
 fn refused(refusal: Refusal) -> EgressError {
     match refusal {
         Refusal::Path(fault) => EgressError::Path(path_title(fault)),
-        Refusal::NoProvider | Refusal::Downgrade | Refusal::Denied { .. } | Refusal::Trace => {
-            EgressError::denied(refusal.title())
-        }
+        Refusal::NoProvider
+        | Refusal::Downgrade
+        | Refusal::Denied { .. }
+        | Refusal::Trace
+        | Refusal::NoHostNamed { .. } => EgressError::denied(refusal.title()),
     }
 }
 

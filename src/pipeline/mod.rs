@@ -5,6 +5,9 @@
 
 pub mod error;
 pub mod generation;
+pub mod layer_report;
+pub mod layer_states;
+pub mod live_fleet;
 pub mod reload;
 pub mod route_stack;
 pub mod shared;

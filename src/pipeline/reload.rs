@@ -16,8 +16,8 @@ use crate::policy::compiled::CompiledPolicy;
 use crate::policy::diagnostic::Rejection;
 use crate::policy::load::load;
 use crate::policy::widening::widenings;
-use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
+use crate::secret::{SecretError, StoreEnv, Stores, ValueRules};
 use crate::telemetry::ReloadResult;
 use crate::upstream::UpstreamError;
 
@@ -36,6 +36,9 @@ pub enum ReloadError {
     /// Its stacks could not be built, such as for a CA file that holds no certificate.
     #[error("{0}")]
     Build(#[from] UpstreamError),
+    /// A store of secrets could not be set up.
+    #[error("secrets: {0}")]
+    Stores(#[from] SecretError),
 }
 
 /// What a reload did.
@@ -51,12 +54,16 @@ pub enum ReloadOutcome {
 
 /// Reads and compiles the policy at `path`.
 pub fn read(path: &std::path::Path) -> Result<CompiledPolicy, Rejection> {
-    let directory = match path.parent() {
+    compile(load(path)?, &directory(path))
+}
+
+/// Where relative paths of the policy at `path` start.
+fn directory(path: &std::path::Path) -> PathBuf {
+    match path.parent() {
         _ if path.is_dir() => path.to_path_buf(),
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         Some(_) | None => PathBuf::from("."),
-    };
-    compile(load(path)?, &directory)
+    }
 }
 
 /// Makes new generations of the policy at one path.
@@ -88,6 +95,11 @@ impl Reloader {
         self.current.clone()
     }
 
+    /// What all generations share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The policy's path.
     pub fn path(&self) -> &std::path::Path {
         &self.path
@@ -95,16 +107,34 @@ impl Reloader {
 
     /// Reads the policy again, and runs it if it is good and new.
     pub async fn reload(&self) -> ReloadOutcome {
+        self.run(true).await
+    }
+
+    /// The same where nobody asked: a policy that stays bad is looked at again and again, and was refused once.
+    pub async fn look(&self) -> ReloadOutcome {
+        self.run(false).await
+    }
+
+    async fn run(&self, asked: bool) -> ReloadOutcome {
         let mut last_refused = self.last_refused.lock().await;
         let outcome = self.try_reload().await;
         let metrics = &self.shared.telemetry.metrics;
         match &outcome {
-            Ok(ReloadOutcome::Unchanged) => metrics.policy_not_applied(ReloadResult::Unchanged),
             Ok(ReloadOutcome::Applied(_) | ReloadOutcome::Refused(_)) => *last_refused = None,
+            Ok(ReloadOutcome::Unchanged) => {
+                if asked || last_refused.is_some() {
+                    metrics.policy_not_applied(ReloadResult::Unchanged);
+                }
+                // The good text is back; the same mistake made once more is news.
+                *last_refused = None;
+            }
             Err(error) => {
-                metrics.policy_not_applied(ReloadResult::Refused);
                 let text = error.to_string();
-                if last_refused.as_ref() != Some(&text) {
+                let news = last_refused.as_ref() != Some(&text);
+                if asked || news {
+                    metrics.policy_not_applied(ReloadResult::Refused);
+                }
+                if news {
                     let generation = self.current.load().number;
                     tracing::error!(generation, "the policy was not reloaded, the old one goes on:\n{text}");
                 }
@@ -112,6 +142,14 @@ impl Reloader {
             }
         }
         outcome.unwrap_or_else(ReloadOutcome::Refused)
+    }
+
+    /// The stores of a new policy; what did not change stays as it is.
+    fn stores(&self, policy: &CompiledPolicy) -> Result<Stores, SecretError> {
+        let directory = directory(&self.path);
+        let env = StoreEnv { directory, upstream: self.shared.upstream_env.clone() };
+        let configs = policy.stores.iter().cloned().collect();
+        Stores::build(&configs, &env, Some(&self.shared.secrets.stores()))
     }
 
     async fn try_reload(&self) -> Result<ReloadOutcome, ReloadError> {
@@ -130,7 +168,9 @@ impl Reloader {
         }
         let wider = widenings(old.policy(), &policy);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let stores = self.stores(&policy)?;
         let generation = Generation::build(number, policy, &self.shared)?;
+        self.shared.secrets.adopt(stores);
         prepare_secrets(&generation, &self.shared);
         // New secrets are read before the first request can want them.
         self.shared.secrets.read_new(FIRST_READ).await;
@@ -158,6 +198,7 @@ fn prepare(generation: &Generation, shared: &Shared) {
     generation.retain(shared);
     shared.telemetry.metrics.retain(|provider, route| {
         provider == "unmatched"
+            || policy.stores.iter().any(|(name, _)| provider.strip_prefix("secrets.") == Some(name))
             || policy.providers.iter().any(|known| {
                 &*known.name == provider
                     && route.is_none_or(|route| {

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Response};
-use tower::Service;
 
+use super::error::EgressError;
 use super::shared::Shared;
 use crate::credential::Locations;
 use crate::credential::layer::Inject;
 use crate::message::body::Body;
-use crate::message::failure::Failure;
+use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
-use crate::policy::compiled::{HeaderEdits, Provider, Route};
+use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
+use crate::resilience::circuit_breaker::FallbackAnswer;
+use crate::resilience::fleet::Fleet;
 use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
 use crate::resilience::{Layers, RouteService, wrap};
@@ -36,6 +38,7 @@ pub struct RouteStack {
     pub upgrade_idle: Duration,
     /// Largest request body in bytes.
     pub max_body: Option<u64>,
+    tenant: Option<Tenant>,
     locations: Locations,
     edits: HeaderEdits,
     service: RouteService,
@@ -49,21 +52,24 @@ impl RouteStack {
         upstream: &Arc<Upstream>,
         redaction: &Arc<Redaction>,
         shared: &Shared,
+        fleet: Option<&Arc<Fleet>>,
     ) -> Self {
         let settings = &route.settings;
         let timeouts = settings.timeouts;
         let attempt =
             AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
-        let plain = Layers { attempt, replay_buffer: settings.replay_buffer, heal: None };
-        let (service, locations) = if settings.credential.is_empty() {
-            (wrap(plain, upstream.service()), Locations::default())
-        } else {
-            let credential = shared.credential(&provider.name, &settings.credential);
-            let locations = credential.locations().clone();
-            let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
-            // A single value from the environment can neither change nor be replaced: no loop, no replay buffer.
-            let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
-            (wrap(Layers { heal, ..plain }, inject), locations)
+        let credential = (!settings.credential.is_empty())
+            .then(|| shared.credential(&provider.name, &settings.credential));
+        let layers = shared.layers.of(provider, route, attempt, fleet, credential.as_ref());
+        let (service, locations) = match credential {
+            None => (wrap(layers, upstream.service()), Locations::default()),
+            Some(credential) => {
+                let locations = credential.locations().clone();
+                let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
+                // A single value from the environment can neither change nor be replaced.
+                let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
+                (wrap(Layers { heal, ..layers }, inject), locations)
+            }
         };
         Self {
             provider: provider.name.clone(),
@@ -73,10 +79,27 @@ impl RouteStack {
             deadline: timeouts.deadline,
             upgrade_idle: timeouts.upgrade_idle,
             max_body: settings.max_body,
+            tenant: provider.tenant.clone(),
             locations,
             edits: settings.headers.clone(),
             service,
         }
+    }
+
+    /// Takes the tenant's name out of the request; `Err` where it must be there and is not, or is not one plain value.
+    pub fn tenant(&self, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, EgressError> {
+        let Some(tenant) = &self.tenant else { return Ok(None) };
+        let mut values = headers.get_all(&tenant.header).iter();
+        let found = match (values.next(), values.next()) {
+            (Some(value), None) => Some(tenant_name(value)?),
+            (None, _) if tenant.required => {
+                return Err(EgressError::BadRequest("the header that names the tenant is missing"));
+            }
+            (None, _) => None,
+            (Some(_), Some(_)) => return Err(BAD_TENANT),
+        };
+        headers.remove(&tenant.header);
+        Ok(found)
     }
 
     /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers.
@@ -93,6 +116,23 @@ impl RouteStack {
 
     /// Sends a request through the stack.
     pub async fn send(&self, request: EgressRequest) -> Result<Response<Body>, Failure> {
-        self.service.clone().call(request).await
+        let exchange = request.exchange.clone();
+        let response = self.service.send(request).await?;
+        if response.extensions().get::<FallbackAnswer>().is_some() {
+            let answer = EgressError::from(Failure::not_sent(Fault::BreakerOpen)).answer();
+            exchange.facts().instead = Some((answer.flag, answer.code));
+        }
+        Ok(response)
     }
 }
+
+/// A tenant's name: 1 to 128 printable characters of ASCII.
+fn tenant_name(value: &http::HeaderValue) -> Result<Arc<str>, EgressError> {
+    let text = value.to_str().map_err(|_| BAD_TENANT)?.trim();
+    if text.is_empty() || text.len() > MAX_TENANT { Err(BAD_TENANT) } else { Ok(text.into()) }
+}
+
+const MAX_TENANT: usize = 128;
+const BAD_TENANT: EgressError = EgressError::BadRequest(
+    "the header that names the tenant has no plain value of 1 to 128 characters, once",
+);

@@ -6,9 +6,11 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::layer_states::LayerStates;
 use crate::credential::Credential;
 use crate::credential::kinds::Part;
 use crate::policy::compiled::UpstreamKey;
+use crate::resilience::cache::Spawn;
 use crate::secret::SecretCache;
 use crate::telemetry::{Metrics, Telemetry};
 use crate::upstream::identity::{ClientIdentity, IdentitySource, ProxyAuthSource, SecretMissing};
@@ -59,17 +61,25 @@ pub struct Shared {
     pub telemetry: Arc<Telemetry>,
     /// Resolver, roots, own listeners.
     pub upstream_env: Arc<UpstreamEnv>,
+    /// State of the resilience layers.
+    pub layers: LayerStates,
     upstreams: StateMap<UpstreamKey, Upstream>,
     credentials: StateMap<(Arc<str>, Vec<Vec<Part>>), Credential>,
 }
 
 impl Shared {
-    /// Shared state that holds nothing yet.
-    pub fn new(secrets: Arc<SecretCache>, telemetry: Arc<Telemetry>, upstream_env: Arc<UpstreamEnv>) -> Self {
+    /// Shared state that holds nothing yet. `spawn` starts tasks that outlive a request.
+    pub fn new(
+        secrets: Arc<SecretCache>,
+        telemetry: Arc<Telemetry>,
+        upstream_env: Arc<UpstreamEnv>,
+        spawn: Spawn,
+    ) -> Self {
         Self {
             secrets,
             telemetry,
             upstream_env,
+            layers: LayerStates::new(spawn),
             upstreams: StateMap::default(),
             credentials: StateMap::default(),
         }

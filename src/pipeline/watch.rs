@@ -1,4 +1,5 @@
-//! Watches the policy for changes: events of its directory, and a slow poll for mounts that have none.
+//! Watches the policy, and the files that are part of it, for changes: events of their directories, and a slow poll for
+//! mounts that have none.
 //!
 //! The *directory* is watched, because editors and Kubernetes replace the file (a ConfigMap swaps its `..data` link), and a
 //! watch on the file itself would die with it. Whether anything really changed is decided by the reload, by content.
@@ -22,7 +23,7 @@ const POLL: Duration = Duration::from_secs(30);
 /// Reloads on every change until cancelled.
 pub async fn run(reloader: Arc<Reloader>, cancel: CancellationToken) {
     let changed = Arc::new(Notify::new());
-    let mut watched = start(reloader.path(), &changed);
+    let mut watched = start(&reloader, &changed);
     loop {
         let poll = Instant::now() + POLL;
         tokio::select! {
@@ -30,15 +31,15 @@ pub async fn run(reloader: Arc<Reloader>, cancel: CancellationToken) {
             () = sleep_until(poll) => {}
             () = cancel.cancelled() => return,
         }
-        reloader.reload().await;
-        // The way to the file may have changed with it.
-        if watched.as_ref().is_none_or(|(_, directories)| *directories != directories_of(reloader.path())) {
-            watched = start(reloader.path(), &changed);
+        reloader.look().await;
+        // The way to the files may have changed with them, and which files there are.
+        if watched.as_ref().is_none_or(|(_, directories)| *directories != directories_of(&reloader)) {
+            watched = start(&reloader, &changed);
         }
     }
 }
 
-fn start(path: &Path, changed: &Arc<Notify>) -> Option<(RecommendedWatcher, Vec<PathBuf>)> {
+fn start(reloader: &Reloader, changed: &Arc<Notify>) -> Option<(RecommendedWatcher, Vec<PathBuf>)> {
     let (changed, again) = (changed.clone(), changed);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the file is an event too.
@@ -46,7 +47,7 @@ fn start(path: &Path, changed: &Arc<Notify>) -> Option<(RecommendedWatcher, Vec<
             changed.notify_one();
         }
     });
-    let directories = directories_of(path);
+    let directories = directories_of(reloader);
     let watched = watcher.and_then(|mut watcher| {
         for directory in &directories {
             watcher.watch(directory, RecursiveMode::NonRecursive)?;
@@ -66,8 +67,8 @@ fn start(path: &Path, changed: &Arc<Notify>) -> Option<(RecommendedWatcher, Vec<
     }
 }
 
-/// The directory in which the policy stands, and the one in which it really stands.
-fn directories_of(path: &Path) -> Vec<PathBuf> {
+/// The directories in which the policy and the files that it is made of stand, and those in which they really stand.
+fn directories_of(reloader: &Reloader) -> Vec<PathBuf> {
     let directory = |path: &Path| {
         if path.is_dir() {
             return path.to_path_buf();
@@ -77,11 +78,15 @@ fn directories_of(path: &Path) -> Vec<PathBuf> {
             Some(_) | None => PathBuf::from("."),
         }
     };
-    let mut directories = vec![directory(path)];
-    if let Ok(real) = path.canonicalize() {
-        let real = directory(&real);
-        if !directories.contains(&real) {
-            directories.push(real);
+    let current = reloader.current().load_full();
+    let files = current.policy().files.iter().map(PathBuf::as_path);
+    let mut directories = Vec::new();
+    for path in std::iter::once(reloader.path()).chain(files) {
+        let real = path.canonicalize().ok();
+        for directory in std::iter::once(directory(path)).chain(real.as_deref().map(directory)) {
+            if !directories.contains(&directory) {
+                directories.push(directory);
+            }
         }
     }
     directories

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+use super::layers::LayerSettings;
 use super::pattern::{HostMap, PathPattern};
 use super::schema::{LogFormat, LogOutput, QueryConfig, Unmatched, Workers};
 use super::tree::{Node, Place, PolicyPath, Sources};
 use crate::credential::kinds::Part;
 use crate::credential::scrub::Scrub;
 use crate::message::target::{Host, Target};
+use crate::resilience::fleet::FleetSettings;
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
 use crate::upstream::settings::UpstreamSettings;
@@ -31,6 +33,8 @@ pub struct CompiledPolicy {
     pub unmatched: Unmatched,
     /// How hosts that no provider names are dialled, where `unmatched: tunnel` lets them.
     pub unmatched_upstream: UpstreamKey,
+    /// How pods share limits.
+    pub fleet: Option<Fleet>,
     /// The providers, by name.
     pub providers: Vec<Arc<Provider>>,
     /// Providers by host, for forward and CONNECT.
@@ -41,12 +45,23 @@ pub struct CompiledPolicy {
     pub local_paths: HashMap<String, Vec<(String, usize)>>,
     /// Every secret the policy names, and whether readiness waits for it.
     pub secrets: Vec<(SecretRef, bool)>,
-    /// Hash of the text it was made of.
+    /// Hash of the text it was made of, and of the files that are part of it (`upstream.tls.ca`).
     pub hash: String,
+    /// Those files; a change of one is a change of the policy.
+    pub files: Vec<PathBuf>,
     /// What a careful reader should know though nothing is wrong, such as a listener open to the network.
     pub warnings: Vec<String>,
     /// The merged text, for `explain`.
     pub source: Source,
+}
+
+/// How pods share limits, and where the URL of their Redis is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// What is shared, and what holds without it.
+    pub settings: FleetSettings,
+    /// Reference of the URL.
+    pub url: SecretRef,
 }
 
 /// Where values come from.
@@ -233,8 +248,8 @@ pub struct Provider {
     pub path: PolicyPath,
     /// Where its name is written.
     pub place: Place,
-    /// Where a request of the local endpoint goes that names no host.
-    pub first: Target,
+    /// Where a request of the local endpoint goes that names no host; none where every host is a wildcard.
+    pub first: Option<Target>,
     /// All hosts, as written, for `explain` and the local endpoint's `@host`.
     pub own_hosts: HostMap<()>,
     /// Hosts in their normal form, for people.
@@ -255,10 +270,21 @@ pub struct Provider {
     pub canonical_paths: bool,
     /// Its routes in order; the last one is the provider itself, and matches everything.
     pub routes: Vec<Arc<Route>>,
+    /// The header that names a request's tenant, and whether it must be there.
+    pub tenant: Option<Tenant>,
     /// Query parameters masked in logs, and path patterns.
     pub redact_query: Vec<String>,
     /// Path patterns in which `*` segments are masked.
     pub redact_path: Vec<String>,
+}
+
+/// Where a request names its tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The header; it is taken out of the request.
+    pub header: HeaderName,
+    /// A request without it is refused.
+    pub required: bool,
 }
 
 /// Whether TLS is intercepted, and why.
@@ -285,6 +311,8 @@ pub struct Route {
     pub pattern: Option<PathPattern>,
     /// Refuses with this reason.
     pub deny: Option<String>,
+    /// What it refuses is noted under this name, and passes.
+    pub shadow: Option<Arc<str>>,
     /// What a request on it gets.
     pub settings: RouteSettings,
     /// The merged text of this route, for `explain`: where each value comes from.
@@ -292,7 +320,7 @@ pub struct Route {
 }
 
 /// What a request on a route gets.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteSettings {
     /// Members of the credential, in order of preference; empty = none.
     pub credential: Vec<Vec<Part>>,
@@ -304,8 +332,8 @@ pub struct RouteSettings {
     pub max_body: Option<u64>,
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// Bytes kept to be sent again.
-    pub replay_buffer: usize,
+    /// What stands between the judged request and the provider.
+    pub layers: LayerSettings,
 }
 
 /// Timeouts of a route.

@@ -31,6 +31,13 @@ pub enum Refusal {
     Trace,
     /// The path can be read in two ways.
     Path(PathFault),
+    /// At the local endpoint: the provider has wildcards only, and the request names none of the hosts they stand for.
+    NoHostNamed {
+        /// The provider.
+        provider: Arc<str>,
+        /// Its prefix at the local endpoint.
+        prefix: String,
+    },
 }
 
 /// A request that may go to a provider.
@@ -41,6 +48,8 @@ pub struct Chosen<'a> {
     pub route: usize,
     /// The route.
     pub settings: &'a Arc<Route>,
+    /// Denials before it that are only tried out, as `deny:<route>`.
+    pub shadowed: Vec<Arc<str>>,
 }
 
 /// What becomes of a CONNECT.
@@ -59,8 +68,8 @@ pub enum ConnectDecision {
 pub struct LocalDecision<'a> {
     /// Index of the provider.
     pub provider: usize,
-    /// Where it goes.
-    pub target: Target,
+    /// Where it goes; [`CompiledPolicy::local_target`] says why it is nowhere.
+    pub target: Option<Target>,
     /// The path without the prefix.
     pub path: &'a str,
     /// The prefix that was taken off, for what is written back into `Location`; empty where the host decided.
@@ -134,7 +143,7 @@ impl CompiledPolicy {
         let (authority, rest) = named.split_at(named.find('/').unwrap_or(named.len()));
         let target = provider.target_named(authority)?;
         let taken = &path[..prefix.len() + 1 + authority.len()];
-        Some(LocalDecision { provider: index, target, path: rest, prefix: taken.into() })
+        Some(LocalDecision { provider: index, target: Some(target), path: rest, prefix: taken.into() })
     }
 
     /// Where a request in origin form goes, by its `Host`.
@@ -157,7 +166,16 @@ impl CompiledPolicy {
                 (index, Target { scheme: provider.upstream.settings.scheme, host: host.clone(), port })
             })
         })?;
-        Some(LocalDecision { provider: index, target, path, prefix: "".into() })
+        Some(LocalDecision { provider: index, target: Some(target), path, prefix: "".into() })
+    }
+
+    /// Where a request at the local endpoint goes. A provider of wildcards has no first host that it could mean.
+    pub fn local_target<'a>(&self, local: &'a LocalDecision<'_>) -> Result<&'a Target, Refusal> {
+        let provider = &self.providers[local.provider];
+        local.target.as_ref().ok_or_else(|| Refusal::NoHostNamed {
+            provider: provider.name.clone(),
+            prefix: provider.local_path.clone(),
+        })
     }
 
     /// The provider with this name.
@@ -197,16 +215,22 @@ impl CompiledPolicy {
         } else {
             canonical_path(path).unwrap_or(Cow::Borrowed(path))
         };
-        let found = settings.routes.iter().enumerate().find(|(_, route)| route.covers(method, &canonical));
-        let Some((index, route)) = found else { return Err(Refusal::NoProvider) };
-        match &route.deny {
-            Some(reason) => Err(Refusal::Denied {
-                provider: settings.name.clone(),
-                route: route.name.clone(),
-                reason: reason.clone(),
-            }),
-            None => Ok(Chosen { provider, route: index, settings: route }),
+        let mut shadowed = Vec::new();
+        for (index, route) in settings.routes.iter().enumerate() {
+            if !route.covers(method, &canonical) {
+                continue;
+            }
+            match (&route.deny, &route.shadow) {
+                (None, _) => return Ok(Chosen { provider, route: index, settings: route, shadowed }),
+                // A denial that is tried out: the next route that matches decides.
+                (Some(_), Some(label)) => shadowed.push(label.clone()),
+                (Some(reason), None) => {
+                    let (provider, route) = (settings.name.clone(), route.name.clone());
+                    return Err(Refusal::Denied { provider, route, reason: reason.clone() });
+                }
+            }
         }
+        Err(Refusal::NoProvider)
     }
 }
 
@@ -214,11 +238,13 @@ impl Provider {
     /// A refusal, where every route that can be reached denies: then no request inside a connection could be served, and its
     /// name is not even resolved.
     fn denies_all(&self) -> Option<Refusal> {
-        let catch_all =
-            self.routes.iter().position(|route| route.methods.is_none() && route.pattern.is_none())?;
-        let last = &self.routes[catch_all];
+        let catches_all = |route: &&Arc<Route>| {
+            route.methods.is_none() && route.pattern.is_none() && route.shadow.is_none()
+        };
+        let last = self.routes.iter().find(catches_all)?;
         let reason = last.deny.clone()?;
-        let all = self.routes[..catch_all].iter().all(|route| route.deny.is_some());
+        let before = self.routes.iter().take_while(|route| !Arc::ptr_eq(route, last));
+        let all = before.into_iter().all(|route| route.deny.is_some());
         all.then(|| Refusal::Denied { provider: self.name.clone(), route: last.name.clone(), reason })
     }
 
@@ -249,6 +275,10 @@ impl Refusal {
             }
             Self::Trace => "TRACE is never forwarded".into(),
             Self::Path(fault) => fault.to_string().into(),
+            Self::NoHostNamed { provider, prefix } => {
+                format!("{provider} has wildcard hosts only: name the host, as in `{prefix}@<host>/...`")
+                    .into()
+            }
         }
     }
 }

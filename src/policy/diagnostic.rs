@@ -100,6 +100,12 @@ impl Diagnostics {
         }
     }
 
+    /// Whether this was told of this place already, maybe by another path: what stands in `defaults` or at a provider comes
+    /// by again with every provider and route that has it.
+    pub fn knows(&self, place: Option<Place>, message: &str) -> bool {
+        self.kept.iter().any(|known| known.place == place && known.message == message)
+    }
+
     /// Keeps a mistake at a place.
     pub fn report(&mut self, place: Place, path: PolicyPath, message: impl Into<String>) {
         self.push(Diagnostic::new(Some(place), path, message));

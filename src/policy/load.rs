@@ -244,7 +244,7 @@ fn decode_text(bytes: &[u8], source: SourceId) -> Result<&str, Box<Diagnostic>> 
 const SAVE_AS: &str = "save it as UTF-8";
 
 /// Fowler, Noll and Vo's hash, 64 bit: the same on every machine and in every release, which std's hashers do not promise.
-struct Fnv1a(u64);
+pub(super) struct Fnv1a(u64);
 
 impl Default for Fnv1a {
     fn default() -> Self {
@@ -253,13 +253,13 @@ impl Default for Fnv1a {
 }
 
 impl Fnv1a {
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
-    fn hex(&self) -> String {
+    pub(super) fn hex(&self) -> String {
         format!("{:016x}", self.0)
     }
 }

@@ -97,8 +97,20 @@ fn kind_of(root: &Value, property: &Value) -> String {
                 property.get("additionalProperties").map_or_else(String::new, |values| kind_of(root, values));
             format!("map of name to {value}")
         }
-        "object" if property.get("properties").is_some() => "map".to_owned(),
+        "object" if property.get("properties").is_some() => one_of_kind(root, property),
         other => other.to_owned(),
+    }
+}
+
+/// A map: where it has exactly one key, which is how a choice of kinds is written, that key and what it takes.
+fn one_of_kind(root: &Value, property: &Value) -> String {
+    let keys = property.get("properties").and_then(Value::as_object);
+    let required = property.get("required").and_then(Value::as_array).map_or(0, Vec::len);
+    match keys.and_then(|keys| keys.iter().next()) {
+        Some((name, kind)) if required == 1 && keys.is_some_and(|keys| keys.len() == 1) => {
+            format!("`{name}`: {}", kind_of(root, kind))
+        }
+        _ => "map".to_owned(),
     }
 }
 

@@ -11,9 +11,20 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
+use super::switch::Switch;
 use crate::credential::CredentialConfig;
 use crate::credential::scrub::Scrub;
 use crate::message::quantity::{ByteSize, TimeSpan};
+use crate::resilience::cache::CacheConfig;
+use crate::resilience::circuit_breaker::BreakerConfig;
+use crate::resilience::concurrency::ConcurrencyConfig;
+use crate::resilience::fleet::FleetConfig;
+use crate::resilience::idempotency::IdempotencyConfig;
+use crate::resilience::mode::Mode;
+use crate::resilience::quota::QuotaConfig;
+use crate::resilience::rate_limit::LimitsConfig;
+use crate::resilience::responses::ResponsesConfig;
+use crate::resilience::retry::RetryConfig;
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
 use crate::upstream::config::{AddressesConfig, UpstreamConfig};
@@ -56,8 +67,8 @@ pub struct PolicyConfig {
     pub telemetry: Option<TelemetryConfig>,
     /// Secret stores by name; `env` and `file` always exist.
     pub secrets: Option<BTreeMap<String, StoreConfig>>,
-    /// Limits shared by many instances. Not supported yet.
-    pub fleet: Option<NotYet>,
+    /// Limits that pods share (`scope: fleet`). Default: none.
+    pub fleet: Option<Switch<FleetConfig>>,
     /// What happens to hosts that no provider names. Default: `deny`.
     pub unmatched: Option<Unmatched>,
     /// Which addresses may be reached though they are not public, and through which proxy.
@@ -355,28 +366,30 @@ pub struct ProviderConfig {
     pub local: Option<LocalConfig>,
     /// What is injected. Default: `none`.
     pub credential: Option<CredentialConfig>,
-    /// `enforce`; `shadow` is not supported yet. Default: `enforce`.
+    /// `enforce`, or `shadow`: what limits, quota, concurrency, breaker and denying routes would refuse is counted and logged,
+    /// and passes. Default: `enforce`.
     pub mode: Option<Mode>,
-    /// Tenants. Not supported yet.
-    pub tenant: Option<NotYet>,
+    /// Tenants, for limits `per: tenant`.
+    pub tenant: Option<TenantConfig>,
     /// How long things may take.
     pub timeouts: Option<TimeoutsConfig>,
-    /// Rate limits. Not supported yet.
-    pub limits: Option<NotYet>,
-    /// Concurrency. Not supported yet.
-    pub concurrency: Option<NotYet>,
-    /// Quota learned from answers. Not supported yet.
-    pub quota: Option<NotYet>,
-    /// What answers mean. Not supported yet.
-    pub responses: Option<NotYet>,
-    /// When a request is sent again. Only `replay_buffer` is supported yet (a 401 is healed by it).
-    pub retry: Option<RetryConfig>,
-    /// Idempotency keys. Not supported yet.
-    pub idempotency: Option<NotYet>,
-    /// Circuit breaker. Not supported yet.
-    pub breaker: Option<NotYet>,
-    /// Response cache. Not supported yet.
-    pub cache: Option<NotYet>,
+    /// Rate limits; all of them must admit. Default: none.
+    pub limits: Option<Switch<LimitsConfig>>,
+    /// How many requests run at a time. Default: any number.
+    pub concurrency: Option<Switch<ConcurrencyConfig>>,
+    /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
+    pub quota: Option<Switch<QuotaConfig>>,
+    /// What answers mean, first match wins. Without a row: 429 throttle, 401 unauthorized, 502, 503 and 504 unavailable, other
+    /// 4xx final. Default: none.
+    pub responses: Option<Switch<ResponsesConfig>>,
+    /// When a request is sent again. Default: on, with the values shown.
+    pub retry: Option<Switch<RetryConfig>>,
+    /// Keys by which the provider knows a request again. Default: none.
+    pub idempotency: Option<Switch<IdempotencyConfig>>,
+    /// When a host of the provider is left alone because it fails. Default: none.
+    pub breaker: Option<Switch<BreakerConfig>>,
+    /// Answers that are kept (RFC 9111, private cache). Default: none.
+    pub cache: Option<Switch<CacheConfig>>,
     /// What is masked in logs, added to the built-in lists.
     pub redact: Option<RedactConfig>,
     /// How far answers are searched for the credential. Default: `standard`.
@@ -400,31 +413,14 @@ pub enum Intercept {
     Never,
 }
 
-/// Whether refusals are real.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// They are.
-    #[default]
-    Enforce,
-}
-
-impl<'de> Deserialize<'de> for Mode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "enforce" => Ok(Self::Enforce),
-            "shadow" => Err(de::Error::custom("`shadow` is not supported yet")),
-            other => Err(de::Error::unknown_variant(other, &["enforce"])),
-        }
-    }
-}
-
-impl JsonSchema for Mode {
-    fn schema_name() -> Cow<'static, str> {
-        "Mode".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "const": "enforce" })
-    }
+/// Tenants: whose request it is, where one app serves many customers.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantConfig {
+    /// The request header that names the tenant; it is taken out before the provider sees the request. Required.
+    pub header: Option<String>,
+    /// Whether a request without it is refused (400). Default: false.
+    pub required: Option<bool>,
 }
 
 /// How paths are judged.
@@ -482,26 +478,6 @@ pub struct TimeoutsConfig {
     pub total: Option<TimeSpan>,
 }
 
-/// When a request is sent again.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RetryConfig {
-    /// Not supported yet.
-    pub attempts: Option<NotYet>,
-    /// Not supported yet.
-    pub on: Option<NotYet>,
-    /// Not supported yet.
-    pub methods: Option<NotYet>,
-    /// Not supported yet.
-    pub backoff: Option<NotYet>,
-    /// Not supported yet.
-    pub max_retry_after: Option<NotYet>,
-    /// Not supported yet.
-    pub budget: Option<NotYet>,
-    /// Bytes of a request body that are kept, so that it can be sent again with another credential. Default: 64KiB.
-    pub replay_buffer: Option<ByteSize>,
-}
-
 /// What is masked in logs.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -533,26 +509,27 @@ pub struct RouteConfig {
     pub max_body: Option<ByteSize>,
     /// What is injected.
     pub credential: Option<CredentialConfig>,
-    /// `enforce`; `shadow` is not supported yet.
+    /// `enforce` or `shadow`. Default: the provider's.
     pub mode: Option<Mode>,
     /// How long things may take. `connect` and `tls` belong to the provider.
     pub timeouts: Option<TimeoutsConfig>,
-    /// Rate limits. Not supported yet.
-    pub limits: Option<NotYet>,
-    /// Concurrency. Not supported yet.
-    pub concurrency: Option<NotYet>,
-    /// Quota learned from answers. Not supported yet.
-    pub quota: Option<NotYet>,
-    /// What answers mean. Not supported yet.
-    pub responses: Option<NotYet>,
+    /// Rate limits; all of them must admit. Default: none.
+    pub limits: Option<Switch<LimitsConfig>>,
+    /// How many requests run at a time. Default: any number.
+    pub concurrency: Option<Switch<ConcurrencyConfig>>,
+    /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
+    pub quota: Option<Switch<QuotaConfig>>,
+    /// What answers mean, first match wins. Without a row: 429 throttle, 401 unauthorized, 502, 503 and 504 unavailable, other
+    /// 4xx final. Default: none.
+    pub responses: Option<Switch<ResponsesConfig>>,
     /// When a request is sent again.
-    pub retry: Option<RetryConfig>,
-    /// Idempotency keys. Not supported yet.
-    pub idempotency: Option<NotYet>,
-    /// Circuit breaker. Not supported yet.
-    pub breaker: Option<NotYet>,
-    /// Response cache. Not supported yet.
-    pub cache: Option<NotYet>,
+    pub retry: Option<Switch<RetryConfig>>,
+    /// Keys by which the provider knows a request again. Default: none.
+    pub idempotency: Option<Switch<IdempotencyConfig>>,
+    /// When a host of the provider is left alone because it fails. Default: none.
+    pub breaker: Option<Switch<BreakerConfig>>,
+    /// Answers that are kept (RFC 9111, private cache). Default: none.
+    pub cache: Option<Switch<CacheConfig>>,
     /// How far answers are searched for the credential.
     pub scrub: Option<Scrub>,
 }

@@ -26,6 +26,19 @@ pub enum Protocol {
     Http2,
 }
 
+// What a client of HTTP/2 can make outgate hold: of uploads, at most the connection's window for all streams together; of
+// answers, for each stream the send buffer and a few pieces of what was read ahead of the provider. That is about 130 KiB a
+// stream, so 14 MiB for a connection that opens all of its streams wide and then reads nothing.
+
+/// Streams of one connection.
+const STREAMS: u32 = 100;
+/// What one stream may have in flight towards us.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// What one connection may have in flight towards us.
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// Where h2 stops asking a body for more: one frame. What is on its way is in the socket's buffer, not in this one.
+const SEND_BUFFER: usize = 16 * 1024;
+
 /// What an HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -124,10 +137,10 @@ where
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(200)
-        .initial_stream_window_size(192 * 1024)
-        .initial_connection_window_size(1024 * 1024)
-        .max_send_buf_size(64 * 1024)
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(bounds.max_header_bytes).unwrap_or(64 * 1024))
         // Rapid reset (CVE-2023-44487; what the library does not see of it is counted by `resets`) and made-you-reset
         // (CVE-2025-8671).

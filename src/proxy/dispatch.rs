@@ -114,6 +114,10 @@ fn open(
 
 /// What is asked of every request before its target is looked at.
 async fn admit_at_all(proxy: &Proxy, context: &ConnectionContext, parts: &Parts) -> Result<(), EgressError> {
+    // hyper bounds the bytes of a head in HTTP/2, and not the fields: small ones are cheap to send and dear to keep.
+    if parts.headers.len() > proxy.bounds.max_headers {
+        return Err(EgressError::TooManyFields);
+    }
     check_request(parts.version, &parts.headers)?;
     // RFC 9112 section 3.2.3. Taken for an origin form, it would be judged by a name that no other server sees.
     let authority_form = parts.uri.scheme().is_none() && parts.uri.authority().is_some();

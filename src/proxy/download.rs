@@ -36,6 +36,8 @@ impl Download {
             BodyError::DownstreamMalformed(_) | BodyError::TrailersTooLarge | BodyError::TooLarge => {
                 Flag::DownstreamProtocol
             }
+            // Of uploads alone; an answer's body that says so is a bug.
+            BodyError::Superseded => Flag::Internal,
             BodyError::DownstreamStalled => Flag::DownstreamTimeout,
         };
         self.record.flag(flag);

@@ -21,7 +21,7 @@ use super::socket::ActivityGuard;
 use super::upgrade;
 use super::upload::upload;
 use crate::message::body::Body;
-use crate::message::headers::{OUTGATE_TIMEOUT, clean_request, clean_response, wants_websocket};
+use crate::message::headers::{OUTGATE_TIMEOUT, clean_request, wants_websocket};
 use crate::message::record::Record;
 use crate::message::request::{EgressRequest, Exchange};
 use crate::pipeline::error::EgressError;
@@ -90,12 +90,14 @@ fn outgoing(
 
     let mut headers = std::mem::take(&mut parts.headers);
     clean_request(&mut headers);
+    let tenant = route.tenant(&mut headers)?;
     let path_and_query = route.prepare(&mut headers, judged.path_and_query.clone());
     headers.append(VIA, proxy.pseudonym.member(parts.version));
     trace(&mut headers, &mut arrival.record);
     headers.remove(HOST);
 
     let exchange = Arc::new(Exchange::new(Some(arrival.record.started() + deadline)));
+    judged.admission.shadowed.iter().for_each(|label| exchange.shadowed(label));
     arrival.record.follow(exchange.clone());
     let body = match arrival.incoming.take() {
         Some(incoming) => upload(incoming, exchange.clone(), route.clone(), proxy.bounds.body),
@@ -109,7 +111,7 @@ fn outgoing(
         body,
         upgrade: websocket,
         credential_choice: 0,
-        tenant: None,
+        tenant,
         exchange,
     };
     Ok((request, client))
@@ -198,7 +200,6 @@ fn answer(
 ) -> Response<Body> {
     let Arrival { parts, mut record, active, .. } = arrival;
     let version = response.version();
-    clean_response(response.headers_mut());
     if let Some(local) = &judged.local {
         local.rewrite(response.headers_mut(), host);
     }
@@ -243,6 +244,28 @@ pub fn refuse(
         return response.map(|_| Body::empty());
     }
     response.map(|body| Body::boxed(Download::new(body, record, active, None)))
+}
+
+/// How long a handshake may still take when outgate drains.
+const HANDSHAKE_IN_DRAIN: Duration = Duration::from_secs(1);
+
+/// What a handshake comes to, or nothing where outgate drains and it does not come to an end soon: a client that opened a
+/// tunnel and says nothing in it holds nothing up.
+pub async fn unless_drained<T>(proxy: &Proxy, handshake: impl Future<Output = T>) -> Option<T> {
+    let over = async {
+        tokio::select! {
+            () = proxy.abort.cancelled() => {}
+            () = async {
+                proxy.drain.cancelled().await;
+                tokio::time::sleep(HANDSHAKE_IN_DRAIN).await;
+            } => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        done = handshake => Some(done),
+        () = over => None,
+    }
 }
 
 /// The moment at which a connection gives up waiting for the first bytes inside a tunnel.

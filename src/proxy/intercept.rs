@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use super::connect::Opening;
 use super::connection::{Protocol, serve_http};
 use super::context::{ConnectionContext, Proxy};
-use super::exchange::handshake_deadline;
+use super::exchange::{handshake_deadline, unless_drained};
 use super::resets::Resets;
 use super::socket::Socket;
 use super::stalls::Stalls;
@@ -29,9 +29,15 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
         }
     };
     let activity = socket.activity();
-    let stream = match accept(socket, config, host.as_str(), handshake_deadline(&proxy)).await {
-        Ok(stream) => stream,
-        Err(error) => {
+    let handshake = accept(socket, config, host.as_str(), handshake_deadline(&proxy));
+    let stream = match unless_drained(&proxy, handshake).await {
+        Some(Ok(stream)) => stream,
+        None => {
+            record.flag(Flag::Drained);
+            record.finish();
+            return;
+        }
+        Some(Err(error)) => {
             record.flag(flag_of(&error));
             record.event.error_detail = Some(error.to_string());
             record.finish();

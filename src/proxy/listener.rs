@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
 use tokio::sync::Semaphore;
 
 use super::connection::serve;
@@ -50,9 +50,22 @@ pub fn bind_unix(path: &std::path::Path) -> io::Result<Listener> {
     if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = private_socket(path)?.listen(BACKLOG)?;
+    let file = SocketFile(path.to_path_buf());
+    // Where the system does not take the mode from the socket.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(Listener::Unix(listener, SocketFile(path.to_path_buf())))
+    Ok(Listener::Unix(listener, file))
+}
+
+/// A bound socket whose file has mode 0600 from its first moment: Linux gives the file the mode of the socket, less the
+/// umask. A `chmod` alone would leave it open to others for a while, and the umask belongs to every thread.
+fn private_socket(path: &std::path::Path) -> io::Result<UnixSocket> {
+    let socket = UnixSocket::new_stream()?;
+    if let Err(error) = rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR) {
+        tracing::debug!(%error, "the mode of a socket cannot be set before it is bound");
+    }
+    socket.bind(path)?;
+    Ok(socket)
 }
 
 impl Listener {
@@ -158,5 +171,26 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.overload.closed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_never_open_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("proxy.sock");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let socket = private_socket(&path).unwrap();
+        assert_eq!(mode(), 0o600, "before anything else is done to the file");
+        drop(socket);
+        // What nobody listens on is replaced, and what is served is taken away at the end.
+        let listener = bind_unix(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert!(bind_unix(&path).is_err(), "somebody listens");
+        drop(listener);
+        assert!(!path.exists());
     }
 }

@@ -47,7 +47,7 @@ pub fn judge(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judge
     {
         return Err(EgressError::Misdirected("the local endpoint does not answer to this name"));
     }
-    let target = &decision.target;
+    let target = generation.local_target(&decision)?;
     note_target(
         &mut arrival.record,
         target.scheme,

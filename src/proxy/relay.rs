@@ -5,14 +5,16 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+use crate::message::body::Side;
 
 /// Bytes per direction; below 64 KiB a tunnel spends its time in system calls.
 const BUFFER: usize = 64 * 1024;
@@ -24,8 +26,8 @@ pub enum RelayEnd {
     Closed,
     /// Nothing moved for the idle time.
     Idle,
-    /// One of the sides broke.
-    Broken(io::Error),
+    /// One of the sides broke: this one did so first.
+    Broken(Side, io::Error),
     /// outgate is shutting down.
     Drained,
 }
@@ -38,6 +40,7 @@ pub struct Moved {
     /// Bytes from the provider to the app.
     pub down: AtomicU64,
     last: AtomicU64,
+    broke: OnceLock<Side>,
 }
 
 /// Copies until one of the ends of [`RelayEnd`].
@@ -53,8 +56,9 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let started = Instant::now();
-    let mut downstream = Counted { stream: downstream, moved: moved.clone(), started, up: true };
-    let mut upstream = Counted { stream: upstream, moved: moved.clone(), started, up: false };
+    let mut downstream =
+        Counted { stream: downstream, moved: moved.clone(), started, side: Side::Downstream };
+    let mut upstream = Counted { stream: upstream, moved: moved.clone(), started, side: Side::Upstream };
     let copy = copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER, BUFFER);
     tokio::pin!(copy);
     let timer = sleep_until(started + idle);
@@ -65,7 +69,8 @@ where
             result = &mut copy => {
                 return match result {
                     Ok(_) => RelayEnd::Closed,
-                    Err(error) => RelayEnd::Broken(error),
+                    // Only the streams fail, and each says so; copying itself does not.
+                    Err(error) => RelayEnd::Broken(*moved.broke.get_or_init(|| Side::Upstream), error),
                 };
             }
             () = cancel.cancelled() => return RelayEnd::Drained,
@@ -80,12 +85,21 @@ where
     }
 }
 
-/// A stream that counts what is read from it.
+/// A stream that counts what is read from it, and says when it breaks.
 struct Counted<S> {
     stream: S,
     moved: Arc<Moved>,
     started: Instant,
-    up: bool,
+    side: Side,
+}
+
+impl<S> Counted<S> {
+    fn noted<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(_)) = polled {
+            self.moved.broke.get_or_init(|| self.side);
+        }
+        polled
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
@@ -98,26 +112,32 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let read = (buffer.filled().len() - before) as u64;
         if read > 0 {
-            let counter = if self.up { &self.moved.up } else { &self.moved.down };
+            let counter = match self.side {
+                Side::Downstream => &self.moved.up,
+                Side::Upstream => &self.moved.down,
+            };
             counter.fetch_add(read, Ordering::Relaxed);
             let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.moved.last.store(elapsed, Ordering::Relaxed);
         }
-        polled
+        self.noted(polled)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.noted(polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.noted(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.noted(polled)
     }
 }
 

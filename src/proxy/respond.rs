@@ -1,12 +1,14 @@
 //! outgate's own answers: an [`EgressError`] becomes `application/problem+json` (RFC 9457), here and nowhere else.
 
+use std::time::Duration;
+
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER,
 };
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::message::body::Body;
-use crate::message::failure::Progress;
+use crate::message::failure::{LimitState, Progress};
 use crate::pipeline::error::EgressError;
 use crate::telemetry::{RequestId, Sent};
 
@@ -16,6 +18,8 @@ pub const OUTGATE_ERROR: HeaderName = HeaderName::from_static("outgate-error");
 pub const OUTGATE_SENT: HeaderName = HeaderName::from_static("outgate-sent");
 /// `Outgate-Request-Id`: on every answer; the key to the log record.
 pub const OUTGATE_REQUEST_ID: HeaderName = HeaderName::from_static("outgate-request-id");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// `Proxy-Status` (RFC 9209).
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -50,9 +54,15 @@ pub fn respond(error: &EgressError, request_id: &RequestId, close: bool) -> Resp
     );
     stamp(headers, request_id);
     if let Some(after) = error.retry_after() {
-        // Whole seconds, rounded up: who comes back a moment too early is refused again.
-        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        insert(headers, RETRY_AFTER, seconds.to_string());
+        insert(headers, RETRY_AFTER, whole_seconds(after).to_string());
+    }
+    if let Some(limit) = error.limit() {
+        rate_limit(headers, limit);
+    }
+    if let EgressError::Failure(failure) = error
+        && let Some(hint) = &failure.hint
+    {
+        headers.insert(hint.0.clone(), hint.1.clone());
     }
     if answer.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         headers.append(
@@ -67,6 +77,21 @@ pub fn respond(error: &EgressError, request_id: &RequestId, close: bool) -> Resp
     response
 }
 
+/// The two fields of draft-ietf-httpapi-ratelimit-headers-10: what the limit is, and how it stands.
+fn rate_limit(headers: &mut HeaderMap, limit: &LimitState) {
+    let name: String =
+        limit.name.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')).collect();
+    let window = whole_seconds(limit.window).max(1);
+    insert(headers, RATELIMIT_POLICY, format!("\"{name}\";q={};w={window}", limit.quota));
+    let reset = whole_seconds(limit.reset);
+    insert(headers, RATELIMIT, format!("\"{name}\";r={};t={reset}", limit.remaining));
+}
+
+/// Rounded up: who comes back a moment too early is refused again.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
 /// Puts the request id on an answer.
 pub fn stamp(headers: &mut HeaderMap, request_id: &RequestId) {
     if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
@@ -77,5 +102,25 @@ pub fn stamp(headers: &mut HeaderMap, request_id: &RequestId) {
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
     if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(text)) {
         headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::failure::{Failure, Fault};
+    use crate::telemetry::new_request_id;
+
+    #[test]
+    fn the_providers_own_hint_stands_on_our_answer() {
+        let mut failure = Failure::sent(Fault::Reset);
+        let hint = (HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+        failure.hint = Some(Box::new(hint));
+        let answer = respond(&EgressError::from(failure), &new_request_id(), false);
+        assert_eq!(answer.headers()["x-should-retry"], "false");
+        assert_eq!(answer.headers()[OUTGATE_SENT], "maybe");
+        let plain = respond(&EgressError::from(Failure::not_sent(Fault::Connect)), &new_request_id(), false);
+        assert!(!plain.headers().contains_key("x-should-retry"));
+        assert_eq!(plain.headers()[OUTGATE_SENT], "no");
     }
 }

@@ -44,8 +44,6 @@ pub struct Activity {
     head_begun: AtomicBool,
     /// HTTP/2 sends frames between requests, so a byte there is not the begin of a head.
     framed: AtomicBool,
-    /// Whether anything was received at all.
-    received: AtomicBool,
     /// Bytes are copied (a tunnel, an upgrade): an end of one direction leaves the other alone.
     relaying: AtomicBool,
 }
@@ -58,7 +56,6 @@ impl Default for Activity {
             running: AtomicU32::new(0),
             head_begun: AtomicBool::new(false),
             framed: AtomicBool::new(false),
-            received: AtomicBool::new(false),
             relaying: AtomicBool::new(false),
         }
     }
@@ -85,11 +82,6 @@ impl Activity {
     /// How many requests are being served.
     pub fn running(&self) -> u32 {
         self.running.load(Ordering::Relaxed)
-    }
-
-    /// Whether a byte was ever received.
-    pub fn has_received(&self) -> bool {
-        self.received.load(Ordering::Relaxed)
     }
 }
 
@@ -224,7 +216,6 @@ impl Socket {
     }
 
     fn received(&mut self) {
-        self.activity.received.store(true, Ordering::Relaxed);
         if self.activity.running() == 0 && !self.activity.framed.load(Ordering::Relaxed) {
             self.activity.head_begun.store(true, Ordering::Relaxed);
         }
@@ -372,5 +363,26 @@ impl AsyncWrite for Socket {
             self.read_timer.arm(Instant::now() + LINGER);
         }
         self.poll_linger(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Its fellow for dialled sockets stands where they are dialled.
+    #[tokio::test]
+    async fn accepted_sockets_send_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the client of a test")]
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(!stream.nodelay().unwrap(), "not set by itself");
+        let second = Duration::from_secs(1);
+        let timeouts = SocketTimeouts { header: second, idle: second, write: second };
+        let Stream::Tcp(stream) = Socket::tcp(stream, timeouts).stream else { panic!("it is TCP") };
+        assert!(stream.nodelay().unwrap());
     }
 }

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::connect::{Opening, failed};
 use super::context::Proxy;
-use super::exchange::handshake_deadline;
+use super::exchange::{handshake_deadline, unless_drained};
 use super::relay::{Moved, relay};
 use super::socket::Socket;
 use super::upgrade::finish;
@@ -24,9 +24,15 @@ pub async fn serve(proxy: &Proxy, mut socket: Socket, opening: Opening, permit: 
     let first = if permit.opaque {
         bytes::Bytes::new()
     } else {
-        match judged_hello(proxy, &mut socket, host.as_str(), host.ip().is_some()).await {
-            Ok(first) => first,
-            Err(error) => {
+        let hello = judged_hello(proxy, &mut socket, host.as_str(), host.ip().is_some());
+        match unless_drained(proxy, hello).await {
+            Some(Ok(first)) => first,
+            None => {
+                record.flag(Flag::Drained);
+                record.finish();
+                return;
+            }
+            Some(Err(error)) => {
                 record.flag(flag_of(&error));
                 record.event.error_detail = Some(error.to_string());
                 record.finish();

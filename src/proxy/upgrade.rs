@@ -1,5 +1,6 @@
 //! WebSocket: once both sides have agreed, bytes are copied until one of them is done.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::context::{ConnectionContext, Proxy};
 use super::relay::{Moved, RelayEnd, relay};
 use super::socket::ActivityGuard;
-use crate::message::body::Body;
+use crate::message::body::{Body, Side};
 use crate::message::record::Record;
 use crate::telemetry::Flag;
 
@@ -57,8 +58,12 @@ pub fn finish(record: &mut Record, moved: &Moved, end: RelayEnd) {
         RelayEnd::Closed => {}
         RelayEnd::Idle => record.flag(Flag::UpstreamTimeout),
         RelayEnd::Drained => record.flag(Flag::Drained),
-        RelayEnd::Broken(error) => {
-            record.flag(Flag::UpstreamReset);
+        RelayEnd::Broken(side, error) => {
+            record.flag(match (side, error.kind()) {
+                (Side::Upstream, _) => Flag::UpstreamReset,
+                (Side::Downstream, ErrorKind::TimedOut) => Flag::DownstreamTimeout,
+                (Side::Downstream, _) => Flag::DownstreamGone,
+            });
             record.event.error_detail = Some(error.to_string());
         }
     }

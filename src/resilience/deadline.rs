@@ -42,7 +42,7 @@ impl<S: Inner> Service<EgressRequest> for Deadline<S> {
             let Some(deadline) = exchange.deadline else { return call.await };
             match tokio::time::timeout_at(deadline, call).await {
                 Ok(answer) => answer,
-                Err(_) if exchange.may_have_acted() => Err(Failure::sent(Fault::Deadline)),
+                Err(_) if exchange.may_have_acted() => Err(exchange.complete(Failure::sent(Fault::Deadline))),
                 Err(_) => Err(Failure::not_sent(Fault::Deadline)),
             }
         })

@@ -1,105 +1,177 @@
 //! The replay body: keeps the first bytes of an upload while they stream, so that they can be sent once more.
 //!
-//! Nothing waits for the buffer: pieces go through at once, and a second handle on them (no copy) is kept until the whole
-//! is larger than the bound; from then on the body is streamed and cannot be replayed. An attempt that ends early hands
-//! the rest of the body back, so the next one continues where it stopped.
+//! Nothing waits for the buffer: pieces go through at once, and a second handle on them (no copy, unless they are small) is
+//! kept until the whole is larger than the bound; from then on the body is streamed and cannot be replayed.
+//!
+//! An attempt may end while its upload is still under way: a 429 comes before the last byte. The next attempt takes the upload
+//! over in that moment. The body of the old one then ends with an error and not with an end, so that its connection can
+//! never complete a request that is being sent again; and it takes no byte that belongs to the new one.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::message::body::{Body, BodyError};
 
-/// The kept part of one request body, shared between its attempts.
+/// Pieces shorter than this are copied together, because a handle on a piece keeps the whole buffer that it was read into,
+/// and thousands of small ones would cost more than what they hold.
+const SMALL: usize = 4 * 1024;
+
+/// The kept part of one request body, shared between its attempts. A request without a body costs nothing.
 #[derive(Clone)]
 pub struct Replay {
-    shared: Arc<Mutex<Kept>>,
+    shared: Option<Arc<Mutex<Kept>>>,
 }
 
 struct Kept {
     pieces: Vec<Bytes>,
+    /// Small pieces, not yet one of `pieces`.
+    tail: BytesMut,
     trailers: Option<HeaderMap>,
     bytes: usize,
     bound: usize,
     /// More came than is kept, or the body broke.
     lost: bool,
-    /// What no attempt has read yet. Absent while an attempt holds it.
-    rest: Option<Body>,
+    /// What no attempt has read yet.
+    rest: Body,
+    ended: bool,
     exact: Option<u64>,
+    /// The attempt that has the upload.
+    turn: u32,
+    /// Of the attempt that has it, while it waits for the app.
+    waker: Option<Waker>,
 }
 
 impl Replay {
     /// Starts to keep `body`, up to `bound` bytes.
     pub fn new(body: Body, bound: usize) -> Self {
+        if body.is_end_stream() {
+            return Self { shared: None };
+        }
         let exact = body.exact_length();
-        // A body that is known to be too long is not kept at all.
-        let lost = exact.is_some_and(|length| length > bound as u64);
-        let kept =
-            Kept { pieces: Vec::new(), trailers: None, bytes: 0, bound, lost, rest: Some(body), exact };
-        Self { shared: Arc::new(Mutex::new(kept)) }
+        let kept = Kept {
+            pieces: Vec::new(),
+            tail: BytesMut::new(),
+            trailers: None,
+            bytes: 0,
+            bound,
+            // A body that is known to be too long is not kept at all.
+            lost: exact.is_some_and(|length| length > bound as u64),
+            rest: body,
+            ended: false,
+            exact,
+            turn: 0,
+            waker: None,
+        };
+        Self { shared: Some(Arc::new(Mutex::new(kept))) }
     }
 
-    /// The body for the next attempt, or nothing if it cannot be sent again.
+    /// The whole body for the next attempt, taken away from the one before; or nothing, and then the one before keeps it.
     pub fn attempt(&self) -> Option<Body> {
-        let mut kept = self.lock();
-        if kept.lost && kept.bytes > 0 {
+        let Some(shared) = &self.shared else { return Some(Body::empty()) };
+        let mut kept = lock(shared);
+        if kept.is_gone() {
             return None;
         }
-        let rest = kept.rest.take()?;
-        if kept.pieces.is_empty() && kept.trailers.is_none() && rest.is_end_stream() {
-            kept.rest = Some(rest);
-            return Some(Body::empty());
-        }
-        let replayed = kept.pieces.iter().cloned().collect();
-        let trailers = kept.trailers.clone();
-        let exact = kept.exact;
+        kept.turn += 1;
+        kept.settle();
+        let body = ReplayBody {
+            shared: shared.clone(),
+            turn: kept.turn,
+            replayed: kept.pieces.iter().cloned().collect(),
+            trailers: kept.trailers.clone(),
+            left: kept.exact,
+        };
+        let before = kept.waker.take();
         drop(kept);
-        let left = exact;
-        Some(Body::boxed(ReplayBody { replay: self.clone(), replayed, trailers, rest: Some(rest), left }))
+        if let Some(before) = before {
+            before.wake();
+        }
+        Some(Body::boxed(body))
     }
 
-    /// Whether another attempt could have the whole body, once the present one has given it back.
+    /// Whether another attempt could have the whole body.
     pub fn can_repeat(&self) -> bool {
-        let kept = self.lock();
-        !(kept.lost && kept.bytes > 0)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.as_deref().is_none_or(|shared| !lock(shared).is_gone())
     }
 }
 
+fn lock(shared: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Kept {
+    /// What nobody has read yet can always be sent.
+    fn is_gone(&self) -> bool {
+        self.lost && self.bytes > 0
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.keep_data(data);
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            self.ended = true;
+        }
+    }
+
+    fn keep_data(&mut self, data: &Bytes) {
+        self.bytes += data.len();
+        if self.lost || self.bytes > self.bound {
+            self.lost = true;
+            (self.pieces, self.tail) = (Vec::new(), BytesMut::new());
+        } else if data.len() >= SMALL || (self.pieces.is_empty() && self.tail.is_empty()) {
+            self.settle();
+            self.pieces.push(data.clone());
+        } else {
+            self.tail.extend_from_slice(data);
+        }
+    }
+
+    fn settle(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push(self.tail.split().freeze());
+        }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut self.rest).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => self.keep(frame),
+            Poll::Ready(Some(Err(_))) => {
+                self.lost = true;
+                self.bytes = self.bytes.max(1);
+            }
+            Poll::Ready(None) => self.ended = true,
+            Poll::Pending => match &mut self.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => self.waker = Some(cx.waker().clone()),
+            },
+        }
+        polled
+    }
+}
+
+/// The body of one attempt.
 struct ReplayBody {
-    replay: Replay,
+    shared: Arc<Mutex<Kept>>,
+    turn: u32,
     replayed: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
-    rest: Option<Body>,
     left: Option<u64>,
 }
 
 impl ReplayBody {
-    fn keep(&self, frame: &Frame<Bytes>) {
-        let mut kept = self.replay.lock();
-        if let Some(data) = frame.data_ref() {
-            kept.bytes += data.len();
-            if kept.lost || kept.bytes > kept.bound {
-                kept.lost = true;
-                kept.pieces = Vec::new();
-            } else {
-                kept.pieces.push(data.clone());
-            }
-        } else if let Some(trailers) = frame.trailers_ref() {
-            kept.trailers = Some(trailers.clone());
-        }
-    }
-
-    fn count(&mut self, data: &Bytes) {
-        if let Some(left) = &mut self.left {
+    fn count(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
             *left = left.saturating_sub(data.len() as u64);
         }
     }
@@ -113,47 +185,35 @@ impl HttpBody for ReplayBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(data) = self.replayed.pop_front() {
-            self.count(&data);
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+        let this = &mut *self;
+        let mut kept = lock(&this.shared);
+        if kept.turn != this.turn {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
-        if let Some(trailers) = self.trailers.take() {
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        let again = this.replayed.pop_front().map(Frame::data);
+        let again = again.or_else(|| this.trailers.take().map(Frame::trailers));
+        let polled = match again {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => kept.poll_rest(cx),
+        };
+        drop(kept);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            this.count(frame);
         }
-        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(rest).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                self.keep(frame);
-                if let Some(data) = frame.data_ref() {
-                    let data = data.clone();
-                    self.count(&data);
-                }
-            }
-            Some(Err(_)) => {
-                let mut kept = self.replay.lock();
-                kept.lost = true;
-                kept.bytes = kept.bytes.max(1);
-            }
-            None => {}
-        }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.replayed.is_empty()
-            && self.trailers.is_none()
-            && self.rest.as_ref().is_none_or(HttpBody::is_end_stream)
+        if !self.replayed.is_empty() || self.trailers.is_some() {
+            return false;
+        }
+        let kept = lock(&self.shared);
+        // One that was taken over has no end.
+        kept.turn == self.turn && (kept.ended || kept.rest.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-impl Drop for ReplayBody {
-    fn drop(&mut self) {
-        self.replay.lock().rest = self.rest.take();
     }
 }
 
@@ -180,17 +240,87 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_that_stopped_early_gives_the_rest_back() {
+    async fn the_next_attempt_takes_an_upload_over_and_the_old_one_never_ends_well() {
         let (sender, body) = channel();
         let replay = Replay::new(body, 100);
         let mut first = replay.attempt().unwrap();
-        assert!(replay.attempt().is_none(), "an attempt holds the rest");
         sender.send(Bytes::from_static(b"one ")).await.unwrap();
         first.frame().await.unwrap().unwrap();
-        drop(first);
+        let old = tokio::spawn(async move {
+            let last = first.frame().await;
+            (last, first.is_end_stream())
+        });
+        tokio::task::yield_now().await;
         let second = replay.attempt().unwrap();
+        let (last, ended) = old.await.unwrap();
+        assert!(matches!(last, Some(Err(BodyError::Superseded))), "woken without a byte of the app");
+        assert!(!ended);
         tokio::spawn(async move { sender.send(Bytes::from_static(b"two")).await });
         assert_eq!(text(second).await, "one two");
+    }
+
+    #[tokio::test]
+    async fn an_old_attempt_that_had_read_all_does_not_look_complete() {
+        let replay = Replay::new(Body::full("hello"), 10);
+        let mut first = replay.attempt().unwrap();
+        first.frame().await.unwrap().unwrap();
+        assert!(first.is_end_stream());
+        let _second = replay.attempt().unwrap();
+        assert!(!first.is_end_stream());
+        assert!(matches!(first.frame().await, Some(Err(BodyError::Superseded))));
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_stays_with_the_attempt_that_has_it() {
+        let (sender, body) = channel();
+        let replay = Replay::new(body, 4);
+        let mut first = replay.attempt().unwrap();
+        sender.send(Bytes::from_static(b"abcdef")).await.unwrap();
+        first.frame().await.unwrap().unwrap();
+        assert!(replay.attempt().is_none());
+        drop(sender);
+        assert!(first.frame().await.is_none(), "and goes on to its end");
+    }
+
+    #[tokio::test]
+    async fn many_small_pieces_are_kept_as_few() {
+        let (sender, body) = channel();
+        let replay = Replay::new(body, 64 * 1024);
+        let first = replay.attempt().unwrap();
+        tokio::spawn(async move {
+            for _ in 0..30_000 {
+                sender.send(Bytes::from_static(b"x")).await.unwrap();
+            }
+            sender.send(Bytes::from(vec![b'y'; SMALL])).await.unwrap();
+            sender.send(Bytes::from_static(b"z")).await.unwrap();
+        });
+        let whole = text(first).await;
+        assert_eq!(text(replay.attempt().unwrap()).await, whole);
+        assert_eq!(lock(replay.shared.as_ref().unwrap()).pieces.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn trailers_are_sent_again_too() {
+        struct WithTrailers(Vec<Frame<Bytes>>);
+        impl HttpBody for WithTrailers {
+            type Data = Bytes;
+            type Error = BodyError;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+                Poll::Ready(self.0.pop().map(Ok))
+            }
+        }
+        let trailers: HeaderMap =
+            [(http::header::ETAG, http::HeaderValue::from_static("x"))].into_iter().collect();
+        let frames = vec![Frame::trailers(trailers.clone()), Frame::data(Bytes::from_static(b"abc"))];
+        let replay = Replay::new(Body::boxed(WithTrailers(frames)), 10);
+        for _ in 0..3 {
+            let whole = replay.attempt().unwrap().collect().await.unwrap();
+            assert_eq!(whole.trailers(), Some(&trailers));
+            assert_eq!(whole.to_bytes(), "abc");
+        }
     }
 
     #[tokio::test]

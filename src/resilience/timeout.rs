@@ -3,7 +3,8 @@
 //! A timeout around the call alone would never stop a stuck stream, or would kill a healthy long one; so the time to the
 //! head is counted from the last request byte that was sent, while the body still moves `idle` bounds it, and the answer's
 //! body carries its own idle clock. Waiting for the *app* to send its body is not the provider's fault and is bounded by
-//! `runtime.downstream.body_timeout`.
+//! `runtime.downstream.body_timeout`. Both clocks run only while a connection has the request: what comes before (pool,
+//! name, TCP, TLS) has bounds of its own.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -98,16 +99,18 @@ async fn until_head(
     }
 }
 
-/// When to look again: nobody wakes this up when the upload ends, and from then on `response` counts, which may be shorter
-/// than `idle`.
+/// When to look again: nobody wakes this up when the request is handed over, or when the upload ends, and from then on
+/// another clock counts.
 fn next_look(upload: &Upload, timeouts: AttemptTimeouts, end: Option<Instant>) -> Instant {
     let (due, _) = overdue(upload, timeouts, end);
-    if upload.is_complete() { due } else { due.min(Instant::now() + timeouts.response) }
+    if upload.is_complete() { due } else { due.min(Instant::now() + timeouts.response.min(timeouts.idle)) }
 }
 
 /// When the attempt is overdue if nothing moves until then, and with which fault.
 fn overdue(upload: &Upload, timeouts: AttemptTimeouts, end: Option<Instant>) -> (Instant, Fault) {
-    let (due, fault) = if upload.is_complete() {
+    let (due, fault) = if !upload.is_handed_over() {
+        (Instant::now() + FOREVER, Fault::IdleTimeout)
+    } else if upload.is_complete() {
         (upload.last_taken() + timeouts.response, Fault::ResponseTimeout)
     } else if upload.is_starved() {
         (Instant::now() + timeouts.idle, Fault::IdleTimeout)
@@ -248,17 +251,51 @@ pub(crate) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_provider_that_takes_nothing_is_idle_and_a_slow_app_is_not_its_fault() {
         let started = Instant::now();
-        let failure =
-            Timeout::new(stuck(false), TIMEOUTS).call(request_with(Body::empty(), None)).await.err().unwrap();
+        let takes_nothing = service_fn(|request: EgressRequest| async move {
+            request.exchange.handed_over();
+            std::future::pending::<Result<Response<Body>, Failure>>().await
+        });
+        let failure = Timeout::new(takes_nothing, TIMEOUTS)
+            .call(request_with(Body::empty(), None))
+            .await
+            .err()
+            .unwrap();
         assert_eq!(failure.fault, Fault::IdleTimeout);
         assert_eq!(started.elapsed(), TIMEOUTS.idle);
 
         let starved = service_fn(|request: EgressRequest| async move {
+            request.exchange.handed_over();
             request.exchange.upload().starved();
             tokio::time::sleep(Duration::from_secs(100)).await;
             Ok::<_, Failure>(Response::new(Body::empty()))
         });
         assert!(Timeout::new(starved, TIMEOUTS).call(request_with(Body::empty(), None)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_way_to_a_connection_is_not_idle_time() {
+        // Longer than `idle`, with a body and without: pool, TCP and TLS have bounds of their own.
+        let slow_to_connect = service_fn(|request: EgressRequest| async move {
+            tokio::time::sleep(TIMEOUTS.idle * 7 / 2).await;
+            request.exchange.handed_over();
+            std::future::pending::<Result<Response<Body>, Failure>>().await
+        });
+        let started = Instant::now();
+        let failure = Timeout::new(slow_to_connect, TIMEOUTS)
+            .call(request_with(Body::full("x"), None))
+            .await
+            .err()
+            .unwrap();
+        assert_eq!((failure.fault, started.elapsed()), (Fault::IdleTimeout, TIMEOUTS.idle * 9 / 2));
+        // `total` counts there too.
+        let total = Some(TIMEOUTS.idle * 2);
+        let started = Instant::now();
+        let failure = Timeout::new(stuck(false), AttemptTimeouts { total, ..TIMEOUTS })
+            .call(request_with(Body::empty(), None))
+            .await
+            .err()
+            .unwrap();
+        assert_eq!((failure.fault, Some(started.elapsed())), (Fault::Total, total));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,8 @@
 use std::io;
 use std::time::Duration;
 
-use super::reference::SecretRef;
+use super::http::HttpError;
+use super::reference::{STORE_NAME, SecretRef};
 
 /// Why a reference or a secret cannot be used.
 ///
@@ -31,10 +32,17 @@ pub enum SecretError {
         known: String,
     },
     /// A name in `secrets:` that no reference could use.
-    #[error(
-        "a store's name is 1 to 63 lower-case letters, digits, `_` or `-`, starts with a letter, and is not `env` or `file`"
-    )]
+    #[error("{STORE_NAME}")]
     StoreName,
+
+    /// A store's settings cannot be used.
+    #[error("the store `{name}`: {what}")]
+    StoreSetup {
+        /// The store's name.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
 
     /// No read was tried yet.
     #[error("`{reference}` was not read yet")]
@@ -94,6 +102,20 @@ pub enum SecretError {
         /// Offset of the first such byte, from 0.
         offset: usize,
     },
+    /// The value has ended (its lease, its token), and no new one could be read.
+    #[error("`{reference}` has ended, and was not read anew")]
+    Expired {
+        /// The secret.
+        reference: SecretRef,
+    },
+    /// The store did not give it.
+    #[error("`{reference}`: {fault}")]
+    Store {
+        /// The secret.
+        reference: SecretRef,
+        /// Why.
+        fault: StoreFault,
+    },
     /// A field was asked for, and the value is not JSON.
     #[error("`{reference}` asks for a field, and its value is not JSON (byte {offset})")]
     NotJson {
@@ -128,6 +150,9 @@ impl SecretError {
             Self::Placeholder => "not_supported",
             Self::UnknownStore { .. } => "unknown_store",
             Self::StoreName => "store_name",
+            Self::StoreSetup { .. } => "store_setup",
+            Self::Expired { .. } => "expired",
+            Self::Store { fault, .. } => fault.code(),
             Self::NotRead { .. } => "not_read",
             Self::NotFound { .. } => "not_found",
             Self::Unreadable { .. } => "unreadable",
@@ -142,6 +167,15 @@ impl SecretError {
         }
     }
 
+    /// What a store says about `reference`.
+    #[must_use]
+    pub fn store(reference: &SecretRef, fault: impl Into<StoreFault>) -> Self {
+        match fault.into() {
+            StoreFault::NotFound => Self::NotFound { reference: reference.clone() },
+            fault => Self::Store { reference: reference.clone(), fault },
+        }
+    }
+
     /// What a failed system call says about `reference`.
     #[must_use]
     pub fn from_io(reference: &SecretRef, error: &io::Error) -> Self {
@@ -149,6 +183,94 @@ impl SecretError {
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound { reference },
             kind => Self::Unreadable { reference, kind },
+        }
+    }
+}
+
+/// Why a store did not give a secret. Made of numbers and of texts that stand in this program: no word of an answer, of a
+/// program's output or of a file can be in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreFault {
+    /// There is no such secret.
+    #[error("it does not exist")]
+    NotFound,
+    /// No usable answer came.
+    #[error("the store {0}")]
+    Http(#[from] HttpError),
+    /// The store refused.
+    #[error("the store answered HTTP {0}{hint}", hint = hint(*.0))]
+    Status(u16),
+    /// The store's login failed.
+    #[error("the login at the store failed: {0}")]
+    Login(Box<StoreFault>),
+    /// What the store logs in with could not be read.
+    #[error("the store's own credential cannot be read: {0}")]
+    Own(Box<SecretError>),
+    /// The answer is not what the store's API promises.
+    #[error("the store's answer is not of the expected form: {0}")]
+    Garbled(&'static str),
+    /// The reference does not fit the store.
+    #[error("the reference does not fit this kind of store: {0}")]
+    Reference(&'static str),
+    /// A program could not be started.
+    #[error("the program cannot be started: {0}")]
+    NotStarted(io::ErrorKind),
+    /// A program ended with a failure.
+    #[error("the program ended with exit code {0}")]
+    Exit(i32),
+    /// A program was ended by a signal.
+    #[error("the program was ended by signal {0}")]
+    Signal(i32),
+    /// A program's output could not be read.
+    #[error("the program's output cannot be read: {0}")]
+    Output(io::ErrorKind),
+    /// A program took too long; it was killed.
+    #[error("the program took longer than {} ms and was killed", .0.as_millis())]
+    Overdue(Duration),
+    /// The file of sealed values is not one.
+    #[error("the file of sealed values: {0}")]
+    SealedFile(&'static str),
+    /// A sealed value does not open.
+    #[error(
+        "it does not open: the key is another one, or the entry was changed, or stands under another name"
+    )]
+    Unopened,
+    /// The key of sealed values is not one.
+    #[error("the key of the sealed values is not 32 bytes in base64 (`outgate seal --new-key` makes one)")]
+    SealKey,
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        300..=399 => " (redirects are not followed)",
+        401 => " (not logged in)",
+        403 => " (not allowed)",
+        _ => "",
+    }
+}
+
+impl StoreFault {
+    /// A short stable text for `/status`, metrics and logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Http(fault) => fault.code(),
+            Self::Status(401 | 403) => "store_denied",
+            Self::Status(_) => "store_status",
+            Self::Login(_) => "store_login",
+            Self::Own(_) => "store_credential",
+            Self::Garbled(_) => "store_garbled",
+            Self::Reference(_) => "bad_reference",
+            Self::NotStarted(_) => "exec_not_started",
+            Self::Exit(_) => "exec_exit",
+            Self::Signal(_) => "exec_signal",
+            Self::Output(_) => "exec_output",
+            Self::Overdue(_) => "exec_timeout",
+            Self::SealedFile(_) => "sealed_file",
+            Self::Unopened => "sealed_unopened",
+            Self::SealKey => "sealed_key",
         }
     }
 }

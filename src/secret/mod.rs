@@ -12,37 +12,59 @@
 //!
 //! 1. `stores/<store>.rs`: its `Config` (as typed in the policy), and a type that implements [`SecretStore`]: one
 //!    read by reference, with its own bound on size; `stores/file.rs` is the pattern, `stores/field.rs` picks `#field`.
-//! 2. Here: give its variant of [`StoreConfig`] that `Config` in place of [`NotYet`], and an arm in `build`.
+//! 2. `config.rs`: give its variant of [`StoreConfig`] that `Config`, and an arm in each `match`.
 //!
-//! Size, control characters, timeout, retry, single flight and status are the cache's business and come by themselves.
+//! A store behind HTTP asks through [`http::HttpClient`], which brings deadline, retries, address rules and the bound on
+//! how often a failing store is asked. Control characters, timeout, retry, single flight and status are the cache's business and come by themselves.
 
 pub mod cache;
+pub mod config;
 pub mod error;
+pub mod http;
 pub mod reference;
 pub mod stores;
 pub mod value;
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use schemars::JsonSchema;
-use serde::Deserialize;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 pub use cache::{RefreshOutcome, SecretCache, SecretEntry, SecretState, SecretStatus, SecretVersion};
+pub use config::{StoreConfig, StoreEnv, StoreMistake};
 pub use error::SecretError;
 pub use reference::SecretRef;
 pub use value::{SecretValue, ValueRules};
-
-use stores::not_yet::{self, NotYet};
 
 /// The bytes of one read, wiped when dropped. They are not yet checked: the cache does that for every store.
 pub type SecretBytes = Zeroizing<Vec<u8>>;
 
 /// The future of one read. Boxed, because stores stand side by side in one table; a read is rare, so the box is cheap.
-pub type ReadFuture<'a> = BoxFuture<'a, Result<SecretBytes, SecretError>>;
+pub type ReadFuture<'a> = BoxFuture<'a, Result<Reading, SecretError>>;
+
+/// What one read brought.
+pub struct Reading {
+    /// The value.
+    pub bytes: SecretBytes,
+    /// When the value itself ends, such as with its lease: from then on it is not used, whatever else fails.
+    pub expires: Option<Instant>,
+    /// When to read again, where the store knows better than its [`Source`].
+    pub again: Option<Instant>,
+}
+
+impl From<SecretBytes> for Reading {
+    fn from(bytes: SecretBytes) -> Self {
+        Self { bytes, expires: None, again: None }
+    }
+}
 
 /// A place that secrets are read from.
 pub trait SecretStore: Send + Sync {
@@ -54,6 +76,24 @@ pub trait SecretStore: Send + Sync {
 
     /// How a change of the value can be noticed.
     fn source(&self, reference: &SecretRef) -> Source;
+
+    /// How long one read may take, its retries included.
+    fn patience(&self) -> Duration {
+        cache::READ_TIMEOUT
+    }
+
+    /// A provider rejected the value. The read that follows must not be answered from what the store itself keeps.
+    fn rejected(&self, _reference: &SecretRef) {}
+
+    /// When [`SecretStore::upkeep`] wants to be called next, where the store keeps a login of its own alive.
+    fn upkeep_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Renews the store's own login. Never called twice at once.
+    fn upkeep(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// How a change of a secret can be noticed.
@@ -63,82 +103,74 @@ pub enum Source {
     Fixed,
     /// The value is in this file, which is watched.
     File(PathBuf),
-}
-
-/// One entry of the policy's `secrets:` section: a store under a name of the team's choice.
-///
-/// ```yaml
-/// secrets:
-///   payments: { vault: { address: "https://vault:8200" } }
-/// ```
-///
-/// Kinds that the contract names and that are not built yet are refused with that reason, so that nobody looks for a
-/// typing mistake. `env` and `file` are not in this list: they need no settings and always exist.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreConfig {
-    /// HashiCorp Vault or OpenBao.
-    #[serde(deserialize_with = "not_yet::vault")]
-    Vault(NotYet),
-    /// AWS Secrets Manager.
-    #[serde(deserialize_with = "not_yet::aws_secrets_manager")]
-    AwsSecretsManager(NotYet),
-    /// Google Cloud Secret Manager.
-    #[serde(deserialize_with = "not_yet::gcp_secret_manager")]
-    GcpSecretManager(NotYet),
-    /// Azure Key Vault.
-    #[serde(deserialize_with = "not_yet::azure_key_vault")]
-    AzureKeyVault(NotYet),
-    /// Secrets of the Kubernetes API. (Mounted secrets are files, and work through `file:`.)
-    #[serde(deserialize_with = "not_yet::kubernetes")]
-    Kubernetes(NotYet),
-    /// The output of a command.
-    #[serde(deserialize_with = "not_yet::exec")]
-    Exec(NotYet),
-    /// An encrypted file.
-    #[serde(deserialize_with = "not_yet::sealed")]
-    Sealed(NotYet),
-}
-
-impl StoreConfig {
-    fn build(&self) -> Arc<dyn SecretStore> {
-        match self {
-            Self::Vault(never)
-            | Self::AwsSecretsManager(never)
-            | Self::GcpSecretManager(never)
-            | Self::AzureKeyVault(never)
-            | Self::Kubernetes(never)
-            | Self::Exec(never)
-            | Self::Sealed(never) => match *never {},
-        }
-    }
+    /// It cannot: the value is read again this often, give or take a tenth.
+    Polled(Duration),
 }
 
 /// The stores of a policy by name; `env` and `file` are always among them.
 #[derive(Clone)]
 pub struct Stores {
-    by_name: BTreeMap<String, Arc<dyn SecretStore>>,
+    by_name: BTreeMap<String, Arc<Kept>>,
+}
+
+/// A store with what it was built from.
+struct Kept {
+    store: Arc<dyn SecretStore>,
+    built_from: Option<(StoreConfig, Option<Arc<[u8]>>)>,
+    /// Its upkeep runs.
+    tended: AtomicBool,
+}
+
+impl Kept {
+    fn new(store: Arc<dyn SecretStore>, built_from: Option<(StoreConfig, Option<Arc<[u8]>>)>) -> Arc<Self> {
+        Arc::new(Self { store, built_from, tended: AtomicBool::new(false) })
+    }
 }
 
 impl Stores {
-    /// Builds the stores of the policy's `secrets:` section. Relative `file:` paths start at `policy_directory`.
+    /// `env` and `file` alone. Relative `file:` paths start at `policy_directory`.
+    #[must_use]
+    pub fn built_in(policy_directory: &Path) -> Self {
+        let env: Arc<dyn SecretStore> = Arc::new(stores::env::EnvStore);
+        let file: Arc<dyn SecretStore> = Arc::new(stores::file::FileStore::new(policy_directory));
+        let of = |name: &str, store| (name.to_owned(), Kept::new(store, None));
+        Self { by_name: BTreeMap::from([of(reference::ENV, env), of(reference::FILE, file)]) }
+    }
+
+    /// Builds the stores of the policy's `secrets:` section. What stands in `before` with the same settings is taken over
+    /// as it is, with its login.
     ///
     /// # Errors
-    /// [`SecretError::StoreName`] for a name that no reference could name, or that is `env` or `file`.
+    /// [`SecretError::StoreName`] for a name that no reference could name, or that is `env` or `file`;
+    /// [`SecretError::StoreSetup`] for settings that cannot be used.
     pub fn build(
         configs: &BTreeMap<String, StoreConfig>,
-        policy_directory: &Path,
+        env: &StoreEnv,
+        before: Option<&Self>,
     ) -> Result<Self, SecretError> {
-        let mut by_name: BTreeMap<String, Arc<dyn SecretStore>> = BTreeMap::new();
-        by_name.insert(reference::ENV.to_owned(), Arc::new(stores::env::EnvStore));
-        by_name.insert(reference::FILE.to_owned(), Arc::new(stores::file::FileStore::new(policy_directory)));
+        let mut built = before.map_or_else(|| Self::built_in(&env.directory), Self::without_configured);
         for (name, config) in configs {
-            if !reference::is_store_name(name) || by_name.contains_key(name) {
+            if !reference::is_store_name(name) || built.by_name.contains_key(name) {
                 return Err(SecretError::StoreName);
             }
-            by_name.insert(name.clone(), config.build());
+            let setup = |what| SecretError::StoreSetup { name: name.clone(), what };
+            let from = Some((config.clone(), config.read_ca(&env.directory).map_err(setup)?));
+            let old = before.and_then(|before| before.by_name.get(name));
+            let kept = match old.filter(|old| old.built_from == from) {
+                Some(old) => Arc::clone(old),
+                None => {
+                    let ca = from.as_ref().and_then(|(_, ca)| ca.clone());
+                    Kept::new(config.build(name, ca, env).map_err(setup)?, from)
+                }
+            };
+            built.by_name.insert(name.clone(), kept);
         }
-        Ok(Self { by_name })
+        Ok(built)
+    }
+
+    fn without_configured(&self) -> Self {
+        let built_in = self.by_name.iter().filter(|(_, kept)| kept.built_from.is_none());
+        Self { by_name: built_in.map(|(name, kept)| (name.clone(), Arc::clone(kept))).collect() }
     }
 
     /// The store of `reference`; a policy is compiled only if every reference has one.
@@ -146,17 +178,37 @@ impl Stores {
     /// # Errors
     /// [`SecretError::UnknownStore`]. It lists the stores there are, and does not repeat the reference: `user:password`
     /// reads like a reference to a store called `user`.
-    pub fn find(&self, reference: &SecretRef) -> Result<&Arc<dyn SecretStore>, SecretError> {
-        self.by_name.get(reference.store()).ok_or_else(|| {
+    pub fn find(&self, reference: &SecretRef) -> Result<Arc<dyn SecretStore>, SecretError> {
+        self.by_name.get(reference.store()).map(|kept| Arc::clone(&kept.store)).ok_or_else(|| {
             let known = self.by_name.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             SecretError::UnknownStore { known }
         })
     }
 
+    /// When the next store wants its upkeep.
+    fn next_upkeep(&self) -> Option<Instant> {
+        let idle = self.by_name.values().filter(|kept| !kept.tended.load(Ordering::Acquire));
+        idle.filter_map(|kept| kept.store.upkeep_at()).min()
+    }
+
+    /// The upkeeps that are due; each of them is given out again only when it is done.
+    fn upkeep_due(&self, now: Instant) -> Vec<BoxFuture<'static, ()>> {
+        let due = |kept: &&Arc<Kept>| kept.store.upkeep_at().is_some_and(|at| at <= now);
+        let begun = |kept: &&Arc<Kept>| !kept.tended.swap(true, Ordering::AcqRel);
+        let tend = |kept: &Arc<Kept>| -> BoxFuture<'static, ()> {
+            let kept = Arc::clone(kept);
+            Box::pin(async move {
+                kept.store.upkeep().await;
+                kept.tended.store(false, Ordering::Release);
+            })
+        };
+        self.by_name.values().filter(due).filter(begun).map(tend).collect()
+    }
+
     /// The same stores and one more under `name`; for tests.
     #[cfg(test)]
     pub(crate) fn with(mut self, name: &str, store: Arc<dyn SecretStore>) -> Self {
-        self.by_name.insert(name.to_owned(), store);
+        self.by_name.insert(name.to_owned(), Kept::new(store, None));
         self
     }
 }

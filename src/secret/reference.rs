@@ -65,6 +65,9 @@ impl SecretRef {
     }
 }
 
+/// What a store's name may be.
+pub const STORE_NAME: &str = "a store's name is 1 to 63 lower-case letters, digits, `_` or `-`, starts with a letter, and is not `env` or `file`";
+
 /// Whether `name` can stand before the colon of a reference.
 #[must_use]
 pub fn is_store_name(name: &str) -> bool {
@@ -163,7 +166,8 @@ fn is_version(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-fn is_variable(name: &str) -> bool {
+/// Whether it can be the name of a variable.
+pub(super) fn is_variable(name: &str) -> bool {
     !name.starts_with(|c: char| c.is_ascii_digit())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }

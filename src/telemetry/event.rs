@@ -162,8 +162,11 @@ pub struct RequestEvent {
     pub route: Option<Arc<str>>,
     /// How often the request was sent upstream, or was tried to.
     pub attempts: u32,
-    /// Why there was a second attempt: a class of the policy, such as `throttle`.
-    pub retry_reason: Option<&'static str>,
+    /// For each attempt that was judged: why it was made again (a class of the policy, such as `throttle`), or why not
+    /// (`not_repeated:may_have_acted`). Closed words. Empty where the first attempt succeeded.
+    pub retry_reasons: Vec<&'static str>,
+    /// What shadow mode let pass: `limit:account`, `breaker`, `deny:refunds`.
+    pub shadowed: Vec<Arc<str>>,
     /// Why outgate answered by itself, or how this ended.
     pub flag: Option<Flag>,
     /// The stable code of the error, as the client got it in `Outgate-Error`.
@@ -213,7 +216,8 @@ impl RequestEvent {
             provider: None,
             route: None,
             attempts: 0,
-            retry_reason: None,
+            retry_reasons: Vec::new(),
+            shadowed: Vec::new(),
             flag: None,
             error: None,
             error_detail: None,

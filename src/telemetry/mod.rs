@@ -22,8 +22,8 @@ pub use event::{Client, Door, HttpVersion, RequestEvent, Sent, Timings};
 pub use flags::Flag;
 pub use line::LogFormat;
 pub use metrics::{
-    DialResult, DownstreamConnection, HealResult, InFlight, ListenerMetrics, Metrics, NO_PROVIDER,
-    ProviderMetrics, ReloadResult, RouteMetrics, SecretMetrics,
+    DialResult, DownstreamConnection, HealResult, InFlight, Level, LevelFamily, LevelKind, LevelSource,
+    ListenerMetrics, Metrics, NO_PROVIDER, ProviderMetrics, ReloadResult, RouteMetrics, SecretMetrics,
 };
 pub use redact::{MASK, QueryMode, Redaction, without_userinfo};
 pub use traces::{HexText, RequestId, TraceId, TraceParent, new_request_id};

@@ -14,6 +14,7 @@ use crate::message::failure::{Failure, Fault, Progress};
 use crate::message::headers::clean_response;
 
 use super::pool::Lease;
+use super::upload::Broken;
 
 /// What becomes of the connection after the answer.
 enum After {
@@ -32,8 +33,14 @@ impl After {
     }
 }
 
-/// Turns what hyper received into what the layers see. `upgrade` = the request asked to become a WebSocket.
-pub fn receive(response: Response<Incoming>, lease: Lease, upgrade: bool) -> Result<Response<Body>, Failure> {
+/// Turns what hyper received into what the layers see. `upgrade` = the request asked to become a WebSocket; `broken` says
+/// whether the upload, which may still be on its way, broke.
+pub fn receive(
+    response: Response<Incoming>,
+    lease: Lease,
+    upgrade: bool,
+    broken: Broken,
+) -> Result<Response<Body>, Failure> {
     let (mut head, incoming) = response.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS && !(upgrade && agrees(&head.headers)) {
         let mut failure = Failure::sent(Fault::Upgrade).because("an upgrade that was not asked for");
@@ -53,7 +60,7 @@ pub fn receive(response: Response<Incoming>, lease: Lease, upgrade: bool) -> Res
         after.finish();
         return Ok(Response::from_parts(head, Body::empty()));
     }
-    Ok(Response::from_parts(head, Body::boxed(AnswerBody { body, after: Some(after) })))
+    Ok(Response::from_parts(head, Body::boxed(AnswerBody { body, broken, after: Some(after) })))
 }
 
 /// Whether the transfer coding, if any, is exactly `chunked`. hyper takes the chunks off and leaves the rest, or reads to the
@@ -74,6 +81,7 @@ fn agrees(headers: &HeaderMap) -> bool {
 /// The body of an answer. At its end the connection goes back; dropped before, or broken, the connection is closed.
 struct AnswerBody {
     body: Body,
+    broken: Broken,
     after: Option<After>,
 }
 
@@ -87,7 +95,10 @@ impl HttpBody for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
-            Poll::Ready(Some(Err(_))) => drop(self.after.take()),
+            Poll::Ready(Some(Err(_))) => {
+                drop(self.after.take());
+                return polled.map_err(|error| blamed(error, self.broken.fault()));
+            }
             Poll::Ready(None) => finish(&mut self.after),
             Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => finish(&mut self.after),
             Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
@@ -101,6 +112,20 @@ impl HttpBody for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// An answer is also cut where the app breaks its upload: the connection, or the stream, has no other end. That is not the
+/// provider's doing.
+fn blamed(error: BodyError, upload: Option<Fault>) -> BodyError {
+    match (error, upload) {
+        (BodyError::UpstreamCut(error), Some(Fault::DownstreamGone)) => BodyError::DownstreamGone(error),
+        (BodyError::UpstreamCut(error), Some(Fault::DownstreamMalformed)) => {
+            BodyError::DownstreamMalformed(error)
+        }
+        (BodyError::UpstreamCut(_), Some(Fault::DownstreamStalled)) => BodyError::DownstreamStalled,
+        (BodyError::UpstreamCut(_), Some(Fault::BodyTooLarge)) => BodyError::TooLarge,
+        (error, _) => error,
     }
 }
 

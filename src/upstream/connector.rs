@@ -33,6 +33,8 @@ use super::socket::Stream;
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 6;
+/// How long a lookup may run before the name's last addresses are used, where there are any.
+const DNS_PATIENCE: Duration = Duration::from_secs(1);
 /// Head start of one address over the next (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 /// When an idle connection is first asked whether its peer still lives.
@@ -242,7 +244,9 @@ impl Connector {
             return Ok((vec![unmap(ip)], None));
         }
         let began = Instant::now();
-        let ips = timeout_at(deadline, self.env.resolver.resolve(&host.shared()))
+        // An old answer leaves at least half of the time for the dial.
+        let patience = (self.settings.connect_timeout / 2).min(DNS_PATIENCE);
+        let ips = timeout_at(deadline, self.env.resolver.resolve(&host.shared(), patience))
             .await
             .map_err(|_| Failure::not_sent(Fault::DnsTimeout))?
             .map_err(|error| Failure::not_sent(Fault::Dns).because(error))?;

@@ -58,6 +58,8 @@ pub fn body_fault(error: &BodyError) -> Fault {
         BodyError::DownstreamStalled => Fault::DownstreamStalled,
         BodyError::TooLarge => Fault::BodyTooLarge,
         BodyError::Total => Fault::Total,
+        // Nobody waits any more for an attempt whose body the next one has taken over.
+        BodyError::Superseded => Fault::Reset,
         // These are errors of answers; a request body that is one is a bug.
         BodyError::UpstreamCut(_) | BodyError::UpstreamIdle => Fault::Internal,
     }

@@ -107,7 +107,7 @@ impl Outgoing {
             route.exchange.upload().finished();
         }
         match answer.await {
-            Ok(response) => answered(response, Lease::Http1(lease), &route),
+            Ok(response) => answered(response, Lease::Http1(lease), &route, broken),
             Err(error) => {
                 let sent = if written.bytes() == before { Progress::NotSent } else { Progress::Sent };
                 failed(error, route, &broken, sent, fresh, handed)
@@ -130,7 +130,7 @@ impl Outgoing {
             route.exchange.upload().finished();
         }
         match answer.await {
-            Ok(response) => answered(response, Lease::Http2(lease), &route),
+            Ok(response) => answered(response, Lease::Http2(lease), &route, broken),
             Err(error) => {
                 let outcome = failed(error, route, &broken, Progress::Sent, fresh, handed);
                 match &outcome {
@@ -238,12 +238,12 @@ fn note(exchange: &Exchange, made: Made, timings: Option<Timings>, protocol: Htt
     facts.upstream_version = Some(protocol);
 }
 
-fn answered(response: Response<Incoming>, lease: Lease, route: &Route) -> Outcome {
+fn answered(response: Response<Incoming>, lease: Lease, route: &Route, broken: Broken) -> Outcome {
     let upload = route.exchange.upload();
     if upload.is_complete() {
         route.exchange.facts().first_byte = Some(upload.last_taken().elapsed());
     }
-    match answer::receive(response, lease, route.upgrade) {
+    match answer::receive(response, lease, route.upgrade, broken) {
         Ok(response) => Outcome::Answered(response),
         Err(failure) => Outcome::Failed(failure),
     }

@@ -116,8 +116,15 @@ impl<P: Unpin> Socket<P> {
     }
 
     fn count(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &result {
-            self.written.0.fetch_add(*bytes as u64, Ordering::Release);
+        let taken = match &result {
+            Poll::Ready(Ok(bytes)) => *bytes as u64,
+            // One write to TLS is several to the socket: records may have gone out before the one that failed, and a request
+            // of which a part was sent is not sent again as if nothing was.
+            Poll::Ready(Err(_)) if matches!(self.stream, Stream::Tls(_)) => 1,
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        if taken > 0 {
+            self.written.0.fetch_add(taken, Ordering::Release);
         }
         self.judge(result)
     }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http_body_util::BodyExt;
+
 use super::support::ca::TestCa;
 use super::support::client::{Got, Raw, local_get};
-use super::support::origin::{HttpOrigin, RawOrigin, Seen, Stream, read_request, text};
+use super::support::origin::{HttpOrigin, RawOrigin, Script, Seen, Stream, read_request, text};
 use super::support::proxy::Proxy;
 use super::world::{HOST, directory, policy, until};
 
@@ -69,13 +71,21 @@ async fn the_next_of_a_list_is_taken_with_the_same_body_and_then_preferred() {
     assert_eq!(world.carried()[2..], ["the-old-secret-1"; 3], "the one that worked is used first");
     let records = world.proxy.records(4).await;
     assert_eq!((&records[0]["outgate.attempts"], &records[3]["outgate.attempts"]), (&2.into(), &1.into()));
-    assert_eq!(records[0]["outgate.retry.reason"], "unauthorized");
+    assert_eq!(records[0]["outgate.retry.reason"], serde_json::json!(["unauthorized"]));
     assert!(records[0]["outgate.credential"].as_str().unwrap().ends_with("/old"), "{}", records[0]);
 
     // And back: when the old one is switched off, the new one takes over at once.
     *world.accepted.lock().unwrap() = "the-new-secret-1";
     assert_eq!(world.post("amount=300").await.status, 200);
     assert_eq!(world.carried()[5..], ["the-old-secret-1", "the-new-secret-1"]);
+}
+
+#[tokio::test]
+async fn with_a_member_that_cannot_be_read_the_refused_one_is_not_sent_again() {
+    let list = "    credential: { bearer: [\"file:{dir}/absent\", \"file:{dir}/new\", \"file:{dir}/old\"] }";
+    let world = World::new("the-old-secret-1", list).await;
+    assert_eq!(world.post("amount=100").await.status, 200);
+    assert_eq!(world.carried(), ["the-new-secret-1", "the-old-secret-1"]);
 }
 
 #[tokio::test]
@@ -188,5 +198,74 @@ async fn a_post_is_not_sent_twice_when_the_connection_breaks() {
             until("what was sent has arrived", || count.load(Ordering::SeqCst) > broken).await;
             assert_eq!(count.load(Ordering::SeqCst), broken + 1, "sent once");
         }
+    }
+}
+
+/// What an origin saw of uploads: each body up to where it ended, and whether it ended well.
+type Uploads = Arc<Mutex<Vec<(String, bool)>>>;
+
+/// An origin that refuses everything but the old secret as soon as the first piece of a body is there, and goes on reading.
+async fn hasty_origin(ca: &TestCa, version: &'static str, uploads: Uploads) -> RawOrigin {
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let uploads = uploads.clone();
+        async move {
+            let accepted = request.headers()["authorization"] == "Bearer the-old-secret-1";
+            let mut body = request.into_body();
+            let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            let reading = async move {
+                let mut whole = first.to_vec();
+                let well = loop {
+                    match body.frame().await {
+                        Some(Ok(frame)) => whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                        Some(Err(_)) => break false,
+                        None => break true,
+                    }
+                };
+                uploads.lock().unwrap().push((String::from_utf8(whole).unwrap(), well));
+            };
+            if accepted {
+                reading.await;
+            } else {
+                tokio::spawn(reading);
+            }
+            Ok::<_, std::convert::Infallible>(text(if accepted { 200 } else { 401 }, "{}"))
+        }
+    });
+    let script: Script = Arc::new(move |stream, _| {
+        let (stream, service) = (hyper_util::rt::TokioIo::new(stream), service.clone());
+        Box::pin(async move {
+            let _ = if version == "h2" {
+                let builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                builder.serve_connection(stream, service).await
+            } else {
+                hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await
+            };
+        })
+    });
+    RawOrigin::start(Some(ca.server(&[HOST], &[version])), script).await
+}
+
+#[tokio::test]
+async fn an_upload_that_was_answered_early_goes_on_with_the_next_credential_and_never_ends_at_the_first() {
+    for version in ["http/1.1", "h2"] {
+        let ca = TestCa::new();
+        let uploads = Uploads::default();
+        let origin = hasty_origin(&ca, version, uploads.clone()).await;
+        let dir = directory(&ca);
+        std::fs::write(dir.path().join("new"), "the-new-secret-1").unwrap();
+        std::fs::write(dir.path().join("old"), "the-old-secret-1").unwrap();
+        let proxy = Proxy::start_in(dir, &policy(origin.address, LIST, "")).await;
+        let mut raw = Raw::connect(proxy.address()).await;
+        raw.send(format!(
+            "POST /api/pay HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n4\r\none \r\n",
+            proxy.address()
+        ))
+        .await;
+        // The first attempt ends before the app goes on, and it ends badly.
+        until("the first upload has ended", || !uploads.lock().unwrap().is_empty()).await;
+        assert_eq!(uploads.lock().unwrap()[0], ("one ".to_owned(), false), "{version}");
+        raw.send("3\r\ntwo\r\n0\r\n\r\n").await;
+        assert_eq!(raw.answer().await.status, 200, "{version}");
+        assert_eq!(uploads.lock().unwrap()[1..], [("one two".to_owned(), true)], "{version}");
     }
 }

@@ -472,3 +472,137 @@ fn files() -> Vec<(&'static str, String)> {
         ("REJECTED", format!("{REJECTED}\r\nX-Injected: 1")),
     ]
 }
+
+/// What stores log in with, what they get for it, and what they give.
+const STORE_LOGIN: &str = "gL3nQ9xZ5vB7mK1pT4rW6yH8";
+const STORE_TOKEN: &str = "sT8kD2fJ6hG0lN4bV7cX1zM5";
+const STORE_VALUE: &str = "vA5uE9iO1pL3kJ7hG2fD6sQ4";
+const OF_STORES: [&str; 3] = [STORE_LOGIN, STORE_TOKEN, STORE_VALUE];
+
+/// Every server of secrets in one. It gives logins and values where the path says so, and repeats in every refusal all
+/// that it was sent and would have given.
+fn hostile_store(request: &str) -> Option<Vec<u8>> {
+    let answer = |status: u16, body: &str| {
+        let length = body.len();
+        Some(
+            format!(
+                "HTTP/1.1 {status} {STORE_TOKEN}\r\nX-Echo: {STORE_VALUE}\r\nLocation: /{STORE_TOKEN}\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes(),
+        )
+    };
+    let path = request.split(' ').nth(1)?;
+    let refusal =
+        format!("{{\"errors\":[{:?}],\"__type\":\"{STORE_VALUE}\"}}", format!("{STORE_VALUE} {request}"));
+    if path.contains("/auth/approle/") && request.contains("good") {
+        return answer(
+            200,
+            &format!("{{\"auth\":{{\"client_token\":\"{STORE_TOKEN}\",\"lease_duration\":3600}}}}"),
+        );
+    }
+    if path.contains("/token") && !request.contains("refused") {
+        return answer(200, &format!("{{\"access_token\":\"{STORE_TOKEN}\",\"expires_in\":3600}}"));
+    }
+    match path.rsplit('/').next()?.split(['?', ':']).next()? {
+        "good" => answer(200, &format!("{{\"data\":{{\"key\":\"{STORE_VALUE}\"}}}}")),
+        "other" => answer(
+            200,
+            &format!(
+                "{{\"data\":[\"{STORE_VALUE}\"],\"payload\":\"{STORE_VALUE}\",\"value\":[\"{STORE_VALUE}\"]}}"
+            ),
+        ),
+        "text" => answer(200, STORE_VALUE),
+        "moved" => answer(307, &refusal),
+        "broken" => answer(500, &refusal),
+        "bad" => answer(200, &format!("{{\"data\":{{\"key\":\"{STORE_VALUE}\\nX: 1\"}}}}")),
+        "garbage" => Some(format!("{STORE_VALUE} {request}").into_bytes()),
+        _ => answer(403, &refusal),
+    }
+}
+
+#[tokio::test]
+async fn no_store_leaks_what_it_logs_in_with_or_what_it_gives() {
+    let (log, _guard) = Capture::start(tracing::Level::TRACE);
+    let server = RawOrigin::start(None, answering(hostile_store)).await;
+    let origin =
+        RawOrigin::start(None, answering(|_| Some(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec())))
+            .await;
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name);
+    for (name, text) in
+        [("login", STORE_LOGIN), ("value", STORE_VALUE), ("sealed.yaml", &format!("a: {STORE_VALUE}\n"))]
+    {
+        std::fs::write(at(name), text).unwrap();
+    }
+    let url = format!("http://{}", server.address);
+    let secrets = format!(
+        "secrets:\n  v: {{ vault: {{ address: {url}, kv: 1, auth: {{ app_role: {{ role_id: good, secret_id: \"file:{{dir}}/login\" }} }} }} }}\n  w: {{ vault: {{ address: {url}, auth: {{ jwt: {{ role: x, token_file: \"{{dir}}/login\" }} }} }} }}\n  k: {{ kubernetes: {{ address: {url}, token_file: \"{{dir}}/login\" }} }}\n  g: {{ gcp_secret_manager: {{ address: {url}, metadata: {url} }} }}\n  a: {{ azure_key_vault: {{ address: {url}, authority: {url}, auth: {{ client_secret: {{ tenant: refused, client_id: x, client_secret: \"file:{{dir}}/login\" }} }} }} }}\n  b: {{ azure_key_vault: {{ address: {url}, metadata: {url}, auth: {{ managed_identity: {{}} }} }} }}\n  s: {{ aws_secrets_manager: {{ region: x, address: {url}, credentials: {{ access_key_id: \"file:{{dir}}/login\", secret_access_key: \"file:{{dir}}/login\", session_token: \"file:{{dir}}/login\" }} }} }}\n  x: {{ exec: {{ command: [/bin/cat, \"{{dir}}/value\", \"{{path}}\"] }} }}\n  y: {{ sealed: {{ file: \"{{dir}}/sealed.yaml\", key: \"file:{{dir}}/login\" }} }}\n"
+    );
+    let references = [
+        "v:good#key",
+        "v:good#none",
+        "v:other#key",
+        "v:text#key",
+        "v:moved#key",
+        "v:broken#key",
+        "v:bad#key",
+        "v:garbage#key",
+        "v:denied#key",
+        "w:good#key",
+        "k:n/good#key",
+        "k:n/denied#key",
+        "g:p/other",
+        "g:p/denied",
+        "a:good",
+        "b:other",
+        "b:denied",
+        "s:good",
+        "x:/dev/null",
+        "x:/nowhere",
+        "y:a",
+    ];
+    let mut policy = format!("{secrets}providers:\n");
+    for (number, reference) in references.iter().enumerate() {
+        policy.push_str(&format!(
+            "  p{number}:\n    hosts: [p{number}.x.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n    credential: {{ bearer: \"{reference}\" }}\n",
+            origin.address
+        ));
+    }
+    let proxy = Proxy::start_in(dir.clone(), &policy).await;
+    let received = Mutex::new(Vec::new());
+    let mut good = Vec::new();
+    for (number, reference) in references.iter().enumerate() {
+        let text =
+            format!("GET /p{number}/x HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", proxy.address());
+        let got = raw(dial(proxy.address()).await, &text, &received).await;
+        match got.get(9..12) {
+            Some("200") => good.push(*reference),
+            Some("503") => {}
+            _ => panic!("{reference}: {got}"),
+        }
+    }
+    for path in ["/", "/status", "/metrics"] {
+        let text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        raw(dial(proxy.admin()).await, &text, &received).await;
+    }
+    // The scenes are what they are meant to be: otherwise the search proves nothing.
+    assert_eq!(good, ["v:good#key", "x:/dev/null"]);
+    assert!(origin.text().contains(STORE_VALUE));
+    assert!(server.text().contains(STORE_LOGIN) && server.text().contains(STORE_TOKEN));
+    let received = String::from_utf8_lossy(&received.into_inner().unwrap()).into_owned();
+    for code in [
+        "store_login",
+        "store_denied",
+        "store_garbled",
+        "store_status",
+        "exec_exit",
+        "sealed_key",
+        "malformed",
+    ] {
+        assert!(received.contains(code) || log.text().contains(code), "{code}: {received}");
+    }
+    assert_without(&OF_STORES, "what the client received", &received);
+    assert_without(&OF_STORES, "the access log", &proxy.log.text(&proxy.app.telemetry));
+    assert_without(&OF_STORES, "the operational log", &log.text());
+    assert_without(&OF_STORES, "the metrics", &proxy.metrics());
+}

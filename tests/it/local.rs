@@ -1,7 +1,7 @@
 //! The local endpoint: its names, its links, and whom it answers.
 
 use super::support::ca::TestCa;
-use super::support::client::{Got, Raw};
+use super::support::client::{Got, Raw, local_get};
 use super::support::origin::{Answer, HttpOrigin, Seen, text};
 use super::support::proxy::Proxy;
 use super::world::{HOST, directory};
@@ -199,4 +199,22 @@ async fn a_listener_without_the_local_door_and_names_of_its_own() {
     assert_eq!(ask(named, "/api/x", "outgate.external", "").await.status, 421);
     assert_eq!(ask(named, &format!("http://{HOST}/x"), HOST, "").await.status, 400, "no forward door");
     assert_eq!(origin.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_provider_of_wildcards_wants_its_host_named() {
+    let origin = HttpOrigin::start(None).await;
+    let policy = format!(
+        "providers:\n  shops:\n    hosts: [\"*.example.test\"]\n    upstream: {{ scheme: http, connect_to: \"{}\" }}\n",
+        origin.address
+    );
+    let proxy = Proxy::start(&policy).await;
+    let got = local_get(&proxy, "/shops/v1").await;
+    assert_eq!((got.status, got.header("outgate-error")), (403, Some("denied")));
+    assert!(got.text().contains("name the host, as in `/shops@<host>/...`"), "{}", got.text());
+    assert_eq!(local_get(&proxy, "/shops@a.example.test/v1").await.status, 200);
+    assert_eq!(origin.only().header("host"), Some("a.example.test"));
+    let records = proxy.records(2).await;
+    assert_eq!(records[0]["outgate.flag"], "NR");
+    assert!(!proxy.log.text(&proxy.app.telemetry).contains("invalid"));
 }

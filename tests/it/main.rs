@@ -5,18 +5,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 mod abuse;
+mod blame;
 mod capture;
 mod doors;
+mod drain;
 mod healing;
 mod leak;
 mod local;
+mod never_twice;
 mod policy;
 mod process;
 mod program;
+mod quota;
 mod records;
 mod reload;
+mod stores;
 mod streaming;
 mod support;
 mod timeouts;
 mod upgrade;
+mod upstream;
 mod world;

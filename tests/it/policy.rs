@@ -75,8 +75,14 @@ fn every_policy_that_the_repository_shows_compiles() {
 fn every_policy_in_the_documents_compiles() {
     let directory = tempfile::tempdir().unwrap();
     let mut found = 0;
-    let documents =
-        ["README.md", "docs/clients.md", "docs/threats.md", "docs/operations.md", "docs/layers.md"];
+    let documents = [
+        "README.md",
+        "docs/clients.md",
+        "docs/threats.md",
+        "docs/operations.md",
+        "docs/layers.md",
+        "docs/stores.md",
+    ];
     for document in documents {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
         for block in text.split("```yaml\n").skip(1) {
@@ -166,4 +172,32 @@ fn check_lists_what_widens_access() {
     insta::assert_snapshot!("widenings", wider.join("\n"));
     let (text, _) = outgate(&["check", "-c", old.to_str().unwrap(), "--against", old.to_str().unwrap()]);
     assert!(text.contains("no change widens access"), "{text}");
+}
+
+#[test]
+fn what_collides_or_does_nothing_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("proxy.yaml");
+    let check = |text: &str| {
+        std::fs::write(&path, format!("version: 1\n{text}")).unwrap();
+        outgate(&["check", "-c", path.to_str().unwrap()])
+    };
+    let provider =
+        "providers: { a: { hosts: [a.example.com], opaque: true, credential: { bearer: env:A } } }\n";
+    let (text, code) = check(provider);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("providers.a.opaque: does nothing"), "{text}");
+    for (health, told) in [
+        ("127.0.0.1:9901", Some("127.0.0.1:9901 is used twice")),
+        ("127.0.0.1:3128", Some("127.0.0.1:3128 is used twice")),
+        ("0.0.0.0:3128", Some("cannot both be listened on")),
+        ("0.0.0.0:9902", None),
+    ] {
+        let (text, code) = check(&format!("admin: {{ health_address: \"{health}\" }}\n"));
+        assert_eq!(
+            (code == 0, told.is_none_or(|told| text.contains(told))),
+            (told.is_none(), true),
+            "{health}: {text}"
+        );
+    }
 }

@@ -116,6 +116,46 @@ async fn a_changed_file_is_found_by_itself_however_it_was_changed() {
     until("removed and made again", || generation(&proxy) == 5).await;
 }
 
+#[tokio::test]
+async fn a_rotated_ca_file_is_a_new_policy() {
+    let (right, wrong, files) = (TestCa::new(), TestCa::new(), tempfile::tempdir().unwrap());
+    let file = files.path().join("provider-ca.pem");
+    std::fs::write(&file, &wrong.pem).unwrap();
+    let origin =
+        RawOrigin::start(Some(right.server(&[HOST], &["http/1.1"])), answering(|_| Some(OK.to_vec()))).await;
+    let text = policy(origin.address, "", "").replace("{dir}/origin.pem", file.to_str().unwrap());
+    let proxy = Proxy::start_in(directory(&right), &text).await;
+    assert_eq!(local_get(&proxy, "/api/x").await.status, 502);
+    assert!(matches!(proxy.reload(&text).await, ReloadOutcome::Unchanged));
+
+    std::fs::write(&file, &right.pem).unwrap();
+    until("the new authority is found", || generation(&proxy) == 2).await;
+    assert_eq!(local_get(&proxy, "/api/x").await.status, 200);
+
+    std::fs::write(&file, "nothing").unwrap();
+    assert!(matches!(proxy.reload(&text).await, ReloadOutcome::Refused(_)));
+    assert_eq!((local_get(&proxy, "/api/x").await.status, generation(&proxy)), (200, 2));
+}
+
+/// Nobody asked for it, so it is no refused reload each time that outgate looks.
+#[tokio::test]
+async fn a_policy_that_stays_bad_is_counted_once_and_logged_again_after_a_good_one() {
+    let (log, _guard) = Capture::start(tracing::Level::INFO);
+    let (proxy, _, good) = world().await;
+    let refused = || metric(&proxy, "outgate_policy_reloads_total{result=\"refused\"}");
+    let logged = || log.text().matches("was not reloaded").count();
+    let reloader = &proxy.app.reloader;
+    std::fs::write(&proxy.policy, "version: 2").unwrap();
+    for _ in 0..5 {
+        assert!(matches!(reloader.look().await, ReloadOutcome::Refused(_)));
+    }
+    assert_eq!((refused(), logged()), (1, 1));
+    assert!(matches!(proxy.reload(&good).await, ReloadOutcome::Unchanged));
+    std::fs::write(&proxy.policy, "version: 2").unwrap();
+    reloader.look().await;
+    assert_eq!((refused(), logged()), (2, 2), "the same mistake, made anew");
+}
+
 /// As the kubelet does it: `file -> ..data/file`, `..data -> ..<time>`, and the second link is swapped.
 fn config_map(dir: &Path, name: &str, version: usize, content: &str) {
     let at = dir.join(format!("..v{version}"));

@@ -622,6 +622,23 @@ async fn as_many_fields_as_the_bound_and_not_one_more() {
         assert_eq!((records.len(), &records[1]["http.response.status_code"]), (2, &431.into()));
         assert_eq!(origin.text().matches("GET /x").count(), 1);
     }
+    // HTTP/2: of a name that is repeated each value counts. The connection goes on.
+    let (proxy, origin) =
+        scripted(answering(|_| Some(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec())), "", "")
+            .await;
+    let mut sender = http2(intercepted(&proxy, HOST, &["h2"]).await).await;
+    for (count, status) in [(256, 200), (257, 431), (1000, 431), (1, 200)] {
+        let mut request = request("GET", &format!("https://{HOST}/x"), None, "");
+        for number in 0..count {
+            let name = http::HeaderName::try_from(format!("x-{}", number % 250)).unwrap();
+            request.headers_mut().append(name, http::HeaderValue::from_static("v"));
+        }
+        let got = Got::read(sender.send_request(request).await.unwrap()).await;
+        assert_eq!(got.status, status, "{count}: {got:?}");
+        assert_eq!(got.proxy_error(), (status == 431).then_some("http_request_error"));
+    }
+    assert_eq!(origin.text().matches("GET /x").count(), 2);
+    assert_eq!(proxy.records(5).await.len(), 5);
 }
 
 #[tokio::test]
@@ -727,5 +744,39 @@ async fn a_cut_answer_is_visibly_cut() {
         assert!(timeout(PATIENCE, response.collect()).await.unwrap().is_err(), "RST_STREAM");
         let records = proxy.records(3).await;
         assert_eq!((&records[0]["outgate.flag"], &records[2]["outgate.flag"]), (&"UC".into(), &"UC".into()));
+    }
+}
+
+/// The bounds of a stream and of its connection are small; what is moved through them is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_over_http2_arrive_whole_both_ways_on_many_streams() {
+    const SIZE: usize = 8 * 1024 * 1024;
+    let (proxy, _origin) = http(&["h2"], |seen| match seen.method {
+        http::Method::POST => text(200, &seen.body.len().to_string()),
+        _ => text(200, &"x".repeat(SIZE)),
+    })
+    .await;
+    let stream = intercepted(&proxy, HOST, &["h2"]).await;
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1 << 24).initial_connection_window_size(1 << 24);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let body = Bytes::from(vec![b'x'; SIZE]);
+    let mut running = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (mut sender, body) = (sender.clone(), body.clone());
+        running.spawn(async move {
+            let (method, body) = if number % 2 == 0 { ("POST", body) } else { ("GET", Bytes::new()) };
+            let request = Request::builder()
+                .method(method)
+                .uri(format!("https://{HOST}/x"))
+                .body(http_body_util::Full::new(body))
+                .unwrap();
+            let got = Got::read(sender.send_request(request).await.unwrap()).await;
+            if method == "POST" { got.text() == SIZE.to_string() } else { got.body.len() == SIZE }
+        });
+    }
+    while let Some(whole) = running.join_next().await {
+        assert!(whole.unwrap());
     }
 }

@@ -33,7 +33,8 @@ pub async fn run(bench: &Bench) -> Outcome<()> {
     pair.note_company()
 }
 
-async fn measure(pair: &Pair, lane: &mut Lane, duration: Duration) -> Outcome<()> {
+/// One round of one lane: CPU and rate.
+pub(super) async fn measure(pair: &Pair, lane: &mut Lane, duration: Duration) -> Outcome<()> {
     let before = pair.cpu_seconds(lane.door)?;
     let (requests, seconds) = lane.load.closed(duration).await?;
     let cpu = (pair.cpu_seconds(lane.door)? - before) * 100_000.0 / requests as f64;

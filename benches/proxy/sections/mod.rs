@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod handshake;
+pub mod layers;
 pub mod memory;
 pub mod rate;
 pub mod startup;

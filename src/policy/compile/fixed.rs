@@ -133,15 +133,21 @@ impl Compiler<'_> {
     }
 
     fn unique_addresses(&mut self, listeners: &[Listener], admin: &Admin) {
-        let mut seen = vec![admin.address.clone()];
-        for listener in listeners {
-            // Port 0 asks the system for a free one.
-            let any = matches!(&listener.address, ListenAddress::Tcp(address) if address.port() == 0);
-            if seen.contains(&listener.address) && !any {
-                let path = PolicyPath::root().key("listeners");
-                self.mistake(&path, format!("{} is used twice", listener.address));
+        let mut seen = vec![&admin.address];
+        let health = admin.health_address.map(ListenAddress::Tcp);
+        let root = PolicyPath::root();
+        let at_health = health.iter().map(|address| (address, root.key("admin").key("health_address")));
+        let at_listeners = listeners.iter().map(|listener| (&listener.address, root.key("listeners")));
+        for (address, path) in at_health.chain(at_listeners) {
+            if let Some(other) = seen.iter().find(|other| collide(other, address)) {
+                let message = if *other == address {
+                    format!("{address} is used twice")
+                } else {
+                    format!("{address} and {other} cannot both be listened on")
+                };
+                self.mistake(&path, message);
             }
-            seen.push(listener.address.clone());
+            seen.push(address);
         }
     }
 
@@ -312,5 +318,49 @@ impl Compiler<'_> {
             return default;
         }
         duration
+    }
+}
+
+/// Whether the system would refuse the second of two addresses: the same, or one of them stands for every address of its
+/// port. Port 0 asks for a free one.
+fn collide(one: &ListenAddress, other: &ListenAddress) -> bool {
+    match (one, other) {
+        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
+            // `[::]` stands for IPv4 as well, as Linux has it by default.
+            let covers = |one: &SocketAddr, other: &SocketAddr| {
+                one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+            };
+            one.port() != 0
+                && one.port() == other.port()
+                && (one.ip() == other.ip() || covers(one, other) || covers(other, one))
+        }
+        (one, other) => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_the_system_would_refuse_together() {
+        let tcp = |text: &str| ListenAddress::Tcp(text.parse().unwrap());
+        let unix = |text: &str| ListenAddress::Unix(text.into());
+        for (one, other, wanted) in [
+            (tcp("127.0.0.1:1"), tcp("127.0.0.1:1"), true),
+            (tcp("127.0.0.1:1"), tcp("127.0.0.1:2"), false),
+            (tcp("127.0.0.1:1"), tcp("127.0.0.2:1"), false),
+            (tcp("127.0.0.1:1"), tcp("0.0.0.0:1"), true),
+            (tcp("127.0.0.1:1"), tcp("[::]:1"), true),
+            (tcp("[::1]:1"), tcp("0.0.0.0:1"), false),
+            (tcp("[::1]:1"), tcp("[::]:1"), true),
+            (tcp("127.0.0.1:0"), tcp("127.0.0.1:0"), false),
+            (unix("/a"), unix("/a"), true),
+            (unix("/a"), unix("/b"), false),
+            (unix("/a"), tcp("127.0.0.1:1"), false),
+        ] {
+            assert_eq!(collide(&one, &other), wanted, "{one} {other}");
+            assert_eq!(collide(&other, &one), wanted, "{other} {one}");
+        }
     }
 }

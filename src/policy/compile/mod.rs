@@ -4,17 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::compiled::{CompiledPolicy, Source};
+use super::compiled::{CompiledPolicy, Fleet, Source};
 use super::decode::{decode, salvage};
 use super::diagnostic::{Diagnostic, Diagnostics, Rejection};
-use super::load::LoadedPolicy;
+use super::load::{Fnv1a, LoadedPolicy};
 use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
+use crate::resilience::mistake::Mistakes;
 use crate::secret::StoreConfig;
-use crate::secret::reference::SecretRef;
+use crate::secret::reference::{ENV, FILE, STORE_NAME, SecretRef, is_store_name};
 
 mod fixed;
 mod hosts;
+mod layers;
 mod provider;
 mod route;
 mod upstream;
@@ -27,6 +29,10 @@ struct Compiler<'a> {
     warnings: Vec<String>,
     secrets: Vec<(SecretRef, bool)>,
     stores: Vec<(String, StoreConfig)>,
+    /// Files whose content is part of the policy, and their content.
+    files: Vec<(PathBuf, Arc<[u8]>)>,
+    /// The policy has a fleet.
+    fleet: bool,
     /// Every key was of its type. If not, what is left is looked at for further mistakes, and never run.
     typed: bool,
 }
@@ -98,29 +104,47 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
         warnings: Vec::new(),
         secrets: Vec::new(),
         stores: Vec::new(),
+        files: Vec::new(),
+        fleet: loaded.tree.get("fleet").is_some_and(|node| !matches!(node.value, super::tree::Value::Null)),
         typed: true,
     };
     let config = salvage::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);
     compiler.typed = compiler.mistakes.is_empty();
     let parts = config.map(|config| compiler.parts(&config));
-    let Compiler { mistakes, warnings, secrets, stores, .. } = compiler;
+    let Compiler { mistakes, warnings, secrets, stores, files, .. } = compiler;
     match parts {
         Some(Some(parts)) if mistakes.is_empty() => Ok(CompiledPolicy {
             fixed: parts.fixed,
             stores,
             unmatched: parts.unmatched,
             unmatched_upstream: parts.unmatched_upstream,
+            fleet: parts.fleet,
             providers: parts.providers,
             hosts: parts.tables.hosts,
             local_hosts: parts.tables.local_hosts,
             local_paths: parts.tables.local_paths,
             secrets,
-            hash: loaded.hash,
+            hash: hash_of(loaded.hash, &files),
+            files: files.into_iter().map(|(file, _)| file).collect(),
             warnings,
             source: Source { tree: loaded.tree, sources: loaded.sources },
         }),
         _ => Err(Rejection::new(mistakes, loaded.sources)),
     }
+}
+
+/// The hash of the text, and of the files that belong to it.
+fn hash_of(text: String, files: &[(PathBuf, Arc<[u8]>)]) -> String {
+    if files.is_empty() {
+        return text;
+    }
+    let mut hash = Fnv1a::default();
+    hash.add(text.as_bytes());
+    for (_, content) in files {
+        hash.add(&(content.len() as u64).to_le_bytes());
+        hash.add(content);
+    }
+    hash.hex()
 }
 
 /// What the sections compile to.
@@ -130,9 +154,26 @@ struct Parts {
     unmatched_upstream: super::compiled::UpstreamKey,
     providers: Vec<Arc<super::compiled::Provider>>,
     tables: hosts::Tables,
+    fleet: Option<Fleet>,
 }
 
 impl Compiler<'_> {
+    fn check_stores(&mut self) {
+        for (name, store) in self.stores.clone() {
+            let path = PolicyPath::root().key("secrets").key(&name);
+            if !is_store_name(&name) || matches!(&*name, ENV | FILE) {
+                self.mistake(&path, STORE_NAME);
+            }
+            for (key, text) in store.mistakes(&self.directory) {
+                let path = path.key(store.kind());
+                self.mistake(
+                    &key.split('.').filter(|key| !key.is_empty()).fold(path, |path, key| path.key(key)),
+                    text,
+                );
+            }
+        }
+    }
+
     fn parts(&mut self, config: &PolicyConfig) -> Option<Parts> {
         let root = PolicyPath::root();
         match config.version {
@@ -142,6 +183,8 @@ impl Compiler<'_> {
         }
         self.stores =
             config.secrets.iter().flatten().map(|(name, store)| (name.clone(), store.clone())).collect();
+        self.check_stores();
+        let fleet = self.fleet_settings(config);
         let addresses = self.addresses(config);
         let providers = self.providers(config, &addresses);
         let fixed = self.fixed(config, &providers);
@@ -153,6 +196,36 @@ impl Compiler<'_> {
             unmatched_upstream,
             providers,
             tables,
+            fleet,
         })
+    }
+
+    fn fleet_settings(&mut self, config: &PolicyConfig) -> Option<Fleet> {
+        let fleet = config.fleet.as_ref()?.on()?;
+        let path = PolicyPath::root().key("fleet");
+        let mut mistakes = Mistakes::default();
+        let settings = fleet.compile(&mut mistakes);
+        let wrong = mistakes.into_vec();
+        for mistake in &wrong {
+            let at = layers::below(&path, mistake);
+            match &mistake.hint {
+                Some(hint) => self.mistake_with(&at, &*mistake.message, &**hint),
+                None => self.mistake(&at, &*mistake.message),
+            }
+        }
+        if !wrong.is_empty() {
+            return None;
+        }
+        let at = path.key("redis").key("url");
+        match settings.url.parse::<SecretRef>() {
+            Ok(url) => {
+                self.uses_secret(&at, &url, false);
+                Some(Fleet { settings, url })
+            }
+            Err(error) => {
+                self.mistake(&at, error.to_string());
+                None
+            }
+        }
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Compiler;
 use super::upstream::Addresses;
+use crate::credential::kinds::header::header_name;
 use crate::message::target::{Host, Scheme, Target};
-use crate::policy::compiled::{Doors, InterceptDecision, Provider};
+use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant};
 use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
@@ -126,9 +127,25 @@ impl Compiler<'_> {
             local_host,
             canonical_paths,
             routes,
+            tenant: self.tenant(&config, &path.key("tenant")),
             redact_query: redact.query.unwrap_or_default(),
             redact_path: redact.path.unwrap_or_default(),
         })
+    }
+
+    fn tenant(&mut self, config: &ProviderConfig, path: &PolicyPath) -> Option<Tenant> {
+        let tenant = config.tenant.as_ref()?;
+        let Some(name) = &tenant.header else {
+            self.mistake_with(path, "missing key `header`", "`tenant: { header: X-Tenant, required: true }`");
+            return None;
+        };
+        match header_name(name) {
+            Ok(header) => Some(Tenant { header, required: tenant.required.unwrap_or(false) }),
+            Err(message) => {
+                self.mistake(&path.key("header"), message);
+                None
+            }
+        }
     }
 
     /// Through a blind tunnel nothing is judged: a route that denies would be a lock on an open door.
@@ -139,6 +156,12 @@ impl Compiler<'_> {
         doors: Doors,
         path: &PolicyPath,
     ) {
+        if config.opaque == Some(true) && (decision.intercept || !doors.connect) {
+            let because = if decision.intercept { decision.because.clone() } else { format!("{path}.doors") };
+            self.warnings.push(format!(
+                "{path}.opaque: does nothing: CONNECT is no blind tunnel here (because of `{because}`)"
+            ));
+        }
         if decision.intercept || !doors.connect {
             return;
         }
@@ -186,7 +209,7 @@ impl Compiler<'_> {
         config: &ProviderConfig,
         scheme: Scheme,
         path: &PolicyPath,
-    ) -> Option<(Target, HostMap<()>, Vec<String>)> {
+    ) -> Option<(Option<Target>, HostMap<()>, Vec<String>)> {
         let Some(hosts) = config.hosts.as_ref().filter(|hosts| !hosts.is_empty()) else {
             self.mistake_with(
                 path,
@@ -219,14 +242,6 @@ impl Compiler<'_> {
         if names.is_empty() {
             return None;
         }
-        // A provider of wildcards only has no host that the local endpoint could mean; a name that is never looked up stands in.
-        let first = first.or_else(|| {
-            Some(Target {
-                scheme,
-                host: Host::parse("no-first-host.invalid").ok()?,
-                port: scheme.default_port(),
-            })
-        })?;
         Some((first, map, names))
     }
 

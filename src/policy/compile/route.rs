@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::Compiler;
+use super::layers::Written;
 use crate::credential::CredentialConfig;
 use crate::credential::kinds::header::header_name;
 use crate::message::quantity::TimeSpan;
@@ -15,10 +16,9 @@ use crate::policy::merge::merge;
 use crate::policy::pattern::PathPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
-use crate::resilience::REPLAY_BUFFER;
 
 /// Keys of a provider that a route cannot have, so they do not stand in its merged text.
-const PROVIDER_ONLY: [&str; 13] = [
+const PROVIDER_ONLY: [&str; 11] = [
     "hosts",
     "upstream",
     "doors",
@@ -28,10 +28,8 @@ const PROVIDER_ONLY: [&str; 13] = [
     "routes",
     "preset",
     "with",
-    "tenant",
     "redact",
     "paths",
-    "mode",
 ];
 
 impl Compiler<'_> {
@@ -44,6 +42,8 @@ impl Compiler<'_> {
         place: Place,
     ) -> Vec<Arc<Route>> {
         let base = without(merged, &PROVIDER_ONLY);
+        // First, so that what is wrong with the provider is told by its own path.
+        let own = self.settings(config, Written { effective: &base, own: None }, path);
         let mut routes = Vec::new();
         let written: Vec<Node> = merged.get("routes").map(|node| node.items().to_vec()).unwrap_or_default();
         for (index, (route, node)) in config.routes.iter().flatten().zip(&written).enumerate() {
@@ -52,7 +52,7 @@ impl Compiler<'_> {
             }
         }
         self.check_route_names(&routes);
-        if let Some(settings) = self.settings(config, path) {
+        if let Some(settings) = own {
             routes.push(Arc::new(Route {
                 name: "default".into(),
                 path: path.clone(),
@@ -60,6 +60,7 @@ impl Compiler<'_> {
                 methods: None,
                 pattern: None,
                 deny: None,
+                shadow: None,
                 settings,
                 effective: base,
             }));
@@ -92,10 +93,9 @@ impl Compiler<'_> {
         };
         let methods = self.methods(matching, &path.key("match").key("methods"));
         let pattern = self.pattern(matching, &path.key("match").key("path"))?;
-        let own = without(node, &["match", "deny", "name", "mode"]);
+        let own = without(node, &["match", "deny", "name"]);
         let effective = merge(base, &own);
         let merged = self.decode_merged(&effective, path)?;
-        let settings = self.settings(&merged, path)?;
         if config
             .timeouts
             .as_ref()
@@ -122,7 +122,11 @@ impl Compiler<'_> {
             }
             None => derived_name(methods.as_deref(), matching.path.as_deref()),
         };
+        let written = Written { effective: &effective, own: Some((node, &name)) };
+        let settings = self.settings(&merged, written, path)?;
+        let shadow = merged.mode.unwrap_or_default().is_shadow();
         Some(Route {
+            shadow: (shadow && config.deny.is_some()).then(|| format!("deny:{name}").into()),
             name: name.into(),
             path: path.clone(),
             place: node.place,
@@ -167,26 +171,20 @@ impl Compiler<'_> {
         }
     }
 
-    fn settings(&mut self, config: &ProviderConfig, path: &PolicyPath) -> Option<RouteSettings> {
+    fn settings(
+        &mut self,
+        config: &ProviderConfig,
+        written: Written<'_>,
+        path: &PolicyPath,
+    ) -> Option<RouteSettings> {
         let credential = self.credential(config.credential.as_ref(), &path.key("credential"))?;
-        let replay = config
-            .retry
-            .as_ref()
-            .and_then(|retry| retry.replay_buffer)
-            .map_or(REPLAY_BUFFER as u64, |size| size.bytes());
-        if replay > 16 * 1024 * 1024 {
-            self.mistake(
-                &path.key("retry").key("replay_buffer"),
-                "at most 16MiB: it is held in memory for each request",
-            );
-        }
         Some(RouteSettings {
             credential,
             scrub: config.scrub.unwrap_or_default(),
             headers: self.headers(config.headers.as_ref(), &path.key("headers")),
             max_body: config.max_body.map(|size| size.bytes()),
             timeouts: self.timeouts(config.timeouts.as_ref(), &path.key("timeouts")),
-            replay_buffer: usize::try_from(replay).unwrap_or(REPLAY_BUFFER),
+            layers: self.layers(config, written, path),
         })
     }
 

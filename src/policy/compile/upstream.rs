@@ -1,5 +1,6 @@
 //! `addresses:` and `upstream:`: ranges, the corporate proxy, and how each provider is reached.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -194,7 +195,11 @@ impl Compiler<'_> {
             std::fs::metadata(&file).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LARGEST);
         match std::fs::read(&file) {
             Ok(pem) if small => match crate::tls::pem::certificates(&pem, "upstream.tls.ca") {
-                Ok(_) => Some(pem.into()),
+                Ok(_) => {
+                    let pem: Arc<[u8]> = pem.into();
+                    self.note_file(file, &pem);
+                    Some(pem)
+                }
                 Err(error) => {
                     self.mistake(path, error.to_string());
                     None
@@ -208,6 +213,13 @@ impl Compiler<'_> {
                 self.mistake(path, format!("cannot be read: {error}"));
                 None
             }
+        }
+    }
+
+    /// Providers share such files: each is looked at once.
+    fn note_file(&mut self, file: PathBuf, content: &Arc<[u8]>) {
+        if !self.files.iter().any(|(known, _)| *known == file) {
+            self.files.push((file, content.clone()));
         }
     }
 

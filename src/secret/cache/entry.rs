@@ -1,5 +1,6 @@
 //! One secret in use: its value, and when it may be read again.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,9 +13,9 @@ use super::{SecretState, SecretStatus};
 use crate::secret::error::SecretError;
 use crate::secret::reference::SecretRef;
 use crate::secret::value::{SecretValue, ValueRules};
-use crate::secret::{SecretStore, Source};
+use crate::secret::{Reading, SecretStore, Source};
 
-/// How long one read may take.
+/// How long one read may take, unless its store asks for another time.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// A rejected credential causes at most one read of its secret in this time.
 pub const HEAL_INTERVAL: Duration = Duration::from_secs(30);
@@ -33,6 +34,14 @@ pub struct SecretVersion {
     pub read_at: Instant,
     /// The same by the wall clock, for people.
     pub read_at_wall: SystemTime,
+    /// When the value itself ends; from then on [`SecretEntry::current`] does not give it any more.
+    pub expires: Option<Instant>,
+}
+
+impl SecretVersion {
+    fn is_over(&self) -> bool {
+        self.expires.is_some_and(|end| Instant::now() >= end)
+    }
 }
 
 /// What a request to read again came to.
@@ -54,16 +63,31 @@ type Current = Result<Arc<SecretVersion>, Arc<SecretError>>;
 pub struct SecretEntry {
     reference: SecretRef,
     rules: ValueRules,
-    /// The reference for logs and status.
-    shown: String,
-    store: Result<Arc<dyn SecretStore>, SecretError>,
-    source: Source,
+    bound: ArcSwap<Bound>,
     current: ArcSwap<Current>,
+    /// What is said once the value has ended; made beforehand, so that a request only clones it.
+    over: Arc<SecretError>,
     book: Mutex<Book>,
     /// One permit: who holds it reads. A cancelled reader gives it back, and the next in line takes over.
     turn: Semaphore,
     required: AtomicBool,
     wake: Arc<Notify>,
+}
+
+/// Where the value comes from. Swapped when a reload changes the store.
+struct Bound {
+    store: Result<Arc<dyn SecretStore>, SecretError>,
+    source: Source,
+    /// The reference for logs and status.
+    shown: String,
+}
+
+impl Bound {
+    fn new(reference: &SecretRef, store: Result<Arc<dyn SecretStore>, SecretError>) -> Self {
+        let source = store.as_ref().map_or(Source::Fixed, |store| store.source(reference));
+        let shown = if store.is_ok() { reference.to_string() } else { String::from("(unknown store)") };
+        Self { store, source, shown }
+    }
 }
 
 /// What is known of the reads so far. Locked for moments, never over an await.
@@ -79,7 +103,10 @@ struct Book {
     failures: u32,
     /// Failed reads since the start; never reset.
     failures_in_all: u64,
-    retry_at: Option<Instant>,
+    /// When to read next without being asked: after a failure, or when the value is due.
+    due_at: Option<Instant>,
+    /// The value comes from another store now, and was not read from there yet.
+    rebound: bool,
     healed_at: Option<Instant>,
     error: Option<Arc<SecretError>>,
 }
@@ -91,16 +118,15 @@ impl SecretEntry {
         store: Result<Arc<dyn SecretStore>, SecretError>,
         wake: Arc<Notify>,
     ) -> Self {
-        let source = store.as_ref().map_or(Source::Fixed, |store| store.source(&reference));
-        let shown = if store.is_ok() { reference.to_string() } else { String::from("(unknown store)") };
+        let bound = Bound::new(&reference, store);
         let not_read = SecretError::NotRead { reference: reference.clone() };
+        let over = SecretError::Expired { reference: reference.clone() };
         Self {
             reference,
             rules,
-            shown,
-            store,
-            source,
+            bound: ArcSwap::from_pointee(bound),
             current: ArcSwap::from_pointee(Err(Arc::new(not_read))),
+            over: Arc::new(over),
             book: Mutex::default(),
             turn: Semaphore::new(1),
             required: AtomicBool::new(false),
@@ -117,15 +143,18 @@ impl SecretEntry {
     /// The value in use. Takes no lock and never waits: cheap enough for every attempt of every request.
     ///
     /// # Errors
-    /// Why there is none; only as long as no read was good.
+    /// Why there is none: no read was good yet, or the last good value has ended.
     pub fn current(&self) -> Result<Arc<SecretVersion>, Arc<SecretError>> {
-        self.current.load().as_ref().clone()
+        match self.current.load().as_ref() {
+            Ok(version) if version.is_over() => Err(Arc::clone(&self.over)),
+            other => other.clone(),
+        }
     }
 
     /// Reads again. Calls at the same time share one read, which begins after each of them asked: so a change that a
     /// caller knows of is seen. A value that cannot change is not read twice.
     pub async fn refresh(&self) -> RefreshOutcome {
-        self.read_after_now(READ_TIMEOUT).await
+        self.read_after_now(Duration::MAX).await
     }
 
     /// Reads again because a provider rejected the credential, at most once per [`HEAL_INTERVAL`] and not right after a
@@ -147,11 +176,34 @@ impl SecretEntry {
         }
         // Marked before the read: cancelling requests must not be a way to read more often.
         self.book().healed_at = Some(Instant::now());
-        self.read(READ_TIMEOUT).await
+        if let Ok(store) = &self.bound.load_full().store {
+            store.rejected(&self.reference);
+        }
+        self.read(Duration::MAX).await
     }
 
-    pub(super) fn source(&self) -> &Source {
-        &self.source
+    /// The file to watch, if it comes from one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        match &self.bound.load().source {
+            Source::File(path) => Some(path.clone()),
+            Source::Fixed | Source::Polled(_) => None,
+        }
+    }
+
+    /// Takes its values from `store` from now on, if that is another one. The value in use stays until the next read.
+    pub(super) fn rebind(&self, store: Arc<dyn SecretStore>) {
+        if self.bound.load().store.as_ref().is_ok_and(|old| Arc::ptr_eq(old, &store)) {
+            return;
+        }
+        self.bound.store(Arc::new(Bound::new(&self.reference, Ok(store))));
+        let mut book = self.book();
+        (book.rebound, book.due_at) = (true, Some(Instant::now()));
+    }
+
+    /// Whether no read of its present store was tried yet.
+    pub(super) fn is_new(&self) -> bool {
+        let book = self.book();
+        book.ended == 0 || book.rebound
     }
 
     pub(super) fn tried(&self) -> bool {
@@ -166,25 +218,42 @@ impl SecretEntry {
         self.required.store(required, Ordering::Relaxed);
     }
 
-    /// When to read again after a failure.
-    pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.book().retry_at
+    /// When a read that failed is tried again, where it was one and ever is.
+    pub fn retry_at(&self) -> Option<Instant> {
+        let book = self.book();
+        book.due_at.filter(|_| book.failures > 0)
+    }
+
+    /// When to read next without being asked.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.book().due_at
+    }
+
+    /// Whether it is due; who is told so reads it.
+    pub(super) fn take_due(&self, now: Instant) -> bool {
+        let mut book = self.book();
+        let due = book.due_at.is_some_and(|at| at <= now);
+        if due {
+            book.due_at = None;
+        }
+        due
     }
 
     pub(super) async fn first_read(&self, limit: Duration) {
-        self.read_after_now(limit.min(READ_TIMEOUT)).await;
+        self.read_after_now(limit).await;
     }
 
     pub(super) fn status(&self) -> SecretStatus {
-        let current = self.current();
+        let (current, bound) = (self.current(), self.bound.load_full());
         let (tried, error, failed_reads) = {
             let book = self.book();
             (book.ended > 0, book.error.as_ref().map(|error| error.code()), book.failures_in_all)
         };
+        let error = error.or(current.as_ref().err().filter(|_| tried).map(|error| error.code()));
         let version = current.ok();
         SecretStatus {
-            reference: self.shown.clone(),
-            store: self.store.as_ref().map_or_else(|_| String::new(), |_| self.reference.store().to_owned()),
+            reference: bound.shown.clone(),
+            store: bound.store.as_ref().map_or_else(|_| String::new(), |_| self.reference.store().to_owned()),
             state: match (&version, error) {
                 (Some(_), None) => SecretState::Current,
                 (Some(_), Some(_)) => SecretState::Stale,
@@ -205,7 +274,7 @@ impl SecretEntry {
 
     /// Whether another read could not tell anything new.
     fn is_done(&self) -> bool {
-        self.source == Source::Fixed && self.tried()
+        self.bound.load().source == Source::Fixed && self.tried()
     }
 
     fn may_heal(&self) -> bool {
@@ -228,7 +297,7 @@ impl SecretEntry {
         match last {
             // The last good or failed read began after this call asked, so it answers this call too.
             Some((begun, outcome)) if begun > asked => return outcome,
-            Some((_, outcome)) if self.source == Source::Fixed => {
+            Some((_, outcome)) if self.is_done() => {
                 return if outcome == RefreshOutcome::Failed { outcome } else { RefreshOutcome::Unchanged };
             }
             _ => {}
@@ -236,46 +305,72 @@ impl SecretEntry {
         self.read(limit).await
     }
 
-    /// One read. The caller holds the turn.
+    /// One read, within the store's patience and `limit`. The caller holds the turn.
     async fn read(&self, limit: Duration) -> RefreshOutcome {
         let number = {
             let mut book = self.book();
             book.begun += 1;
             book.begun
         };
-        let read = match timeout(limit, self.load()).await {
+        let bound = self.bound.load_full();
+        let limit = limit.min(bound.store.as_ref().map_or(READ_TIMEOUT, |store| store.patience()));
+        let read = match timeout(limit, self.load(&bound)).await {
             Ok(read) => read,
             Err(_) => Err(SecretError::TimedOut { reference: self.reference.clone(), after: limit }),
         };
+        if Arc::ptr_eq(&bound, &self.bound.load()) {
+            self.book().rebound = false;
+        }
         match read {
-            Ok(value) => self.succeeded(number, value),
-            Err(error) => self.failed(number, error),
+            Ok(found) => self.succeeded(number, &bound, found),
+            Err(error) => self.failed(number, &bound, error),
         }
     }
 
-    async fn load(&self) -> Result<SecretValue, SecretError> {
-        let store = self.store.as_ref().map_err(Clone::clone)?;
-        SecretValue::checked(store.read(&self.reference).await?, self.rules, &self.reference)
+    async fn load(&self, bound: &Bound) -> Result<Found, SecretError> {
+        let store = bound.store.as_ref().map_err(Clone::clone)?;
+        let Reading { bytes, expires, again } = store.read(&self.reference).await?;
+        let value = SecretValue::checked(bytes, self.rules, &self.reference)?;
+        let poll = match bound.source {
+            Source::Polled(every) => Some(Instant::now() + every.mul_f64(0.9 + fastrand::f64() / 5.0)),
+            Source::Fixed | Source::File(_) => None,
+        };
+        Ok(Found { value, expires, again: again.or(poll) })
     }
 
-    fn succeeded(&self, read: u64, value: SecretValue) -> RefreshOutcome {
-        let before = self.current().ok();
+    fn succeeded(&self, read: u64, bound: &Bound, found: Found) -> RefreshOutcome {
+        let Found { value, expires, again } = found;
+        // Not `current()`: a value that has ended still counts.
+        let before = self.current.load().as_ref().as_ref().ok().cloned();
         let same = before.as_ref().is_some_and(|before| before.value.same_as(&value));
         let outcome = if same { RefreshOutcome::Unchanged } else { RefreshOutcome::Changed };
-        if !same {
-            let number = before.map_or(0, |before| before.number) + 1;
-            let version =
-                SecretVersion { value, number, read_at: Instant::now(), read_at_wall: SystemTime::now() };
+        // A value that lives on with a new end keeps its number: whoever made something of it need not make it anew.
+        let lives_on = before.as_ref().filter(|_| same);
+        let (number, read_at, read_at_wall) = lives_on.map_or_else(
+            || (before.as_ref().map_or(0, |old| old.number) + 1, Instant::now(), SystemTime::now()),
+            |old| (old.number, old.read_at, old.read_at_wall),
+        );
+        if !same || before.is_some_and(|old| old.expires != expires) {
+            let version = SecretVersion { value, number, read_at, read_at_wall, expires };
             self.current.store(Arc::new(Ok(Arc::new(version))));
-            tracing::info!(target: "outgate::secret", reference = self.shown, version = number, "secret read");
         }
-        let mut book = self.book();
-        book.end(read, outcome);
-        (book.failures, book.failed_at, book.retry_at, book.error) = (0, None, None, None);
+        if !same {
+            tracing::info!(target: "outgate::secret", reference = bound.shown, version = number, "secret read");
+        }
+        {
+            let mut book = self.book();
+            book.end(read, outcome);
+            (book.failures, book.failed_at, book.error) = (0, None, None);
+            // A reload may have bound it anew meanwhile: then it stays due.
+            if !book.rebound {
+                book.due_at = again;
+            }
+        }
+        self.wake.notify_one();
         outcome
     }
 
-    fn failed(&self, read: u64, error: SecretError) -> RefreshOutcome {
+    fn failed(&self, read: u64, bound: &Bound, error: SecretError) -> RefreshOutcome {
         let error = Arc::new(error);
         if self.current.load().is_err() {
             self.current.store(Arc::new(Err(Arc::clone(&error))));
@@ -285,19 +380,28 @@ impl SecretEntry {
             book.end(read, RefreshOutcome::Failed);
             let now = Instant::now();
             book.failed_at = Some(now);
-            book.retry_at =
-                (self.source != Source::Fixed).then(|| now + retry_after(book.failures, fastrand::f64()));
+            if !book.rebound {
+                book.due_at = (bound.source != Source::Fixed)
+                    .then(|| now + retry_after(book.failures, fastrand::f64()));
+            }
             book.failures = book.failures.saturating_add(1);
             book.failures_in_all += 1;
             book.error.replace(Arc::clone(&error)).as_ref() != Some(&error)
         };
         // A store that is down for a day is one line, and not one for each retry.
         if news {
-            tracing::warn!(target: "outgate::secret", reference = self.shown, code = error.code(), "secret not read: {error}");
+            tracing::warn!(target: "outgate::secret", reference = bound.shown, code = error.code(), "secret not read: {error}");
         }
         self.wake.notify_one();
         RefreshOutcome::Failed
     }
+}
+
+/// A value that was read and checked.
+struct Found {
+    value: SecretValue,
+    expires: Option<Instant>,
+    again: Option<Instant>,
 }
 
 impl Book {

@@ -5,6 +5,8 @@
 //! | start, reload | [`SecretCache::read_new`] reads what was never read, all at once, each within a bound |
 //! | a file changes | read again at once (after 200 ms of gathering), by the task [`SecretCache::run`] |
 //! | the provider answers 401 | [`SecretEntry::heal_refresh`], at most once per 30 s and secret |
+//! | a store tells of no changes | read again at its interval, give or take a tenth |
+//! | a value has a lease | read again at two thirds of it; not used after its end |
 //! | a read fails | the last good value stays; read again after 6 s, doubling up to 5 min, with jitter |
 //!
 //! Reads of one secret never overlap. Requests never read: they load what is there.
@@ -21,6 +23,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -35,7 +38,7 @@ type Key = (SecretRef, ValueRules);
 
 /// All secrets that the policies in use refer to.
 pub struct SecretCache {
-    stores: Stores,
+    stores: ArcSwap<Stores>,
     /// Held for look-ups alone, never over an await.
     entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
@@ -81,13 +84,27 @@ impl SecretCache {
     /// An empty cache over `stores`.
     #[must_use]
     pub fn new(stores: Stores) -> Self {
-        Self { stores, entries: Mutex::default(), wake: Arc::default() }
+        Self { stores: ArcSwap::from_pointee(stores), entries: Mutex::default(), wake: Arc::default() }
     }
 
-    /// The stores, to check a policy's references against.
+    /// The stores of the newest policy.
     #[must_use]
-    pub fn stores(&self) -> &Stores {
-        &self.stores
+    pub fn stores(&self) -> Arc<Stores> {
+        self.stores.load_full()
+    }
+
+    /// Takes the stores of a new policy. What came from a store that is another one now is read from the new one by
+    /// [`SecretCache::read_new`]; until then the value in use stays.
+    pub fn adopt(&self, stores: Stores) {
+        self.stores.store(Arc::new(stores));
+        let stores = self.stores.load_full();
+        for entry in self.all() {
+            // A store that went takes its entries with it: `retain`.
+            if let Ok(store) = stores.find(entry.reference()) {
+                entry.rebind(store);
+            }
+        }
+        self.wake.notify_one();
     }
 
     /// The entry of a secret that goes into a header or query ([`ValueRules::HeaderSafe`]). The same reference gives the
@@ -106,7 +123,7 @@ impl SecretCache {
         if let Some(entry) = entries.get(&key) {
             return Arc::clone(entry);
         }
-        let store = self.stores.find(reference).map(Arc::clone);
+        let store = self.stores.load().find(reference);
         let entry = Arc::new(SecretEntry::new(reference.clone(), rules, store, Arc::clone(&self.wake)));
         entries.insert(key, Arc::clone(&entry));
         self.wake.notify_one();
@@ -126,11 +143,11 @@ impl SecretCache {
         }
     }
 
-    /// Reads every secret that was never tried, all at once, each for at most `limit`. Afterwards each was tried: the
+    /// Reads every secret that was never tried (from its present store), all at once, each for at most `limit`. Afterwards each was tried: the
     /// failed ones say why, and [`SecretCache::run`] tries them again.
     pub async fn read_new(&self, limit: Duration) {
         let entries = self.all();
-        join_all(entries.iter().filter(|entry| !entry.tried()).map(|entry| entry.first_read(limit))).await;
+        join_all(entries.iter().filter(|entry| entry.is_new()).map(|entry| entry.first_read(limit))).await;
     }
 
     /// Whether every secret was tried and every required one has a value.

@@ -1,19 +1,20 @@
-//! The one task that keeps secrets fresh: it listens for changes of files, polls them slowly, and reads again what
-//! failed. Without files it sleeps and has no watcher.
+//! The one task that keeps secrets fresh: it listens for changes of files, polls them slowly, reads again what failed or
+//! is due, and has stores renew their logins. Without files it sleeps and has no watcher.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::trail::Trail;
 use super::watch::{Changes, Directories, Inbox};
 use super::{SecretCache, SecretEntry};
-use crate::secret::Source;
 
 /// An update is many events: this long they are gathered.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -30,13 +31,16 @@ impl SecretCache {
 
     async fn keep_fresh(&self) {
         let mut files = Files::default();
+        // What was begun runs beside the watching: a store that hangs holds up nobody else.
+        let mut running = FuturesUnordered::new();
         // New files are read once more when they are first looked at: they may have changed between their first read
         // and the start of the watch.
         self.round(&mut files, &Changes::default()).await;
         loop {
             tokio::select! {
                 changes = files.changed() => self.round(&mut files, &changes).await,
-                () = until(self.next_retry()) => self.retry().await,
+                () = until(self.next_due()) => running.extend(self.take_due()),
+                Some(()) = running.next() => {}
                 () = self.wake.notified() => {
                     if files.differ(&self.file_entries()) {
                         self.round(&mut files, &Changes::default()).await;
@@ -52,21 +56,26 @@ impl SecretCache {
         join_all(changed.iter().map(|entry| entry.refresh())).await;
     }
 
-    async fn retry(&self) {
+    /// The reads and renewals that are due, each of them given out once.
+    fn take_due(&self) -> Vec<BoxFuture<'static, ()>> {
         let now = Instant::now();
-        let due = self.all().into_iter().filter(|entry| entry.retry_at().is_some_and(|at| at <= now));
-        join_all(due.map(|entry| async move { entry.refresh().await })).await;
+        let stores = self.stores.load_full();
+        let mut due = stores.upkeep_due(now);
+        for entry in self.all().into_iter().filter(|entry| entry.take_due(now)) {
+            due.push(Box::pin(async move {
+                entry.refresh().await;
+            }));
+        }
+        due
     }
 
-    fn next_retry(&self) -> Option<Instant> {
-        self.all().iter().filter_map(|entry| entry.retry_at()).min()
+    fn next_due(&self) -> Option<Instant> {
+        let entries = self.all();
+        entries.iter().filter_map(|entry| entry.due_at()).chain(self.stores.load().next_upkeep()).min()
     }
 
     fn file_entries(&self) -> Vec<(PathBuf, Arc<SecretEntry>)> {
-        let with_path = |entry: Arc<SecretEntry>| match entry.source() {
-            Source::File(path) => Some((path.clone(), entry)),
-            Source::Fixed => None,
-        };
+        let with_path = |entry: Arc<SecretEntry>| entry.file().map(|path| (path, entry));
         self.all().into_iter().filter_map(with_path).collect()
     }
 }
@@ -191,7 +200,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a"), "1").unwrap();
         std::fs::write(directory.path().join("b"), "1").unwrap();
-        let cache = SecretCache::new(Stores::build(&BTreeMap::new(), directory.path()).unwrap());
+        let cache = SecretCache::new(Stores::built_in(directory.path()));
         for name in ["file:a", "file:b", "file:missing", "env:NAME"] {
             cache.entry(&name.parse().unwrap());
         }
@@ -215,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_files_there_is_no_watcher_and_no_poll() {
-        let cache = SecretCache::new(Stores::build(&BTreeMap::new(), std::path::Path::new("/")).unwrap());
+        let cache = SecretCache::new(Stores::built_in(std::path::Path::new("/")));
         cache.entry(&"env:NAME".parse().unwrap());
         let mut files = Files::default();
         cache.round(&mut files, &Changes::default()).await;

@@ -22,14 +22,22 @@ pub fn select(bytes: SecretBytes, reference: &SecretRef) -> Result<SecretBytes, 
         reference: reference.clone(),
         offset: offset_of(&error, &bytes),
     })?;
-    let found = match find(&document, field) {
+    let found = pick(&document, field, reference);
+    wipe(&mut document);
+    found
+}
+
+/// The field `name` of an object.
+///
+/// # Errors
+/// [`SecretError::FieldMissing`], [`SecretError::FieldNotText`].
+pub fn pick(value: &Value, name: &str, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
+    match find(value, name) {
         Some(value) => {
             text_of(value).ok_or_else(|| SecretError::FieldNotText { reference: reference.clone() })
         }
         None => Err(SecretError::FieldMissing { reference: reference.clone() }),
-    };
-    wipe(&mut document);
-    found
+    }
 }
 
 fn find<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
@@ -51,8 +59,8 @@ fn text_of(value: &Value) -> Option<SecretBytes> {
     }
 }
 
-/// The document holds more secrets than the one asked for. (Depth is bounded by the JSON reader, at 128.)
-fn wipe(value: &mut Value) {
+/// Wipes every string of a document: it holds more secrets than the one asked for. (Depth is bounded by the JSON reader, at 128.)
+pub fn wipe(value: &mut Value) {
     match value {
         Value::String(text) => text.zeroize(),
         Value::Array(items) => items.iter_mut().for_each(wipe),

@@ -41,21 +41,30 @@ impl FileStore {
     fn path(&self, reference: &SecretRef) -> PathBuf {
         self.base.join(reference.path())
     }
+
+    /// The whole content of a file, for the sake of `reference`.
+    ///
+    /// # Errors
+    /// It is not a regular file within bounds, or cannot be read.
+    pub async fn read_path(&self, path: PathBuf, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
+        let stopped =
+            || SecretError::Unreadable { reference: reference.clone(), kind: io::ErrorKind::Interrupted };
+        let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| stopped())?;
+        let named = reference.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            // Lives as long as the thread, not as long as the caller's patience.
+            let _permit = permit;
+            read_regular(&path, &named)
+        });
+        read.await.map_err(|_| stopped())?
+    }
 }
 
 impl SecretStore for FileStore {
     fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
         Box::pin(async move {
-            let stopped =
-                || SecretError::Unreadable { reference: reference.clone(), kind: io::ErrorKind::Interrupted };
-            let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| stopped())?;
-            let (path, named) = (self.path(reference), reference.clone());
-            let read = tokio::task::spawn_blocking(move || {
-                // Lives as long as the thread, not as long as the caller's patience.
-                let _permit = permit;
-                read_value(&path, &named)
-            });
-            read.await.map_err(|_| stopped())?
+            let bytes = self.read_path(self.path(reference), reference).await?;
+            value(bytes, reference).map(Into::into)
         })
     }
 
@@ -64,8 +73,8 @@ impl SecretStore for FileStore {
     }
 }
 
-fn read_value(path: &Path, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
-    let mut bytes = read_regular(path, reference)?;
+/// The field that is asked for, or all of it without its line end.
+fn value(mut bytes: SecretBytes, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
     if reference.field().is_some() {
         return field::select(bytes, reference);
     }
@@ -74,7 +83,8 @@ fn read_value(path: &Path, reference: &SecretRef) -> Result<SecretBytes, SecretE
     Ok(bytes)
 }
 
-fn without_line_end(bytes: &[u8]) -> &[u8] {
+/// Without exactly one line end, if there is one.
+pub(super) fn without_line_end(bytes: &[u8]) -> &[u8] {
     bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n")).unwrap_or(bytes)
 }
 
@@ -136,7 +146,7 @@ mod tests {
     async fn read(store: &FileStore, reference: &str) -> String {
         let reference: SecretRef = reference.parse().unwrap();
         match store.read(&reference).await {
-            Ok(bytes) => bytes.escape_ascii().to_string(),
+            Ok(reading) => reading.bytes.escape_ascii().to_string(),
             Err(error) => {
                 assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
                 error.code().to_owned()

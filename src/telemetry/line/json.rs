@@ -75,7 +75,8 @@ impl Object<'_> {
         self.number("outgate.generation", event.generation);
         self.optional("outgate.credential", event.credential.as_deref());
         self.number("outgate.attempts", event.attempts.into());
-        self.optional("outgate.retry.reason", event.retry_reason);
+        self.list("outgate.retry.reason", event.retry_reasons.iter().copied());
+        self.list("outgate.shadow", event.shadowed.iter().map(|label| &**label));
         if event.scrubbed > 0 {
             self.number("outgate.scrubbed", event.scrubbed);
         }
@@ -133,6 +134,21 @@ impl Object<'_> {
     fn optional(&mut self, key: &'static str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, value);
+        }
+    }
+
+    /// Nothing at all where the list is empty.
+    fn list<'v>(&mut self, key: &'static str, values: impl ExactSizeIterator<Item = &'v str>) {
+        let last = values.len();
+        for (at, value) in values.enumerate() {
+            if at == 0 {
+                self.key(key);
+            }
+            self.0.push(if at == 0 { b'[' } else { b',' });
+            self.quoted(|line| string(value, MAX_STRING, line));
+            if at + 1 == last {
+                self.0.push(b']');
+            }
         }
     }
 

@@ -137,7 +137,8 @@ fn upstream_error() -> RequestEvent {
         provider: Some("github".into()),
         route: Some("default".into()),
         attempts: 3,
-        retry_reason: Some("timeout"),
+        retry_reasons: vec!["timeout", "connect", "not_repeated:attempts"],
+        shadowed: vec!["limit:account".into(), "deny:refunds".into()],
         scrubbed: 2,
         upgrade: Some("websocket"),
         timings: Timings {
@@ -170,7 +171,7 @@ fn json_lines() {
     assert_snapshot!(json(&denied()), @r#"{"timestamp":"2026-01-02T03:04:05.678Z","outgate.request_id":"<id>","outgate.door":"forward","outgate.listener":"127.0.0.1:3128","client.address":"127.0.0.1","client.port":50000,"http.request.method":"POST","url.scheme":"http","server.address":"evil.example","server.port":8080,"url.path":"/collect","network.protocol.version":"1.1","http.request.body.size":0,"http.response.status_code":403,"http.response.body.size":0,"outgate.flag":"NR","error.type":"denied","outgate.error.detail":"no provider names this host","outgate.sent":"no","outgate.generation":3,"outgate.attempts":0,"duration":{"total":0.087}}"#);
     assert_snapshot!(json(&tunnel()), @r#"{"timestamp":"2026-01-02T03:04:05.678Z","outgate.request_id":"<id>","outgate.door":"tunnel","outgate.listener":"127.0.0.1:3128","client.address":"unix","http.request.method":"CONNECT","server.address":"db.example.com","server.port":5432,"http.request.body.size":4096,"http.response.status_code":200,"http.response.body.size":1000000,"outgate.provider":"db","outgate.generation":3,"outgate.attempts":1,"network.peer.address":"192.0.2.7","network.peer.port":5432,"duration":{"total":3600000.000,"connect":9.000}}"#);
     assert_snapshot!(json(&cancelled()), @r#"{"timestamp":"2026-01-02T03:04:05.678Z","outgate.request_id":"<id>","outgate.door":"local","outgate.listener":"127.0.0.1:3128","client.address":"127.0.0.1","client.port":50000,"http.request.method":"POST","url.scheme":"https","server.address":"api.openai.com","server.port":443,"url.path":"/v1/chat/completions","network.protocol.version":"1.1","http.request.body.size":0,"http.response.body.size":0,"outgate.flag":"DC","error.type":"client_gone","outgate.provider":"openai","outgate.route":"default","outgate.generation":3,"outgate.attempts":1,"outgate.upstream.reused":true,"duration":{"total":2500.000}}"#);
-    assert_snapshot!(json(&upstream_error()), @r#"{"timestamp":"2026-01-02T03:04:05.678Z","outgate.request_id":"<id>","outgate.door":"intercept","outgate.listener":"127.0.0.1:3128","client.address":"127.0.0.1","client.port":50000,"http.request.method":"POST","url.scheme":"https","server.address":"api.github.com","server.port":443,"url.path":"/graphql","network.protocol.version":"1.1","http.request.body.size":0,"http.response.status_code":504,"http.response.body.size":0,"outgate.flag":"UT","error.type":"upstream_timeout","outgate.error.detail":"no response head within 60s","outgate.sent":"maybe","outgate.upgrade":"websocket","outgate.provider":"github","outgate.route":"default","outgate.generation":3,"outgate.attempts":3,"outgate.retry.reason":"timeout","outgate.scrubbed":2,"duration":{"total":61250.000,"queue":1000.000}}"#);
+    assert_snapshot!(json(&upstream_error()), @r#"{"timestamp":"2026-01-02T03:04:05.678Z","outgate.request_id":"<id>","outgate.door":"intercept","outgate.listener":"127.0.0.1:3128","client.address":"127.0.0.1","client.port":50000,"http.request.method":"POST","url.scheme":"https","server.address":"api.github.com","server.port":443,"url.path":"/graphql","network.protocol.version":"1.1","http.request.body.size":0,"http.response.status_code":504,"http.response.body.size":0,"outgate.flag":"UT","error.type":"upstream_timeout","outgate.error.detail":"no response head within 60s","outgate.sent":"maybe","outgate.upgrade":"websocket","outgate.provider":"github","outgate.route":"default","outgate.generation":3,"outgate.attempts":3,"outgate.retry.reason":["timeout","connect","not_repeated:attempts"],"outgate.scrubbed":2,"duration":{"total":61250.000,"queue":1000.000}}"#);
     assert_snapshot!(json(&injected(INJECTION)), @r#"{"timestamp":"2026-01-02T03:04:05.678Z","outgate.request_id":"<id>","outgate.door":"forward","outgate.listener":"a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀","client.address":"127.0.0.1","client.port":50000,"http.request.method":"POST","url.scheme":"https","server.address":"a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀","server.port":443,"url.path":"a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀","url.query":"a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀","network.protocol.version":"1.1","http.request.body.size":0,"http.response.body.size":0,"outgate.error.detail":"a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀","outgate.provider":"a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀","outgate.route":"a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀","outgate.generation":3,"outgate.credential":"a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀","outgate.attempts":0,"duration":{"total":0.000}}"#);
 }
 
@@ -183,7 +184,7 @@ fn text_lines() {
     2026-01-02T03:04:05.678Z 403 NR  POST    evil.example:8080/collect                        -                        0.087ms     0B>0B error=denied (no provider names this host)
     2026-01-02T03:04:05.678Z 200 -   CONNECT db.example.com:5432                              db                       3600000.000ms 4096B>1000000B
     2026-01-02T03:04:05.678Z --- DC  POST    api.openai.com/v1/chat/completions               openai/default           2500.000ms  0B>0B error=client_gone
-    2026-01-02T03:04:05.678Z 504 UT  POST    api.github.com/graphql                           github/default           61250.000ms 0B>0B attempts=3 retry=timeout upgrade=websocket error=upstream_timeout scrubbed=2 (no response head within 60s)
+    2026-01-02T03:04:05.678Z 504 UT  POST    api.github.com/graphql                           github/default           61250.000ms 0B>0B attempts=3 retry=timeout,connect,not_repeated:attempts upgrade=websocket error=upstream_timeout scrubbed=2 (no response head within 60s)
     2026-01-02T03:04:05.678Z --- -   POST    a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀?a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀 a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀/a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀 0.000ms     0B>0B (a\"}\u000a{\"level\":\"error\"}\u000d\u0009\u0000\u001b[2J\u007f\u009b\u2028\u202e\\é🦀)
     "#);
 }
@@ -221,7 +222,8 @@ fn full(text: &str) -> RequestEvent {
         flag: error.flag,
         error: error.error,
         sent: error.sent,
-        retry_reason: error.retry_reason,
+        retry_reasons: error.retry_reasons,
+        shadowed: error.shadowed,
         upgrade: error.upgrade,
         scrubbed: 1,
         path: strings.path,

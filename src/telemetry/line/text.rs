@@ -68,7 +68,15 @@ fn extras(event: &RequestEvent, line: &mut Vec<u8>) {
     if event.attempts > 1 {
         let _ = write!(line, " attempts={}", event.attempts);
     }
-    for (name, value) in [("retry", event.retry_reason), ("upgrade", event.upgrade), ("error", event.error)] {
+    for (at, reason) in event.retry_reasons.iter().enumerate() {
+        line.extend_from_slice(if at == 0 { b" retry=" } else { b"," });
+        field(reason, line);
+    }
+    for (at, label) in event.shadowed.iter().enumerate() {
+        line.extend_from_slice(if at == 0 { b" shadow=" } else { b"," });
+        field(label, line);
+    }
+    for (name, value) in [("upgrade", event.upgrade), ("error", event.error)] {
         if let Some(value) = value {
             let _ = write!(line, " {name}=");
             field(value, line);

@@ -240,6 +240,16 @@ impl Samples<'_> {
         self.0.encode_family(labels)?.encode_gauge(&value)
     }
 
+    /// One sample of a gauge with labels of any number.
+    pub(super) fn level(&mut self, labels: &[(&'static str, String)], value: f64) -> fmt::Result {
+        self.0.encode_family(&labels)?.encode_gauge(&value)
+    }
+
+    /// One sample of a counter with labels of any number.
+    pub(super) fn count(&mut self, labels: &[(&'static str, String)], value: f64) -> fmt::Result {
+        self.0.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
     /// The only sample of a counter without labels, in fractions.
     pub(super) fn single_counter(&mut self, value: f64) -> fmt::Result {
         self.0.encode_counter::<NoLabelSet, _, u64>(&value, None)

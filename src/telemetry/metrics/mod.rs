@@ -9,6 +9,7 @@
 
 mod collector;
 mod labels;
+mod levels;
 mod listener;
 mod process;
 mod provider;
@@ -27,6 +28,7 @@ use prometheus_client::registry::Registry;
 
 use collector::Tracked;
 pub use labels::{DialResult, HealResult, ReloadResult};
+pub use levels::{Level, LevelFamily, LevelKind, LevelSource};
 pub use listener::{DownstreamConnection, ListenerMetrics};
 pub use provider::{InFlight, ProviderMetrics, RouteMetrics};
 pub use secret::SecretMetrics;
@@ -45,6 +47,7 @@ pub const NO_PROVIDER: &str = "none";
 pub struct Metrics {
     registry: Registry,
     tracked: Arc<Tracked>,
+    levels: levels::Levels,
     no_provider: Arc<RouteMetrics>,
     globals: Globals,
     refreshers: Mutex<Vec<Refresh>>,
@@ -65,14 +68,16 @@ impl Metrics {
     /// A registry in which nothing has happened yet.
     pub fn new() -> Self {
         let (tracked, globals) = (Arc::new(Tracked::default()), Globals::default());
+        let levels = levels::Levels::default();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(process::Process));
         let ours = registry.sub_registry_with_prefix("outgate");
         ours.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         globals.register(ours);
         ours.register_collector(Box::new(Arc::clone(&tracked)));
+        ours.register_collector(Box::new(levels.clone()));
         let no_provider = tracked.route(NO_PROVIDER, NO_PROVIDER);
-        Self { registry, tracked, no_provider, globals, refreshers: Mutex::default() }
+        Self { registry, tracked, levels, no_provider, globals, refreshers: Mutex::default() }
     }
 
     /// The handle of a provider: the same for the same name, as long as it is retained.
@@ -110,6 +115,12 @@ impl Metrics {
     /// good, so it should hold `Weak`s. It must not block, and may use every method here.
     pub fn on_scrape(&self, refresh: impl Fn() + Send + Sync + 'static) {
         locked(&self.refreshers).push(Arc::new(refresh));
+    }
+
+    /// Says where the levels of limiters, quotas, breakers and caches are read from. For wiring at start: the first source stays,
+    /// so it should hold `Weak`s. Called at each encoding; must not block.
+    pub fn levels(&self, source: LevelSource) {
+        self.levels.set(source);
     }
 
     /// Counts what a finished exchange says.

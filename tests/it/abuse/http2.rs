@@ -654,6 +654,46 @@ async fn h2_13_slow_reading_on_many_streams() {
     grew_less(&mut program, before, 16).await;
 }
 
+/// Not the windows but the socket is shut here: what streams have buffered towards it is what they cost.
+#[tokio::test(flavor = "multi_thread")]
+async fn h2_13_wide_windows_and_a_socket_that_is_not_read() {
+    let ca = TestCa::new();
+    let (origin, _) = super::limits::endless().await;
+    let top = "runtime: { downstream: { write_timeout: 2s } }\ndefaults: { upstream: { pool: { max_connections: 300 } } }";
+    let setup = Setup { top, ..Setup::default() };
+    let mut program = program_with(&setup, &ca, origin.address, origin.address, &[]).await;
+    program.holds().await;
+    let before = program.rss();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(program.address).await.unwrap();
+    // SETTINGS_INITIAL_WINDOW_SIZE (4) = 2^31 - 1, and the connection's window as wide.
+    let mut h2 = H2::over(stream);
+    let settings = frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
+    let window = frame(WINDOW_UPDATE, 0, 0, &(0x7fff_ffff_u32 - 65_535).to_be_bytes());
+    h2.send(&[PREFACE, &settings, &frame(SETTINGS, ACK, 0, &[]), &window].concat()).await;
+    let offered = h2.next().await.expect("settings");
+    let streams = (offered.payload.chunks(6))
+        .find_map(|setting| setting.strip_prefix(&[0, 3]))
+        .map(|value| u32::from_be_bytes(value.try_into().unwrap()))
+        .expect("a limit of streams");
+    let way = Way::new(program.address.to_string(), "http", "/open");
+    for n in 0..streams {
+        h2.send(&get(2 * n + 1, &way, "/endless")).await;
+    }
+    let mut peak = before;
+    let began = Instant::now();
+    // Until outgate gives the connection up; the kernel tells by refusing a write.
+    while h2.try_send(&frame(PING, 0, 0, &[0; 8])).await {
+        peak = peak.max(program.rss());
+        assert!(began.elapsed() < Duration::from_secs(15), "it is still open");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (grown, most) = (peak - before, 1024 + u64::from(streams) * 160);
+    assert!(grown < most, "{streams} streams: {grown} of {most} KiB");
+    program.holds().await;
+}
+
 #[tokio::test]
 async fn h2_14_preface_on_a_plaintext_listener() {
     let bench = Bench::start(Setup::default()).await;

@@ -243,7 +243,7 @@ async fn lm_07_slow_body() {
 }
 
 /// An origin that sends a body without end as long as somebody takes it; how much it got rid of.
-async fn endless() -> (RawOrigin, Arc<AtomicUsize>) {
+pub async fn endless() -> (RawOrigin, Arc<AtomicUsize>) {
     let sent = Arc::<AtomicUsize>::default();
     let count = sent.clone();
     let script: Script = Arc::new(move |mut stream, _| {

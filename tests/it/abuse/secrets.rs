@@ -13,6 +13,7 @@ use crate::support::CANARY;
 use crate::support::ca::TestCa;
 use crate::support::client::{Got, Raw, admin, intercepted};
 use crate::support::origin::{HttpOrigin, RawOrigin, read_request};
+use crate::world::until;
 
 /// Runs of a case that cannot be made yet. (Every case has at least one run.)
 const NOT_YET: &[(&str, &str)] = &[
@@ -83,6 +84,8 @@ async fn sx_01_secret_of_the_environment_with_a_line_break() {
         assert_no_canary("the client", &format!("{got:?}"));
     }
     program.holds().await;
+    // A record is written when its answer has ended, which the client may see a moment earlier.
+    until("three records", || program.records().lines().count() >= 3).await;
     let records = program.records();
     assert!(records.contains(&format!("`env:IT_BROKEN` has a byte at offset {}", CANARY.len())), "{records}");
     assert!(records.contains("`env:IT_BLANK` is empty"), "{records}");

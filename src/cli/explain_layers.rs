@@ -1,0 +1,255 @@
+//! `explain`, the resilience layers: every value with the line that says it, or "built in".
+
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::policy::compiled::Route;
+use crate::policy::layers::{LayerSettings, Owned, Owner};
+use crate::policy::tree::{Node, PolicyPath, Value};
+use crate::resilience::circuit_breaker::{BreakerSettings, Fallback};
+use crate::resilience::rate_limit::LimitSettings;
+use crate::resilience::rate_limit::settings::OnExcess;
+use crate::resilience::retry::backoff::Jitter;
+use crate::resilience::retry::settings::{RetrySettings, Trigger};
+
+/// Says where the value at a path of the route's merged text comes from.
+pub type Origin<'a> = &'a dyn Fn(&PolicyPath) -> String;
+
+/// One layer's values, by key.
+struct Section<'a> {
+    at: PolicyPath,
+    origin: Origin<'a>,
+    values: Map<String, Json>,
+}
+
+impl<'a> Section<'a> {
+    fn new(key: &str, origin: Origin<'a>) -> Self {
+        Self { at: PolicyPath::root().key(key.to_owned()), origin, values: Map::new() }
+    }
+
+    /// A value at `a.b` below the layer's key.
+    fn say(&mut self, key: &str, value: impl Into<String>) {
+        let at = key.split('.').filter(|step| !step.is_empty()).fold(self.at.clone(), |at, step| match step
+            .parse()
+        {
+            Ok(index) => at.index(index),
+            Err(_) => at.key(step.to_owned()),
+        });
+        let value: String = value.into();
+        self.values.insert(key.to_owned(), json!({ "value": value, "from": (self.origin)(&at) }));
+    }
+
+    fn span(&mut self, key: &str, duration: Duration) {
+        self.say(key, humantime::format_duration(duration).to_string());
+    }
+}
+
+/// The layers of a route, those that are off included.
+pub fn layers(route: &Route, origin: Origin<'_>) -> Json {
+    let settings = &route.settings.layers;
+    let mut all = Map::new();
+    for (index, limit) in settings.limits.iter().enumerate() {
+        let (name, section) = limit_section(index, limit, origin);
+        all.insert(name, Json::Object(section.values));
+    }
+    let mut add = |section: Section<'_>| {
+        let name = section.at.to_string();
+        all.insert(name, Json::Object(section.values));
+    };
+    add(quota(settings, origin));
+    add(concurrency(settings, origin));
+    add(breaker(settings, origin));
+    add(cache(settings, origin));
+    add(retry(settings, origin));
+    add(idempotency(settings, origin));
+    add(responses(route, origin));
+    Json::Object(all)
+}
+
+/// One limit, under its name: entries of a list have no key of their own.
+fn limit_section<'a>(
+    index: usize,
+    limit: &Owned<LimitSettings>,
+    origin: Origin<'a>,
+) -> (String, Section<'a>) {
+    let settings = &limit.settings;
+    let at = PolicyPath::root().key("limits").index(index);
+    let mut section = Section { at, origin, values: Map::new() };
+    section.say("rate", settings.rate.to_string());
+    section.say("burst", settings.burst.to_string());
+    section.say("per", word(&settings.per));
+    section.say("scope", word(&settings.scope));
+    section.say("on_excess", word(&settings.on_excess));
+    if settings.on_excess == OnExcess::Wait {
+        section.span("max_wait", settings.max_wait);
+        section.say("max_queue", settings.max_queue.to_string());
+    }
+    section.say("mode", word(&settings.mode));
+    if let Owner::Route(route) = &limit.owner {
+        section
+            .values
+            .insert("counts".to_owned(), json!({ "value": format!("route {route} alone"), "from": "" }));
+    }
+    (format!("limits.{}", settings.name), section)
+}
+
+/// The policy's word of a value that is one of a few.
+fn word(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+fn quota<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(quota) = settings.quota.as_ref().filter(|quota| quota.learn) else {
+        return off("quota", origin);
+    };
+    let mut section = Section::new("quota", origin);
+    section.say("reserve", quota.reserve.to_string());
+    let fields: Vec<String> = quota
+        .fields
+        .iter()
+        .map(|set| format!("{}, {} ({})", set.remaining, set.reset, set.reset_format.as_str()))
+        .collect();
+    let fields =
+        if fields.is_empty() { "the IETF fields and Retry-After".to_owned() } else { fields.join("; ") };
+    section.say("headers", fields);
+    section.say("bucket", quota.bucket.to_string());
+    section.say("on_excess", word(&quota.on_excess));
+    section.span("max_wait", quota.max_wait);
+    section.say("max_queue", quota.max_queue.to_string());
+    section.span("max_hold", quota.max_hold);
+    section.say("mode", word(&quota.mode));
+    section
+}
+
+fn concurrency<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(concurrency) = &settings.concurrency else { return off("concurrency", origin) };
+    let settings = concurrency.settings;
+    let mut section = Section::new("concurrency", origin);
+    section.say("max", settings.max.to_string());
+    section.span("max_wait", settings.max_wait);
+    section.say("max_queue", settings.max_queue.to_string());
+    section.say("mode", if settings.shadow { "shadow" } else { "enforce" });
+    section
+}
+
+fn breaker<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(breaker) = &settings.breaker else { return off("breaker", origin) };
+    let BreakerSettings { rules, fallback, shadow } = &breaker.settings;
+    let mut section = Section::new("breaker", origin);
+    section.say("failures", rules.failures.to_string());
+    match &rules.error_rate {
+        None => section.say("error_rate", "off"),
+        Some(rate) => {
+            section.say("error_rate.threshold", rate.threshold.to_string());
+            section.span("error_rate.window", rate.window);
+            section.say("error_rate.min_requests", rate.min_requests.to_string());
+        }
+    }
+    section.span("open_for", rules.open_for);
+    section.span("max_open_for", rules.max_open_for);
+    section.say("half_open.probes", rules.probes.to_string());
+    section.say("half_open.successes", rules.successes.to_string());
+    section.say(
+        "fallback",
+        match fallback {
+            Fallback::None => "none".to_owned(),
+            Fallback::Stale => "stale".to_owned(),
+            Fallback::Static(answer) => format!("status {}", answer.status.as_u16()),
+        },
+    );
+    section.say("mode", if *shadow { "shadow" } else { "enforce" });
+    section
+}
+
+fn cache<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(cache) = &settings.cache else { return off("cache", origin) };
+    let settings = &cache.settings;
+    let mut section = Section::new("cache", origin);
+    section.say("max_size", format!("{} bytes", settings.max_size));
+    section.say("max_entry", format!("{} bytes", settings.max_entry));
+    for (key, span) in [
+        ("default_ttl", settings.default_ttl),
+        ("stale_if_error", settings.stale_if_error),
+        ("stale_while_revalidate", settings.stale_while_revalidate),
+    ] {
+        match span {
+            Some(span) => section.span(key, span),
+            None => section.say(key, "none"),
+        }
+    }
+    section.say("coalesce", settings.coalesce.to_string());
+    section
+}
+
+/// A layer that is not there: said so, with the line that removed it.
+fn off<'a>(key: &str, origin: Origin<'a>) -> Section<'a> {
+    let mut section = Section::new(key, origin);
+    section.say("", "off");
+    section
+}
+
+fn retry<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(retry) = &settings.retry else { return off("retry", origin) };
+    let RetrySettings { attempts, on, methods, backoff, max_retry_after, budget, replay_buffer, hint } =
+        &retry.settings;
+    let mut section = Section::new("retry", origin);
+    section.say("attempts", attempts.to_string());
+    let triggers: Vec<&str> =
+        Trigger::ALL.into_iter().filter(|trigger| on.contains(*trigger)).map(Trigger::as_str).collect();
+    section.say("on", triggers.join(", "));
+    let methods: Vec<&str> = methods.iter().map(http::Method::as_str).collect();
+    section.say("methods", methods.join(", "));
+    section.span("backoff.base", backoff.base);
+    section.say("backoff.factor", backoff.factor.to_string());
+    section.span("backoff.max", backoff.max);
+    section.say("backoff.jitter", if backoff.jitter == Jitter::Full { "full" } else { "none" });
+    section.span("max_retry_after", *max_retry_after);
+    section.say("budget.ratio", budget.ratio.to_string());
+    section.say("budget.min_per_second", budget.min_per_second.to_string());
+    section.say("replay_buffer", format!("{replay_buffer} bytes"));
+    if let Some(hint) = hint {
+        section.say("hint.header", hint.as_str());
+    }
+    section
+}
+
+fn idempotency<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+    let Some(keys) = &settings.idempotency else { return off("idempotency", origin) };
+    let mut section = Section::new("idempotency", origin);
+    section.say("header", keys.header.as_str());
+    let methods: Vec<&str> = keys.methods.iter().map(http::Method::as_str).collect();
+    section.say("methods", methods.join(", "));
+    section.say("add", keys.add.to_string());
+    section
+}
+
+fn responses<'a>(route: &Route, origin: Origin<'a>) -> Section<'a> {
+    let mut section = Section::new("responses", origin);
+    let rows = route.effective.get("responses").map(Node::items).unwrap_or_default();
+    for (index, row) in rows.iter().enumerate() {
+        section.say(&index.to_string(), flow(row));
+    }
+    section.say(
+        "",
+        "then 429 throttle, 401 unauthorized, 502/503/504 unavailable, other 4xx final, else success",
+    );
+    section
+}
+
+/// A value of the policy on one line, as it could be written there.
+fn flow(node: &Node) -> String {
+    match &node.value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(text) | Value::String(text) => text.clone(),
+        Value::Sequence(items) => {
+            format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", "))
+        }
+        Value::Mapping(entries) => {
+            let pairs: Vec<String> =
+                entries.iter().map(|entry| format!("{}: {}", entry.key, flow(&entry.value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The state of the resilience layers, which outlives generations: what was counted, learned and opened stays when the
+//! policy is edited. Keyed by identity (provider, and the route where it wrote its own); new settings are taken over by the
+//! state that lives.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::live_fleet::LiveFleet;
+use crate::credential::Credential;
+use crate::policy::compiled::{CompiledPolicy, Provider, Route};
+use crate::policy::layers::Owner;
+use crate::resilience::Layers;
+use crate::resilience::cache::{CacheSettings, ResponseCache, RouteCache, Spawn};
+use crate::resilience::circuit_breaker::{BreakerSettings, Breakers, Forced};
+use crate::resilience::concurrency::{ConcurrencySettings, Permits};
+use crate::resilience::fleet::Fleet;
+use crate::resilience::key::KeySource;
+use crate::resilience::quota::Quota;
+use crate::resilience::rate_limit::{LimitSettings, Limiter, Scope, Tokens};
+use crate::resilience::responses::Table;
+use crate::resilience::retry::Budget;
+use crate::resilience::retry::budget::BudgetSettings;
+use crate::resilience::timeout::AttemptTimeouts;
+use crate::secret::SecretCache;
+
+/// Whose state it is: the provider's, or a route's of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    pub(super) provider: Arc<str>,
+    pub(super) owner: Owner,
+}
+
+pub(super) type ByIdentity<V> = Mutex<HashMap<Identity, V>>;
+
+/// What a cache holds, by how much it may hold.
+pub(super) type CacheSize = (u64, u64);
+/// Limiters with the fleet that they lease from.
+type Limiters = HashMap<(Identity, Arc<str>), (Option<Arc<Fleet>>, Arc<Limiter>)>;
+
+/// The state of all layers.
+pub struct LayerStates {
+    /// The fleet that this pod is part of.
+    pub fleet: LiveFleet,
+    spawn: Spawn,
+    pub(super) caches: Mutex<HashMap<(Identity, CacheSize), Arc<ResponseCache>>>,
+    pub(super) budgets: ByIdentity<(BudgetSettings, Arc<Budget>)>,
+    pub(super) breakers: ByIdentity<Arc<Breakers>>,
+    pub(super) permits: ByIdentity<Arc<Permits>>,
+    /// By the limit's name as well.
+    pub(super) limiters: Mutex<Limiters>,
+    pub(super) quotas: Arc<Mutex<HashMap<Arc<str>, Arc<Quota>>>>,
+}
+
+impl LayerStates {
+    /// Nothing was counted yet. `spawn` starts tasks that outlive a request.
+    pub fn new(spawn: Spawn) -> Self {
+        Self {
+            fleet: LiveFleet::new(spawn.clone()),
+            spawn,
+            caches: Mutex::default(),
+            budgets: Mutex::default(),
+            breakers: Mutex::default(),
+            permits: Mutex::default(),
+            limiters: Mutex::default(),
+            quotas: Arc::default(),
+        }
+    }
+
+    /// The fleet of a policy. What other pods tell of pauses goes to the quotas.
+    pub(super) fn join(&self, policy: &CompiledPolicy, secrets: &SecretCache) -> Option<Arc<Fleet>> {
+        let fleet = self.fleet.adopt(policy.fleet.as_ref(), secrets, || {
+            let quotas = Arc::downgrade(&self.quotas);
+            Arc::new(move |name: &str, pause| {
+                let Some(quotas) = quotas.upgrade() else { return };
+                let live: Vec<Arc<Quota>> = locked(&quotas).values().cloned().collect();
+                live.iter().for_each(|quota| quota.pause(name, pause));
+            })
+        });
+        fleet
+    }
+
+    /// The layers of a route, over the state that lives or a new one. `heal` is the credential's business.
+    pub(super) fn of(
+        &self,
+        provider: &Provider,
+        route: &Route,
+        attempt: AttemptTimeouts,
+        fleet: Option<&Arc<Fleet>>,
+        credential: Option<&Arc<Credential>>,
+    ) -> Layers {
+        let settings = &route.settings.layers;
+        let identity = |owner: &Owner| Identity { provider: provider.name.clone(), owner: owner.clone() };
+        let shadow = |own: bool, label: &str| (own || settings.shadow).then(|| Arc::from(label));
+        let references = credential.map(|credential| credential.references()).unwrap_or_default();
+        let keys = KeySource { route: route.name.clone(), credential: references };
+        Layers {
+            cache: settings.cache.as_ref().map(|cache| {
+                let state = self.cache(identity(&cache.owner), &cache.settings);
+                (state, route_cache(&cache.settings, &keys, credential))
+            }),
+            invalidates: self.other_caches(provider, route, identity),
+            keys,
+            attempt,
+            responses: Arc::new(Table::new(settings.responses.clone())),
+            retry: settings.retry.as_ref().map(|retry| {
+                (retry.settings.clone(), self.budget(identity(&retry.owner), retry.settings.budget))
+            }),
+            heal: None,
+            idempotency: settings.idempotency.clone(),
+            breaker: settings.breaker.as_ref().map(|breaker| {
+                let shadow = shadow(breaker.settings.shadow, "breaker");
+                (self.breaker(identity(&breaker.owner), &breaker.settings), shadow)
+            }),
+            quota: settings.quota.as_ref().map(|quota| {
+                let shadow = shadow(quota.mode.is_shadow(), "quota");
+                (self.quota(&provider.name, fleet), quota.clone(), shadow)
+            }),
+            limits: settings
+                .limits
+                .iter()
+                .map(|limit| self.limiter(identity(&limit.owner), &limit.settings, fleet))
+                .collect(),
+            concurrency: settings.concurrency.as_ref().map(|concurrency| {
+                let shadow = shadow(concurrency.settings.shadow, "concurrency");
+                (self.permits(identity(&concurrency.owner), concurrency.settings), shadow)
+            }),
+            shadow: settings.shadow,
+        }
+    }
+
+    fn budget(&self, identity: Identity, settings: BudgetSettings) -> Arc<Budget> {
+        let mut budgets = locked(&self.budgets);
+        let new = || (settings, Arc::new(Budget::new(settings)));
+        let live = budgets.entry(identity).or_insert_with(new);
+        if live.0 != settings {
+            *live = new();
+        }
+        live.1.clone()
+    }
+
+    fn breaker(&self, identity: Identity, settings: &BreakerSettings) -> Arc<Breakers> {
+        let mut breakers = locked(&self.breakers);
+        let provider = identity.provider.clone();
+        let live =
+            breakers.entry(identity).or_insert_with(|| Arc::new(Breakers::new(provider, settings.clone())));
+        live.update(settings.clone());
+        live.clone()
+    }
+
+    fn permits(&self, identity: Identity, settings: ConcurrencySettings) -> Arc<Permits> {
+        let mut permits = locked(&self.permits);
+        let live = permits.entry(identity).or_insert_with(|| Arc::new(Permits::new(settings)));
+        live.update(settings);
+        live.clone()
+    }
+
+    fn limiter(
+        &self,
+        identity: Identity,
+        settings: &LimitSettings,
+        fleet: Option<&Arc<Fleet>>,
+    ) -> Arc<Limiter> {
+        let fleet = fleet.filter(|_| settings.scope == Scope::Fleet);
+        let tokens = || match fleet {
+            None => Tokens::Own,
+            Some(fleet) => {
+                let name = format!("{identity}/{}", settings.name);
+                Tokens::Leased(fleet.leases(&name, settings.rate, settings.burst))
+            }
+        };
+        let mut limiters = locked(&self.limiters);
+        let new = || Limiter::new(settings.clone(), tokens());
+        let key = (identity.clone(), settings.name.clone());
+        let (from, live) = limiters.entry(key).or_insert_with(|| (fleet.cloned(), Arc::new(new())));
+        let same_fleet = match (&*from, fleet) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if live.settings() != settings || !same_fleet {
+            (*from, *live) = (fleet.cloned(), Arc::new(new().adopt(live)));
+        }
+        live.clone()
+    }
+
+    fn quota(&self, provider: &Arc<str>, fleet: Option<&Arc<Fleet>>) -> Arc<Quota> {
+        let mut quotas = locked(&self.quotas);
+        let quota =
+            quotas.entry(provider.clone()).or_insert_with(|| Arc::new(Quota::new(provider.clone()))).clone();
+        let fleet = fleet.cloned();
+        quota.on_throttle(Arc::new(move |name, pause| {
+            if let Some(fleet) = &fleet {
+                fleet.pause(name, pause);
+            }
+        }));
+        quota
+    }
+
+    fn cache(&self, identity: Identity, settings: &CacheSettings) -> Arc<ResponseCache> {
+        let key = (identity, (settings.max_size, settings.max_entry));
+        let new = || Arc::new(ResponseCache::new(settings, self.spawn.clone()));
+        locked(&self.caches).entry(key).or_insert_with(new).clone()
+    }
+
+    /// The caches of the provider that this route does not read: what it changes there is no longer true.
+    fn other_caches(
+        &self,
+        provider: &Provider,
+        route: &Route,
+        identity: impl Fn(&Owner) -> Identity,
+    ) -> Vec<Arc<ResponseCache>> {
+        let own = route.settings.layers.cache.as_ref();
+        let mut others: Vec<Arc<ResponseCache>> = Vec::new();
+        for other in provider.routes.iter().filter_map(|other| other.settings.layers.cache.as_ref()) {
+            if own.is_some_and(|own| own.owner == other.owner) {
+                continue;
+            }
+            let cache = self.cache(identity(&other.owner), &other.settings);
+            if !others.iter().any(|known| Arc::ptr_eq(known, &cache)) {
+                others.push(cache);
+            }
+        }
+        others
+    }
+
+    /// Forces the breakers of a provider and its routes, or lets them decide again. How many there are.
+    pub fn force_breakers(&self, provider: &str, forced: Option<Forced>) -> usize {
+        let breakers = locked(&self.breakers);
+        let own = breakers.iter().filter(|(identity, _)| *identity.provider == *provider);
+        own.map(|(_, live)| live.force(forced)).count()
+    }
+
+    /// Drops the state of what the policy no longer has.
+    pub(super) fn retain(&self, policy: &CompiledPolicy) {
+        let lives = |identity: &Identity| {
+            policy.providers.iter().filter(|provider| provider.name == identity.provider).any(|provider| {
+                match &identity.owner {
+                    Owner::Provider => true,
+                    Owner::Route(name) => provider.routes.iter().any(|route| route.name == *name),
+                }
+            })
+        };
+        locked(&self.budgets).retain(|identity, _| lives(identity));
+        locked(&self.caches).retain(|(identity, _), _| lives(identity));
+        locked(&self.breakers).retain(|identity, _| lives(identity));
+        locked(&self.permits).retain(|identity, _| lives(identity));
+        locked(&self.limiters).retain(|(identity, _), _| lives(identity));
+        locked(&self.quotas).retain(|name, _| policy.providers.iter().any(|provider| provider.name == *name));
+    }
+}
+
+/// What the cache of a route knows of it.
+fn route_cache(
+    settings: &CacheSettings,
+    keys: &KeySource,
+    credential: Option<&Arc<Credential>>,
+) -> RouteCache {
+    let (versioned, available) = (credential.cloned(), credential.cloned());
+    RouteCache {
+        settings: settings.clone(),
+        source: keys.clone(),
+        version: Arc::new(move || versioned.as_ref().map_or(0, |credential| credential.version())),
+        available: Arc::new(move || available.as_ref().is_none_or(|credential| credential.is_available())),
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Owner::Provider => write!(f, "{}", self.provider),
+            Owner::Route(route) => write!(f, "{}/{route}", self.provider),
+        }
+    }
+}
+
+/// Maps of handles, whole after every step, also where a thread panicked.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

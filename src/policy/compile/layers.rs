@@ -1,0 +1,205 @@
+//! The resilience layers of a route: what was typed, with every mistake told at its place, and whose traffic each counts.
+
+use std::collections::HashSet;
+
+use super::{Compiler, nearest};
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::layers::{LayerSettings, Owned, Owner};
+use crate::policy::schema::ProviderConfig;
+use crate::policy::switch::Switch;
+use crate::policy::tree::{Node, Place, PolicyPath};
+use crate::resilience::circuit_breaker::Fallback;
+use crate::resilience::key::Per;
+use crate::resilience::mistake::{Mistake, Mistakes, Step};
+use crate::resilience::quota::QuotaConfig;
+use crate::resilience::rate_limit::{LimitSettings, Scope};
+use crate::resilience::responses;
+use crate::resilience::retry::RetryConfig;
+
+/// What of a route is its own, and what it has from its provider.
+#[derive(Clone, Copy)]
+pub(super) struct Written<'a> {
+    /// The merged text of the route.
+    pub effective: &'a Node,
+    /// The route's own text and name; none for the provider itself.
+    pub own: Option<(&'a Node, &'a str)>,
+}
+
+/// Where a layer's settings stand: in the merged text, and by which path they are told.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    written: Written<'a>,
+    path: &'a PolicyPath,
+}
+
+impl Written<'_> {
+    /// Who wrote the key.
+    fn owner(&self, key: &str) -> Owner {
+        match self.own {
+            Some((node, name)) if node.get(key).is_some() => Owner::Route(name.into()),
+            Some(_) | None => Owner::Provider,
+        }
+    }
+
+    /// Who wrote each entry of a list of which some entries may come from the provider.
+    fn owners(&self, key: &str) -> Vec<Owner> {
+        let own: HashSet<Place> = self
+            .own
+            .and_then(|(node, _)| node.get(key))
+            .map(|node| node.items().iter().map(|item| item.place).collect())
+            .unwrap_or_default();
+        let items = self.effective.get(key).map(Node::items).unwrap_or_default();
+        items
+            .iter()
+            .map(|item| match self.own {
+                Some((_, name)) if own.contains(&item.place) => Owner::Route(name.into()),
+                Some(_) | None => Owner::Provider,
+            })
+            .collect()
+    }
+}
+
+impl Compiler<'_> {
+    pub(super) fn layers(
+        &mut self,
+        config: &ProviderConfig,
+        written: Written<'_>,
+        path: &PolicyPath,
+    ) -> LayerSettings {
+        let at = At { written, path };
+        let retry = self.retry(config, at);
+        let quota = self.quota(config, at);
+        let concurrency = self.layer(config.concurrency.as_ref(), at, "concurrency", |c, m| c.compile(m));
+        let breaker = self.layer(config.breaker.as_ref(), at, "breaker", |c, m| c.compile(m));
+        let cache = self.layer(config.cache.as_ref(), at, "cache", |c, m| c.compile(m));
+        let idempotency = self.layer(config.idempotency.as_ref(), at, "idempotency", |c, m| c.compile(m));
+        let none = Vec::new();
+        let rows = config.responses.as_ref().and_then(Switch::on).unwrap_or(&none);
+        let responses = self.told(at, "responses", |mistakes| responses::config::compile(rows, mistakes));
+        let layers = LayerSettings {
+            limits: self.limits(config, at),
+            concurrency: concurrency.map(|settings| Owned { owner: written.owner("concurrency"), settings }),
+            quota,
+            responses,
+            retry: retry.map(|settings| Owned { owner: written.owner("retry"), settings }),
+            idempotency,
+            breaker: breaker.map(|settings| Owned { owner: written.owner("breaker"), settings }),
+            cache: cache.map(|settings| Owned { owner: written.owner("cache"), settings }),
+            shadow: config.mode.unwrap_or_default().is_shadow(),
+        };
+        self.check_together(&layers, at);
+        layers
+    }
+
+    /// Compiles one layer's settings, where it has any.
+    fn layer<C, S>(
+        &mut self,
+        config: Option<&Switch<C>>,
+        at: At<'_>,
+        key: &'static str,
+        compile: impl FnOnce(&C, &mut Mistakes) -> S,
+    ) -> Option<S> {
+        let config = config.and_then(Switch::on)?;
+        Some(self.told(at, key, |mistakes| compile(config, mistakes)))
+    }
+
+    /// Tells the mistakes of one layer at their places.
+    fn told<S>(&mut self, at: At<'_>, key: &'static str, compile: impl FnOnce(&mut Mistakes) -> S) -> S {
+        let mut mistakes = Mistakes::default();
+        let settings = compile(&mut mistakes);
+        for mistake in mistakes.into_vec() {
+            let below = |path: &PolicyPath| below(&path.key(key), &mistake);
+            // Where it is really written: in `defaults`, at the provider or in the route.
+            let place = nearest(at.written.effective, &below(&PolicyPath::root()));
+            if self.mistakes.knows(place, &mistake.message) {
+                continue;
+            }
+            let told = Diagnostic::new(place, below(at.path), mistake.message);
+            self.mistakes.push(match mistake.hint {
+                Some(hint) => told.hint(hint),
+                None => told,
+            });
+        }
+        settings
+    }
+
+    /// A provider of which the policy says nothing has `retry` with its defaults.
+    fn retry(
+        &mut self,
+        config: &ProviderConfig,
+        at: At<'_>,
+    ) -> Option<crate::resilience::retry::RetrySettings> {
+        match &config.retry {
+            None => Some(self.told(at, "retry", |mistakes| RetryConfig::default().compile(mistakes))),
+            Some(switch) => {
+                self.layer(Some(switch), at, "retry", |config, mistakes| config.compile(mistakes))
+            }
+        }
+    }
+
+    /// The same for `quota`: the IETF fields and `Retry-After` are read.
+    fn quota(
+        &mut self,
+        config: &ProviderConfig,
+        at: At<'_>,
+    ) -> Option<crate::resilience::quota::QuotaSettings> {
+        match &config.quota {
+            None => Some(self.told(at, "quota", |mistakes| QuotaConfig::default().compile(mistakes))),
+            Some(switch) => {
+                self.layer(Some(switch), at, "quota", |config, mistakes| config.compile(mistakes))
+            }
+        }
+    }
+
+    fn limits(&mut self, config: &ProviderConfig, at: At<'_>) -> Vec<Owned<LimitSettings>> {
+        let Some(limits) = config.limits.as_ref().and_then(Switch::on) else { return Vec::new() };
+        let fleet = self.fleet;
+        let tenant = config.tenant.is_some();
+        let settings = self.told(at, "limits", |mistakes| {
+            let settings = limits.compile(mistakes);
+            for (index, limit) in settings.iter().enumerate() {
+                if limit.scope == Scope::Fleet && !fleet {
+                    mistakes.hint(
+                        &format!("{index}.scope"),
+                        "`scope: fleet` needs the key `fleet` at the top of the policy",
+                        "`fleet: { redis: { url: \"env:REDIS_URL\" } }`, or `scope: pod`",
+                    );
+                }
+                if limit.per == Per::Tenant && !tenant {
+                    mistakes.hint(
+                        &format!("{index}.per"),
+                        "`per: tenant` needs to know the tenant",
+                        "`tenant: { header: X-Tenant, required: true }` at the provider",
+                    );
+                }
+            }
+            settings
+        });
+        let owners = at.written.owners("limits").into_iter().chain(std::iter::repeat(Owner::Provider));
+        settings.into_iter().zip(owners).map(|(settings, owner)| Owned { owner, settings }).collect()
+    }
+
+    /// What one layer's settings alone cannot tell.
+    fn check_together(&mut self, layers: &LayerSettings, at: At<'_>) {
+        let stale =
+            layers.breaker.as_ref().is_some_and(|breaker| breaker.settings.fallback == Fallback::Stale);
+        let kept = layers.cache.as_ref().is_some_and(|cache| cache.settings.stale_if_error.is_some());
+        if stale && !kept {
+            self.told(at, "breaker", |mistakes| {
+                mistakes.hint(
+                    "fallback",
+                    "`fallback: stale` needs answers that are kept beyond their time",
+                    "`cache: { stale_if_error: 1h }`, or a static fallback",
+                );
+            });
+        }
+    }
+}
+
+/// The place of a layer's mistake below the layer's own path.
+pub(super) fn below(path: &PolicyPath, mistake: &Mistake) -> PolicyPath {
+    mistake.at.iter().fold(path.clone(), |at, step| match step {
+        Step::Key(key) => at.key(key.clone().into_owned()),
+        Step::Index(index) => at.index(*index),
+    })
+}

@@ -1,0 +1,111 @@
+//! The key of one request.
+
+use std::fmt::Write as _;
+
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::config::IdempotencySettings;
+
+/// No random number could be had for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no random number could be had for an idempotency key")]
+pub struct KeyFault;
+
+/// Whether a request carries a key that the provider honours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keyed {
+    /// It carries none.
+    No,
+    /// The app's own: the app may send the request again as well.
+    ByApp,
+    /// One that outgate made: the app does not know it.
+    ByOutgate,
+}
+
+impl IdempotencySettings {
+    /// Looks for the app's key, and adds one where that is asked for. Called once per request, before the first attempt.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no random numbers.
+    pub fn ensure(&self, method: &Method, headers: &mut HeaderMap) -> Result<Keyed, KeyFault> {
+        if !self.methods.contains(method) {
+            return Ok(Keyed::No);
+        }
+        // An empty field is no key; a provider may take it for one that all such requests share.
+        if headers.get(&self.header).is_some_and(|value| !value.as_bytes().trim_ascii().is_empty()) {
+            return Ok(Keyed::ByApp);
+        }
+        if !self.add {
+            return Ok(Keyed::No);
+        }
+        headers.insert(self.header.clone(), make()?);
+        Ok(Keyed::ByOutgate)
+    }
+}
+
+/// A UUID of version 4 (RFC 9562 section 5.4): 122 random bits from the generator that TLS uses. A key that somebody could
+/// foresee could be used up by him before.
+fn make() -> Result<HeaderValue, KeyFault> {
+    let mut bytes = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyFault)?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = String::with_capacity(36);
+    for (at, byte) in bytes.iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        let _ = write!(text, "{byte:02x}");
+    }
+    HeaderValue::from_str(&text).map_err(|_| KeyFault)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use http::HeaderName;
+
+    use super::*;
+
+    const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+    fn settings(add: bool) -> IdempotencySettings {
+        IdempotencySettings { header: KEY, methods: [Method::POST].into(), add }
+    }
+
+    #[test]
+    fn the_apps_key_is_kept_and_a_missing_one_is_made() {
+        for (method, sent, add, keyed) in [
+            (Method::POST, Some("app-1"), true, Keyed::ByApp),
+            (Method::POST, Some("app-1"), false, Keyed::ByApp),
+            (Method::POST, None, true, Keyed::ByOutgate),
+            (Method::POST, Some(" "), true, Keyed::ByOutgate),
+            (Method::POST, None, false, Keyed::No),
+            (Method::POST, Some(""), false, Keyed::No),
+            (Method::PUT, None, true, Keyed::No),
+            (Method::PUT, Some("app-1"), true, Keyed::No),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(sent) = sent {
+                headers.insert(KEY, sent.parse().unwrap());
+            }
+            let before = headers.clone();
+            assert_eq!(settings(add).ensure(&method, &mut headers), Ok(keyed), "{method} {sent:?} {add}");
+            assert_eq!(headers == before, keyed != Keyed::ByOutgate, "{method} {sent:?} {add}");
+        }
+    }
+
+    #[test]
+    fn keys_are_uuids_and_never_the_same() {
+        let keys: HashSet<String> = (0..1000).map(|_| make().unwrap().to_str().unwrap().to_owned()).collect();
+        assert_eq!(keys.len(), 1000);
+        for key in keys {
+            assert_eq!(key.len(), 36);
+            assert_eq!(&key[14..15], "4");
+            assert!(matches!(&key[19..20], "8" | "9" | "a" | "b"), "{key}");
+            assert!(key.split('-').map(str::len).eq([8, 4, 4, 4, 12]));
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Idempotency keys: a field by which the provider knows a request again, and answers it without acting twice.
+//!
+//! ```yaml
+//! idempotency: { header: Idempotency-Key, methods: [POST], add: true }
+//! ```
+//!
+//! Only where the provider honours such a key: the policy or the preset says so, nothing is guessed. The app's own key is
+//! kept. Without one, and with `add: true`, one is made, once per request, so that all its attempts carry the same. A
+//! request that carries a key may be sent again though it may have acted (ground 3 of [`super::retry`]).
+//!
+//! Limits: keys in bodies are not read or written. How long a provider remembers a key is not known here; it is longer than
+//! any deadline.
+
+mod config;
+mod key;
+
+pub use config::{IdempotencyConfig, IdempotencySettings};
+pub use key::{KeyFault, Keyed};

@@ -1,0 +1,108 @@
+//! Which bucket a request will fall in, where the provider names buckets in its answers (`X-RateLimit-Resource`).
+//!
+//! Known from the last answer to a request of the same route, method and first two segments of the path. Before the first
+//! answer it falls in the bucket without a name.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderValue;
+
+use crate::message::request::EgressRequest;
+use crate::resilience::key::Key;
+
+/// Places that are remembered, and names of buckets.
+const MOST_PLACES: usize = 10_000;
+const MOST_NAMES: usize = 64;
+/// Longer names are no names.
+const MOST_NAME: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    places: HashMap<Key, Arc<str>>,
+    names: HashSet<Arc<str>>,
+}
+
+impl Buckets {
+    /// The place of a request.
+    pub(super) fn place(route: &str, request: &EgressRequest) -> Key {
+        let mut segments = request.path_and_query.path().split('/').skip(1);
+        let (first, second) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
+        Key::of(&[route, request.method.as_str(), request.target.host.as_str(), first, second])
+    }
+
+    /// The bucket that the last answer at this place named.
+    pub(super) fn get(&self, place: Key) -> Option<Arc<str>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).places.get(&place).cloned()
+    }
+
+    /// Remembers the bucket that an answer named; nothing where that is no name, or one too many.
+    pub(super) fn learn(&self, place: Key, named: &HeaderValue) -> Option<Arc<str>> {
+        let name =
+            named.to_str().ok().map(str::trim).filter(|name| !name.is_empty() && name.len() <= MOST_NAME)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = known.places.get(&place).filter(|same| ***same == *name) {
+            return Some(same.clone());
+        }
+        let name = match known.names.get(name) {
+            Some(name) => name.clone(),
+            None if known.names.len() < MOST_NAMES => {
+                let name: Arc<str> = name.into();
+                known.names.insert(name.clone());
+                name
+            }
+            None => return None,
+        };
+        if known.places.len() >= MOST_PLACES {
+            // All are learned again from the next answers.
+            known.places.clear();
+        }
+        known.places.insert(place, name.clone());
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::body::Body;
+    use crate::resilience::timeout::tests::request_with;
+
+    fn place(path: &str) -> Key {
+        let mut request = request_with(Body::empty(), None);
+        request.path_and_query = path.parse().unwrap();
+        Buckets::place("route", &request)
+    }
+
+    #[test]
+    fn the_first_two_segments_tell_the_bucket() {
+        let buckets = Buckets::default();
+        let search = HeaderValue::from_static("search");
+        assert_eq!(buckets.get(place("/search/code?q=1")), None);
+        assert_eq!(buckets.learn(place("/search/code?q=1"), &search).as_deref(), Some("search"));
+        assert_eq!(buckets.get(place("/search/code/more?q=2")).as_deref(), Some("search"));
+        assert_eq!(buckets.get(place("/search/issues")), None);
+        let core = HeaderValue::from_static("core");
+        buckets.learn(place("/search/code"), &core);
+        assert_eq!(buckets.get(place("/search/code")).as_deref(), Some("core"));
+    }
+
+    #[test]
+    fn names_and_places_are_bounded() {
+        let buckets = Buckets::default();
+        for number in 0..200 {
+            let name = HeaderValue::from_str(&format!("b{number}")).unwrap();
+            assert_eq!(buckets.learn(place("/a"), &name).is_some(), number < MOST_NAMES);
+        }
+        assert_eq!(buckets.learn(place("/a"), &HeaderValue::from_str(&"x".repeat(65)).unwrap()), None);
+        for number in 0..=MOST_PLACES {
+            buckets.learn(place(&format!("/{number}")), &HeaderValue::from_static("b1"));
+        }
+        assert!(buckets.known.lock().unwrap().places.len() <= MOST_PLACES);
+    }
+}

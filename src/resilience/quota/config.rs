@@ -1,0 +1,472 @@
+//! `quota:` as written in the policy, and as true.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::HeaderName;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::message::quantity::{Ratio, TimeSpan};
+use crate::resilience::mistake::Mistakes;
+use crate::resilience::mode::Mode;
+use crate::resilience::responses::config::header_name;
+use crate::resilience::responses::format::Format;
+
+/// Sets of fields that one provider may send.
+const MOST_SETS: usize = 4;
+/// The longest queue of one key.
+const MOST_QUEUED: u32 = 100_000;
+/// The longest hold.
+const LONGEST_HOLD: Duration = Duration::from_secs(31 * 86_400);
+
+/// What is learned from the provider's answers, and kept before it has to say 429.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaConfig {
+    /// Whether anything is learned and kept. Default: true.
+    pub learn: Option<bool>,
+    /// Stop at this many left, until the reset: a number, or a part of the limit such as `10%`. Default: 0.
+    pub reserve: Option<ReserveConfig>,
+    /// The fields that tell the quota: one set, or a list where the provider counts several things (requests, tokens).
+    /// Default: none; the IETF `RateLimit` fields and `Retry-After` are always read.
+    pub headers: Option<HeadersConfig>,
+    /// What one quota covers, with the credential: `host`, `route`, or `{ header: X-RateLimit-Resource }`. Default: `host`.
+    pub bucket: Option<BucketConfig>,
+    /// What happens to a request while the quota is held: `wait` or `reject` (429). Default: `wait`.
+    pub on_excess: Option<QuotaExcess>,
+    /// How long a request may wait; the deadline bounds it too. Default: 5s.
+    pub max_wait: Option<TimeSpan>,
+    /// How many requests of one key may wait. Default: 1000.
+    pub max_queue: Option<u32>,
+    /// The longest hold: a reset beyond it is counted and ignored, a wait beyond it is cut. Default: 1h.
+    pub max_hold: Option<TimeSpan>,
+    /// `shadow`: what would wait or be refused is counted and logged, and passes. Default: `enforce`.
+    pub mode: Option<Mode>,
+}
+
+/// What happens while a quota is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum QuotaExcess {
+    /// Requests wait, first in first out.
+    #[default]
+    Wait,
+    /// They are answered with 429 at once.
+    Reject,
+}
+
+/// One set of fields.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FieldSetConfig {
+    /// How many are left. Required.
+    pub remaining: Option<String>,
+    /// How many there are in all. Default: not known.
+    pub limit: Option<String>,
+    /// When there are more. Required.
+    pub reset: Option<String>,
+    /// How `reset` is written; never guessed. Required.
+    pub reset_format: Option<Format>,
+}
+
+/// `headers:` one set or a list of sets.
+#[derive(Clone, Debug)]
+pub struct HeadersConfig {
+    sets: Vec<FieldSetConfig>,
+    listed: bool,
+}
+
+impl<'de> Deserialize<'de> for HeadersConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HeadersVisitor;
+        impl<'de> de::Visitor<'de> for HeadersVisitor {
+            type Value = HeadersConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`{ remaining, limit, reset, reset_format }`, or a list of them")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<HeadersConfig, A::Error> {
+                let set = FieldSetConfig::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(HeadersConfig { sets: vec![set], listed: false })
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<HeadersConfig, A::Error> {
+                let sets = Vec::deserialize(de::value::SeqAccessDeserializer::new(seq))?;
+                Ok(HeadersConfig { sets, listed: true })
+            }
+        }
+        deserializer.deserialize_any(HeadersVisitor)
+    }
+}
+
+impl JsonSchema for HeadersConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "QuotaHeaders".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let set = generator.subschema_for::<FieldSetConfig>();
+        json_schema!({ "anyOf": [set, { "type": "array", "items": set, "minItems": 1, "maxItems": MOST_SETS }] })
+    }
+}
+
+/// `reserve:` a number or a ratio.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReserveConfig {
+    /// So many.
+    Count(u64),
+    /// A part of the limit.
+    Share(Ratio),
+}
+
+impl<'de> Deserialize<'de> for ReserveConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ReserveVisitor;
+        impl de::Visitor<'_> for ReserveVisitor {
+            type Value = ReserveConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number that is not negative, or a part of the limit such as `10%`")
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<ReserveConfig, E> {
+                Ok(ReserveConfig::Count(number))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ReserveConfig, E> {
+                Ratio::from_str(text).map(ReserveConfig::Share).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(ReserveVisitor)
+    }
+}
+
+impl JsonSchema for ReserveConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "QuotaReserve".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let ratio = generator.subschema_for::<Ratio>();
+        json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, ratio] })
+    }
+}
+
+/// `bucket:` what one quota covers.
+#[derive(Clone, Debug)]
+pub enum BucketConfig {
+    /// One for each host.
+    Host,
+    /// One for each route.
+    Route,
+    /// Named by a field of the answers.
+    Header(String),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct BucketHeader {
+    /// The field of the answers that names the bucket.
+    header: String,
+}
+
+impl<'de> Deserialize<'de> for BucketConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BucketVisitor;
+        impl<'de> de::Visitor<'de> for BucketVisitor {
+            type Value = BucketConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`host`, `route`, or `{ header: X-RateLimit-Resource }`")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<BucketConfig, E> {
+                match text {
+                    "host" => Ok(BucketConfig::Host),
+                    "route" => Ok(BucketConfig::Route),
+                    _ => Err(E::custom("expected `host`, `route`, or `{ header: X-RateLimit-Resource }`")),
+                }
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<BucketConfig, A::Error> {
+                let bucket = BucketHeader::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(BucketConfig::Header(bucket.header))
+            }
+        }
+        deserializer.deserialize_any(BucketVisitor)
+    }
+}
+
+impl JsonSchema for BucketConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "QuotaBucket".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let header = generator.subschema_for::<BucketHeader>();
+        json_schema!({ "anyOf": [{ "enum": ["host", "route"] }, header] })
+    }
+}
+
+/// The quota of a route, as true.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QuotaSettings {
+    /// Whether anything is learned and kept; if not, the route needs no such layer.
+    pub learn: bool,
+    /// What is kept back.
+    pub reserve: ReserveConfig,
+    /// The fields that tell the quota, besides the IETF's.
+    pub fields: Vec<FieldSet>,
+    /// What one quota covers.
+    pub bucket: Bucket,
+    /// What happens while it is held.
+    pub on_excess: QuotaExcess,
+    /// How long a request may wait.
+    pub max_wait: Duration,
+    /// How many requests of one key may wait.
+    pub max_queue: u32,
+    /// The longest hold.
+    pub max_hold: Duration,
+    /// Whether refusals are real.
+    pub mode: Mode,
+}
+
+impl Default for QuotaSettings {
+    /// What a provider has when the policy says nothing.
+    fn default() -> Self {
+        Self {
+            learn: true,
+            reserve: ReserveConfig::Count(0),
+            fields: Vec::new(),
+            bucket: Bucket::Host,
+            on_excess: QuotaExcess::Wait,
+            max_wait: Duration::from_secs(5),
+            max_queue: 1000,
+            max_hold: Duration::from_secs(3600),
+            mode: Mode::Enforce,
+        }
+    }
+}
+
+/// One set of fields, as true.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FieldSet {
+    /// How many are left.
+    pub remaining: HeaderName,
+    /// How many there are in all.
+    pub limit: Option<HeaderName>,
+    /// When there are more.
+    pub reset: HeaderName,
+    /// How that is written.
+    pub reset_format: Format,
+}
+
+/// What one quota covers, as true.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Bucket {
+    /// One for each host.
+    Host,
+    /// One for each route.
+    Route,
+    /// Named by a field of the answers.
+    Header(HeaderName),
+}
+
+impl fmt::Display for ReserveConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Share(share) => write!(f, "{share}"),
+        }
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Route => f.write_str("route"),
+            Self::Header(name) => write!(f, "header {name}"),
+        }
+    }
+}
+
+impl QuotaConfig {
+    /// Checks what was written and fills in the defaults; places of mistakes are below `quota`.
+    pub fn compile(&self, mistakes: &mut Mistakes) -> QuotaSettings {
+        let defaults = QuotaSettings::default();
+        let settings = QuotaSettings {
+            learn: self.learn.unwrap_or(defaults.learn),
+            reserve: self.reserve.unwrap_or(defaults.reserve),
+            fields: self.headers.as_ref().map(|headers| headers.compile(mistakes)).unwrap_or_default(),
+            bucket: self.bucket.as_ref().map_or(Bucket::Host, |bucket| bucket.compile(mistakes)),
+            on_excess: self.on_excess.unwrap_or_default(),
+            max_wait: self.max_wait.map_or(defaults.max_wait, Duration::from),
+            max_queue: self.max_queue.unwrap_or(defaults.max_queue),
+            max_hold: self.max_hold.map_or(defaults.max_hold, Duration::from),
+            mode: self.mode.unwrap_or_default(),
+        };
+        settings.check(mistakes);
+        settings
+    }
+}
+
+impl QuotaSettings {
+    fn check(&self, mistakes: &mut Mistakes) {
+        if matches!(self.reserve, ReserveConfig::Share(share) if share >= Ratio::from_percent(100)) {
+            let hint = "less than 100%, such as `10%`";
+            mistakes.hint("reserve", "the reserve is the whole limit: nothing would be sent", hint);
+        }
+        if self.max_hold.is_zero() || self.max_hold > LONGEST_HOLD {
+            mistakes.hint("max_hold", "not a hold that makes sense", "more than 0s and at most 31d");
+        }
+        if self.on_excess == QuotaExcess::Wait {
+            let hint = "`on_excess: reject` refuses at once";
+            if self.max_wait.is_zero() {
+                mistakes.hint("max_wait", "waiting for no time is refusing", hint);
+            }
+            if self.max_queue == 0 {
+                mistakes.hint("max_queue", "nothing can wait in an empty queue", hint);
+            }
+        }
+        if self.max_queue > MOST_QUEUED {
+            mistakes.add("max_queue", format!("at most {MOST_QUEUED}"));
+        }
+    }
+}
+
+impl HeadersConfig {
+    fn compile(&self, mistakes: &mut Mistakes) -> Vec<FieldSet> {
+        if self.sets.is_empty() || self.sets.len() > MOST_SETS {
+            mistakes.add("headers", format!("one to {MOST_SETS} sets of fields"));
+        }
+        let mut compiled: Vec<FieldSet> = Vec::new();
+        for (place, set) in self.sets.iter().enumerate() {
+            let at = if self.listed { format!("headers.{place}") } else { "headers".to_owned() };
+            let Some(set) = set.compile(&at, mistakes) else { continue };
+            if compiled.iter().any(|other| other.remaining == set.remaining) {
+                mistakes.add(&format!("{at}.remaining"), "this field is in the list already");
+            }
+            compiled.push(set);
+        }
+        compiled
+    }
+}
+
+impl FieldSetConfig {
+    fn compile(&self, at: &str, mistakes: &mut Mistakes) -> Option<FieldSet> {
+        let mut name = |key: &str, value: &Option<String>| {
+            value.as_deref().and_then(|name| header_name(name, &format!("{at}.{key}"), mistakes))
+        };
+        let remaining = name("remaining", &self.remaining);
+        let limit = name("limit", &self.limit);
+        let reset = name("reset", &self.reset);
+        self.check(at, mistakes);
+        let same = [limit.as_ref(), reset.as_ref()].contains(&remaining.as_ref()) && remaining.is_some();
+        if same || limit.is_some() && limit == reset {
+            mistakes.add(at, "one field cannot mean two things");
+        }
+        Some(FieldSet { remaining: remaining?, limit, reset: reset?, reset_format: self.reset_format? })
+    }
+
+    fn check(&self, at: &str, mistakes: &mut Mistakes) {
+        if self.remaining.is_none() {
+            let hint = "a wait that comes with a refusal alone stands in `responses`, as `wait`";
+            mistakes.hint(
+                &format!("{at}.remaining"),
+                "the field that says how many are left is missing",
+                hint,
+            );
+        }
+        if self.reset.is_none() {
+            let at = format!("{at}.reset");
+            mistakes.add(&at, "the field that says when there are more is missing");
+        }
+        if self.reset_format.is_none() {
+            let hint = "epoch_s, epoch_ms, delta_s, delta_ms, iso8601, http_date or duration";
+            mistakes.hint(&format!("{at}.reset_format"), "the format of a reset is never guessed", hint);
+        }
+    }
+}
+
+impl BucketConfig {
+    fn compile(&self, mistakes: &mut Mistakes) -> Bucket {
+        match self {
+            Self::Host => Bucket::Host,
+            Self::Route => Bucket::Route,
+            Self::Header(name) => {
+                header_name(name, "bucket.header", mistakes).map_or(Bucket::Host, Bucket::Header)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled(yaml: &str) -> (QuotaSettings, Vec<String>) {
+        let config: QuotaConfig = serde_yaml::from_str(yaml).unwrap();
+        let mut mistakes = Mistakes::default();
+        let settings = config.compile(&mut mistakes);
+        (settings, mistakes.into_vec().into_iter().map(|mistake| mistake.message.into_owned()).collect())
+    }
+
+    #[test]
+    fn everything_and_nothing() {
+        assert_eq!(compiled("{}"), (QuotaSettings::default(), vec![]));
+        let (settings, mistakes) = compiled(
+            "
+learn: true
+reserve: 10%
+headers:
+  - { remaining: x-ratelimit-remaining-requests, limit: x-ratelimit-limit-requests, reset: x-ratelimit-reset-requests, reset_format: duration }
+  - { remaining: x-ratelimit-remaining-tokens, reset: x-ratelimit-reset-tokens, reset_format: duration }
+bucket: { header: X-RateLimit-Resource }
+on_excess: reject
+max_wait: 1s
+max_queue: 5
+max_hold: 10m
+mode: shadow
+",
+        );
+        assert_eq!(mistakes, [""; 0]);
+        assert_eq!(settings.fields.len(), 2);
+        assert!(matches!(settings.bucket, Bucket::Header(_)));
+        assert!(settings.mode.is_shadow());
+    }
+
+    #[test]
+    fn every_key_has_a_description() {
+        let schema = schemars::schema_for!(QuotaConfig);
+        let properties = schema.get("properties").and_then(|value| value.as_object()).unwrap();
+        assert_eq!(properties.len(), 9);
+        assert!(properties.values().all(|property| property.get("description").is_some()), "{properties:?}");
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (yaml, message) in [
+            ("reserve: 100%", "the whole limit"),
+            ("max_hold: 0s", "not a hold"),
+            ("max_hold: 32d", "not a hold"),
+            ("max_wait: 0s", "waiting for no time"),
+            ("max_queue: 0", "empty queue"),
+            ("max_queue: 1000000", "at most 100000"),
+            ("headers: { remaining: a, reset: b }", "never guessed"),
+            ("headers: { reset: b, reset_format: delta_s }", "how many are left"),
+            ("headers: { remaining: b, reset_format: delta_s }", "when there are more"),
+            ("headers: { remaining: a, reset: a, reset_format: delta_s }", "two things"),
+            ("headers: []", "one to 4 sets"),
+            ("headers: { remaining: 'a b', reset: b, reset_format: delta_s }", "not the name"),
+            ("bucket: { header: 'a b' }", "not the name"),
+        ] {
+            let (_, mistakes) = compiled(yaml);
+            assert!(mistakes.iter().any(|mistake| mistake.contains(message)), "{yaml}: {mistakes:?}");
+        }
+        for yaml in [
+            "reserve: -1",
+            "reserve: 1.5",
+            "reserve: ten",
+            "bucket: all",
+            "headers: x",
+            "learn: 1",
+            "burst: 1",
+        ] {
+            assert!(serde_yaml::from_str::<QuotaConfig>(yaml).is_err(), "{yaml}");
+        }
+        assert_eq!(compiled("{ on_excess: reject, max_wait: 0s, max_queue: 0 }").1, [""; 0]);
+    }
+}

@@ -1,0 +1,247 @@
+//! The layer: holds a request while its quota is used up, and learns from every answer.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderMap, HeaderName, Response};
+use tokio::time::Instant;
+use tower::Service;
+
+use super::buckets::Buckets;
+use super::config::{Bucket, QuotaExcess, QuotaSettings};
+use super::entry::{Entry, Names, Patience, Refusal};
+use super::fields;
+use super::key_state::{Answer, Pass};
+use super::state::{Quota, count};
+use crate::message::body::Body;
+use crate::message::failure::{Failure, Progress};
+use crate::message::request::{EgressRequest, Exchange};
+use crate::resilience::key::{Key, KeySource};
+use crate::resilience::verdict::Verdict;
+use crate::resilience::{Inner, Pending};
+
+/// Keeps the learned quota around one route.
+#[derive(Clone)]
+pub struct QuotaLayer<S> {
+    inner: S,
+    route: Arc<Route>,
+}
+
+/// What the layer of one route knows.
+struct Route {
+    quota: Arc<Quota>,
+    settings: QuotaSettings,
+    source: KeySource,
+    shadow: Option<Arc<str>>,
+}
+
+impl<S> QuotaLayer<S> {
+    /// Keeps `quota` around `inner`. `shadow`: the label under which what would be held is counted and passes.
+    pub fn new(
+        inner: S,
+        quota: Arc<Quota>,
+        settings: QuotaSettings,
+        source: KeySource,
+        shadow: Option<Arc<str>>,
+    ) -> Self {
+        Self { inner, route: Arc::new(Route { quota, settings, source, shadow }) }
+    }
+}
+
+impl<S: Inner> Service<EgressRequest> for QuotaLayer<S> {
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = Pending;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: EgressRequest) -> Pending {
+        let route = self.route.clone();
+        if !route.settings.learn {
+            return Box::pin(self.inner.call(request));
+        }
+        let started = Instant::now();
+        let (entry, named) = route.entry_of(&request, started);
+        let exchange = request.exchange.clone();
+        if let Some(pass) = route.pass_at_once(&entry, &exchange, started) {
+            let ticket = Ticket { route, entry, named, pass: Some(pass), exchange };
+            let call = self.inner.call(request);
+            return Box::pin(async move { ticket.settle(call.await) });
+        }
+        let mut inner = self.inner.clone();
+        Box::pin(async move {
+            let waited = route.wait(&entry, &exchange, started).await;
+            exchange.queued(started.elapsed());
+            let pass = Some(waited?);
+            count(&route.quota.counters.waited, 1);
+            let ticket = Ticket { route, entry, named, pass, exchange };
+            let call = inner.call(request);
+            ticket.settle(call.await)
+        })
+    }
+}
+
+impl Route {
+    /// The entry under which a request is counted, and where buckets are named by answers, what leads to the right one.
+    fn entry_of(&self, request: &EgressRequest, now: Instant) -> (Arc<Entry>, Option<Named>) {
+        let [credential, tenant] = self.source.credential_names(request);
+        let host = request.target.host.as_str();
+        match &self.settings.bucket {
+            Bucket::Host => (self.entry([credential, tenant, host, "host", ""], now), None),
+            Bucket::Route => (self.entry([credential, tenant, host, "route", &self.source.route], now), None),
+            Bucket::Header(field) => {
+                let place = Buckets::place(&self.source.route, request);
+                let bucket = self.quota.buckets.get(place);
+                let part = bucket.as_deref().unwrap_or_default();
+                let entry = self.entry([credential, tenant, host, "bucket", part], now);
+                let named = Named {
+                    field: field.clone(),
+                    place,
+                    bucket,
+                    tenant: request.tenant.clone(),
+                    host: request.target.host.shared(),
+                };
+                (entry, Some(named))
+            }
+        }
+    }
+
+    /// The entry of credential, tenant, host, and the part of the host that the quota covers.
+    fn entry(&self, [credential, tenant, host, kind, part]: [&str; 5], now: Instant) -> Arc<Entry> {
+        let key = Key::of(&[credential, tenant, host, kind, part]);
+        self.quota.entry(key, now, || Names {
+            credential: credential.into(),
+            tenant: stable_hash(tenant),
+            bucket: if part.is_empty() { host.into() } else { format!("{host}/{kind}:{part}").into() },
+        })
+    }
+
+    /// Lets a request through that need not wait; in shadow mode, every one.
+    fn pass_at_once(&self, entry: &Entry, exchange: &Exchange, now: Instant) -> Option<Pass> {
+        if let Some(pass) = entry.try_pass(now, self.settings.reserve) {
+            return Some(pass);
+        }
+        count(&self.quota.counters.held, 1);
+        let label = self.shadow.as_ref()?;
+        exchange.shadowed(label);
+        count(&self.quota.counters.shadowed, 1);
+        Some(entry.force(now))
+    }
+
+    /// Waits for its turn, or refuses.
+    async fn wait(&self, entry: &Entry, exchange: &Exchange, now: Instant) -> Result<Pass, Failure> {
+        let settings = &self.settings;
+        let passed = match settings.on_excess {
+            QuotaExcess::Reject => Err(entry.refusal(now, settings.reserve)),
+            QuotaExcess::Wait => {
+                let longest = now + settings.max_wait;
+                let until = exchange.deadline.map_or(longest, |deadline| deadline.min(longest));
+                let patience = Patience { reserve: settings.reserve, until, max_queue: settings.max_queue };
+                entry.wait(patience).await
+            }
+        };
+        passed.map_err(|refusal| {
+            count(&self.quota.counters.refused, 1);
+            failure(refusal)
+        })
+    }
+}
+
+fn failure(refusal: Refusal) -> Failure {
+    let failure = Failure::not_sent(refusal.fault).retry_after(refusal.retry_after);
+    match refusal.limit {
+        Some(limit) => failure.limit(limit),
+        None => failure,
+    }
+}
+
+/// FNV-1a over a name: the same in every instance, unlike a [`Key`]. It keeps names out of logs and shared stores; it is
+/// no protection against someone who guesses them. Zero for no name.
+fn stable_hash(name: &str) -> u64 {
+    if name.is_empty() {
+        return 0;
+    }
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash.max(1)
+}
+
+/// What leads from an answer that names its bucket to the entry of that bucket.
+struct Named {
+    field: HeaderName,
+    place: Key,
+    /// The bucket under which the request was let through.
+    bucket: Option<Arc<str>>,
+    tenant: Option<Arc<str>>,
+    host: Arc<str>,
+}
+
+/// A request that was let through. Gives its place back if it is dropped without an answer.
+struct Ticket {
+    route: Arc<Route>,
+    entry: Arc<Entry>,
+    named: Option<Named>,
+    pass: Option<Pass>,
+    exchange: Arc<Exchange>,
+}
+
+impl Ticket {
+    /// Learns from what the request came to.
+    fn settle(mut self, outcome: Result<Response<Body>, Failure>) -> Result<Response<Body>, Failure> {
+        match &outcome {
+            Ok(answer) => self.answered(answer),
+            Err(failure) => self.give_back(failure.progress != Progress::NotSent),
+        }
+        outcome
+    }
+
+    fn answered(&mut self, answer: &Response<Body>) {
+        let route = self.route.clone();
+        let settings = &route.settings;
+        let learned = Answer {
+            verdict: Verdict::of(answer),
+            readings: fields::read(&settings.fields, answer.headers(), settings.max_hold),
+            max_hold: settings.max_hold,
+        };
+        if let Some(entry) = self.other_entry(answer.headers()) {
+            self.give_back(false);
+            let pass = entry.force(Instant::now());
+            route.quota.answered(&entry, pass, &learned, settings.reserve);
+        } else if let Some(pass) = self.pass.take() {
+            route.quota.answered(&self.entry, pass, &learned, settings.reserve);
+        }
+    }
+
+    /// The entry of the bucket that the answer names, where it is not the one that was guessed.
+    fn other_entry(&self, headers: &HeaderMap) -> Option<Arc<Entry>> {
+        let named = self.named.as_ref()?;
+        let Some(bucket) = self.route.quota.buckets.learn(named.place, headers.get(&named.field)?) else {
+            count(&self.route.quota.counters.absurd, 1);
+            return None;
+        };
+        if named.bucket.as_ref() == Some(&bucket) {
+            return None;
+        }
+        let tenant = named.tenant.as_deref().unwrap_or_default();
+        let names = [&*self.entry.names.credential, tenant, &named.host, "bucket", &bucket];
+        Some(self.route.entry(names, Instant::now()))
+    }
+
+    fn give_back(&mut self, counted: bool) {
+        if let Some(pass) = self.pass.take() {
+            self.entry.lost(Instant::now(), pass, counted);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.give_back(self.exchange.may_have_acted());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! A limit as true.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::pace::Pace;
+use crate::message::quantity::Rate;
+use crate::resilience::key::Per;
+use crate::resilience::mode::Mode;
+
+/// `scope:` of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Each pod has the rate for itself.
+    #[default]
+    Pod,
+    /// All pods share it.
+    Fleet,
+}
+
+/// `on_excess:` of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExcess {
+    /// Wait in a queue, first in, first out.
+    #[default]
+    Wait,
+    /// Answer 429 at once.
+    Reject,
+}
+
+/// One limit, as compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LimitSettings {
+    /// What logs, metrics and answers call it.
+    pub name: Arc<str>,
+    /// What no window of its length exceeds.
+    pub rate: Rate,
+    /// How many may go at once; 1 to the rate.
+    pub burst: u32,
+    /// What is counted apart.
+    pub per: Per,
+    /// Who shares it.
+    pub scope: Scope,
+    /// What happens above it.
+    pub on_excess: OnExcess,
+    /// The longest wait.
+    pub max_wait: Duration,
+    /// How many may wait, of each key.
+    pub max_queue: u32,
+    /// Whether it is only tried out.
+    pub mode: Mode,
+}
+
+impl LimitSettings {
+    /// Thousandths of a token that come back per window: what a fleet has to share out, besides the burst.
+    pub fn refill(&self) -> u64 {
+        (u64::from(self.rate.count().saturating_sub(self.burst)) + 1) * 1_000
+    }
+
+    /// The whole limit's pace.
+    pub(super) fn pace(&self) -> Pace {
+        let refill = NonZeroU64::new(self.refill()).unwrap_or(NonZeroU64::MIN);
+        Pace::steady(self.rate.per(), refill, NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN))
+    }
+}

@@ -1,0 +1,283 @@
+//! The debts of many keys, bounded: 24 bytes a key.
+//!
+//! A key whose debt is over is the same as one that never came, so it goes when a table has doubled. Where a table is full of
+//! keys that still owe, new keys count together as one (see `store`).
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+use super::lease::Taken;
+use super::pace::Pace;
+use crate::resilience::key::Key;
+
+/// A key, as tables hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Id(u64, u64);
+
+impl Id {
+    /// What all keys count as that find no room.
+    pub const OVERFLOW: Self = Self(1, 1);
+
+    /// Which of `tables` (a power of two) holds it.
+    pub fn table(self, tables: usize) -> usize {
+        self.1 as usize & (tables - 1)
+    }
+}
+
+impl From<Key> for Id {
+    fn from(key: Key) -> Self {
+        let (high, low) = key.halves();
+        Self(high, low)
+    }
+}
+
+impl Hash for Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0);
+    }
+}
+
+/// Keys are hashes already, made with a secret of this process.
+#[derive(Default)]
+pub(super) struct Same(u64);
+
+impl Hasher for Same {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+/// A table by key.
+pub(super) type ById<V> = HashMap<Id, V, BuildHasherDefault<Same>>;
+
+/// How many keys one table holds.
+pub(super) const MOST_KEYS: usize = 100_000;
+/// Below this a table is not swept.
+const FEW_KEYS: usize = 1_024;
+/// At most one sweep in this time (nanoseconds), so that a table full of debtors does not sweep for each newcomer.
+const SWEEP_EVERY: u64 = 1_000_000_000;
+
+/// Why no token was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoToken {
+    /// There is one in so many nanoseconds; `None`: not before the lease changes.
+    Until(Option<u64>),
+    /// The key is new, and there is no room for it.
+    NoRoom,
+}
+
+/// The keys of one table, all with the same pace.
+pub(super) struct Slots {
+    pub pace: Pace,
+    pub edition: u64,
+    /// Sum of what was given back, in time, over all keys: an upper bound for each.
+    given: u64,
+    /// When each key owes nothing any more.
+    clear_at: ById<u64>,
+    sweep_at: usize,
+    swept: u64,
+}
+
+impl Slots {
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, edition: 0, given: 0, clear_at: ById::default(), sweep_at: FEW_KEYS, swept: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.clear_at.len()
+    }
+
+    /// How much a key owes now.
+    pub fn debt(&self, id: Id, now: u64) -> u64 {
+        self.clear_at.get(&id).map_or(0, |clear_at| clear_at.saturating_sub(now))
+    }
+
+    /// Takes a token of a key; `known` ones find room in any case.
+    pub fn take(&mut self, id: Id, now: u64, known: bool) -> Result<Taken, NoToken> {
+        let refused = |wait| NoToken::Until(Some(wait));
+        let after = match self.clear_at.get_mut(&id) {
+            Some(clear_at) => {
+                *clear_at = now + self.pace.take(clear_at.saturating_sub(now)).map_err(refused)?;
+                *clear_at
+            }
+            None => {
+                self.make_room(now, known || id == Id::OVERFLOW)?;
+                let after = now + self.pace.take(0).map_err(refused)?;
+                self.clear_at.insert(id, after);
+                after
+            }
+        };
+        Ok(Taken { after, given: self.given, edition: self.edition })
+    }
+
+    /// Gives back what of a token has not come back by itself.
+    ///
+    /// Safe: after it the debt is at least what it would be had the token never been taken. Let `m` be the tokens taken
+    /// since. Then the debt was counted on from `after`, so it clears no sooner than `after - given since + m` intervals; and
+    /// those `m` alone, the last at the latest now, clear no later than `now + m` intervals. The difference of the two is
+    /// what can be given, and never more than the one interval that the token had cost.
+    pub fn give_back(&mut self, id: Id, taken: Taken, now: u64) {
+        if taken.edition != self.edition {
+            return;
+        }
+        let Some(clear_at) = self.clear_at.get_mut(&id) else { return };
+        let since = self.given - taken.given;
+        let rest = taken.after.saturating_sub(since).saturating_sub(now).min(self.pace.interval());
+        *clear_at = clear_at.saturating_sub(rest);
+        self.given += rest;
+    }
+
+    /// Another pace from now on: of the new burst the same share is spent.
+    pub fn repace(&mut self, pace: Pace, edition: u64, now: u64) {
+        let (old, new) = (u128::from(self.pace.full()), u128::from(pace.full()));
+        for clear_at in self.clear_at.values_mut() {
+            let debt = u128::from(clear_at.saturating_sub(now)).saturating_mul(new).div_ceil(old);
+            *clear_at = now + u64::try_from(debt).unwrap_or(u64::MAX).min(pace.full());
+        }
+        (self.pace, self.edition) = (pace, edition);
+    }
+
+    /// Drops keys that owe nothing, and memory that is not needed any more.
+    pub fn sweep(&mut self, now: u64) {
+        self.clear_at.retain(|_, clear_at| *clear_at > now);
+        let keys = self.clear_at.len();
+        if self.clear_at.capacity() > 4 * keys.max(FEW_KEYS) {
+            self.clear_at.shrink_to(2 * keys);
+        }
+        self.sweep_at = (2 * keys).clamp(FEW_KEYS, MOST_KEYS);
+        self.swept = now;
+    }
+
+    fn make_room(&mut self, now: u64, known: bool) -> Result<(), NoToken> {
+        if self.len() >= self.sweep_at && now >= self.swept.saturating_add(SWEEP_EVERY) {
+            self.sweep(now);
+        }
+        if self.len() < MOST_KEYS || known { Ok(()) } else { Err(NoToken::NoRoom) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn slots(rate: u32, burst: u32) -> Slots {
+        Slots::new(Pace::new(Duration::from_secs(1), u64::from(rate - burst + 1) * 1_000, burst).unwrap())
+    }
+
+    fn id(number: u64) -> Id {
+        Id::from(Key::of(&[&number.to_string()]))
+    }
+
+    proptest! {
+        /// Tokens that were used never exceed the rate in any window, whatever was given back in between.
+        #[test]
+        fn what_is_given_back_is_never_too_much(rate in 1u32..12, burst in 1u32..12, seed: u64) {
+            let burst = burst.min(rate);
+            let mut slots = slots(rate, burst);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut now, mut held, mut used) = (0, Vec::new(), Vec::new());
+            for _ in 0..400 {
+                now += if random.bool() { random.u64(..slots.pace.interval() / 2) } else { 0 };
+                match random.u8(..10) {
+                    0..=5 => if let Ok(taken) = slots.take(id(1), now, false) {
+                        if random.bool() { held.push(taken) } else { used.push(now) }
+                    },
+                    _ if !held.is_empty() => {
+                        let taken = held.swap_remove(random.usize(..held.len()));
+                        slots.give_back(id(1), taken, now);
+                    }
+                    _ => {}
+                }
+            }
+            for start in &used {
+                let in_window = used.iter().filter(|at| (*start..start + SECOND).contains(at)).count();
+                prop_assert!(in_window <= rate as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unused_token_is_there_again() {
+        let mut slots = slots(10, 2);
+        let first = slots.take(id(1), 0, false).unwrap();
+        let second = slots.take(id(1), 0, false).unwrap();
+        assert!(slots.take(id(1), 0, false).is_err());
+        slots.give_back(id(1), first, 0);
+        slots.give_back(id(1), second, 0);
+        assert_eq!(slots.debt(id(1), 0), 0);
+        // What has come back by itself is not given twice.
+        let old = slots.take(id(1), 0, false).unwrap();
+        slots.take(id(1), SECOND, false).unwrap();
+        let owed = slots.debt(id(1), SECOND);
+        slots.give_back(id(1), old, SECOND);
+        assert_eq!(slots.debt(id(1), SECOND), owed);
+    }
+
+    #[test]
+    fn another_pace_keeps_the_share_that_is_spent() {
+        let mut slots = slots(100, 10);
+        for _ in 0..5 {
+            slots.take(id(1), 0, false).unwrap();
+        }
+        let old = slots.take(id(2), 0, false).unwrap();
+        slots.repace(Pace::new(Duration::from_secs(60), 17_000, 4).unwrap(), 1, 0);
+        assert_eq!(slots.debt(id(1), 0), slots.pace.full() / 2);
+        // A token of the old pace is not given back into the new one.
+        let owed = slots.debt(id(2), 0);
+        slots.give_back(id(2), old, 0);
+        assert_eq!(slots.debt(id(2), 0), owed);
+    }
+
+    #[test]
+    fn a_full_table_sends_newcomers_elsewhere_until_debts_are_over() {
+        let mut slots = slots(10, 10);
+        for number in 0..MOST_KEYS as u64 {
+            slots.take(Id(number, 7), 0, false).unwrap();
+        }
+        let now = 1_000;
+        assert_eq!(slots.take(Id(u64::MAX, 7), now, false).err(), Some(NoToken::NoRoom));
+        assert!(slots.take(Id(3, 7), now, false).is_ok());
+        assert!(slots.take(Id::OVERFLOW, now, false).is_ok());
+        assert!(slots.take(Id(u64::MAX, 7), 30 * SECOND, false).is_ok());
+        assert_eq!(slots.len(), 1);
+        assert!(slots.clear_at.capacity() < 10_000);
+    }
+
+    #[test]
+    fn a_million_keys_take_less_than_64_mib() {
+        const TABLES: usize = 16;
+        let mut tables: Vec<_> = (0..TABLES).map(|_| slots(1_000, 100)).collect();
+        for number in 0..1_000_000 {
+            let id = id(number);
+            tables[id.table(TABLES)].take(id, 0, false).unwrap();
+        }
+        assert_eq!(tables.iter().map(Slots::len).sum::<usize>(), 1_000_000);
+        // A hash table has a power of two of buckets, at most 7 of 8 used, and a byte of its own for each.
+        let buckets = |slots: &Slots| (slots.clear_at.capacity() * 8 / 7).next_power_of_two();
+        let bucket = size_of::<(Id, u64)>() + 1;
+        let bytes: usize = tables.iter().map(|slots| buckets(slots) * bucket).sum();
+        assert_eq!(bucket, 25);
+        assert!(bytes < 64 << 20, "{bytes} bytes");
+        for slots in &mut tables {
+            slots.sweep(u64::MAX);
+        }
+        assert_eq!(tables.iter().map(Slots::len).sum::<usize>(), 0);
+        assert!(tables.iter().map(|slots| slots.clear_at.capacity()).sum::<usize>() < 10_000);
+    }
+}

@@ -1,0 +1,151 @@
+//! A bounded look into an answer's body, after which the app gets every byte as it came.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::response::Parts;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use crate::message::body::{Body, BodyError};
+
+/// The longest body that is looked into, as it comes.
+pub const MOST: usize = 64 * 1024;
+/// The longest body that is looked into, decoded.
+pub const MOST_DECODED: usize = 256 * 1024;
+/// How long a look may take. A body that comes more slowly is handed on; within it the body's own idle timeout holds.
+pub const LOOK_FOR: Duration = Duration::from_secs(5);
+
+/// Whether a body with this head can be looked into.
+pub(super) fn can_look(head: &Parts, body: &Body) -> bool {
+    head.status != StatusCode::SWITCHING_PROTOCOLS
+        && head.status != StatusCode::PARTIAL_CONTENT
+        && body.size_hint().lower() <= MOST as u64
+        && !body.is_end_stream()
+        && is_json(&head.headers)
+        && coding(&head.headers).is_some()
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(text)) = headers.get(CONTENT_TYPE).map(|value| value.to_str()) else { return false };
+    let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some((kind, subtype)) = media.split_once('/') else { return false };
+    // AWS answers in `application/x-amz-json-1.1`.
+    matches!(kind, "application" | "text")
+        && (subtype == "json" || subtype.ends_with("+json") || subtype.starts_with("x-amz-json-"))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    Identity,
+    Gzip,
+}
+
+/// The coding, where it is one that can be read.
+fn coding(headers: &HeaderMap) -> Option<Coding> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return None;
+    }
+    let Some(value) = first else { return Some(Coding::Identity) };
+    match value.to_str().ok()?.trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Some(Coding::Identity),
+        "gzip" | "x-gzip" => Some(Coding::Gzip),
+        _ => None,
+    }
+}
+
+/// Reads a body up to the bound. Returns it whole again, and the document where it is one.
+pub(super) async fn look(head: &Parts, body: Body) -> (Body, Option<serde_json::Value>) {
+    let mut looked = Looked::new(body);
+    // What was read before the time is over stays in `looked`.
+    let whole = tokio::time::timeout(LOOK_FOR, looked.read()).await.unwrap_or(false);
+    let document = coding(&head.headers).filter(|_| whole).and_then(|coding| looked.document(coding));
+    (Body::boxed(looked), document)
+}
+
+/// A body whose beginning was read already.
+struct Looked {
+    read: VecDeque<Result<Frame<Bytes>, BodyError>>,
+    bytes: usize,
+    rest: Body,
+    ended: bool,
+    /// What is left of the exact length, where that is known.
+    left: Option<u64>,
+}
+
+impl Looked {
+    fn new(body: Body) -> Self {
+        Self { read: VecDeque::new(), bytes: 0, left: body.exact_length(), ended: false, rest: body }
+    }
+
+    /// Whether the whole body was read, without an error and within the bound.
+    async fn read(&mut self) -> bool {
+        while let Some(frame) = self.rest.frame().await {
+            let good = frame.as_ref().is_ok_and(|frame| {
+                self.bytes += frame.data_ref().map_or(0, Bytes::len);
+                self.bytes <= MOST
+            });
+            self.ended = frame.is_err();
+            self.read.push_back(frame);
+            if !good {
+                return false;
+            }
+        }
+        self.ended = true;
+        true
+    }
+
+    fn document(&self, coding: Coding) -> Option<serde_json::Value> {
+        let pieces = self.read.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref());
+        let bytes: Vec<u8> = pieces.flat_map(|piece| piece.iter().copied()).collect();
+        let bytes = match coding {
+            Coding::Identity => bytes,
+            Coding::Gzip => unpacked(&bytes)?,
+        };
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+/// Decodes gzip; nothing where it is broken or longer than the bound.
+fn unpacked(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut decoded = Vec::new();
+    let decoder = flate2::read::MultiGzDecoder::new(bytes);
+    decoder.take(MOST_DECODED as u64 + 1).read_to_end(&mut decoded).ok()?;
+    (decoded.len() <= MOST_DECODED).then_some(decoded)
+}
+
+impl HttpBody for Looked {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self.read.pop_front() {
+            Some(frame) => Some(frame),
+            None if self.ended => None,
+            None => std::task::ready!(Pin::new(&mut self.rest).poll_frame(cx)),
+        };
+        if let (Some(Ok(frame)), Some(left)) = (&frame, &mut self.left) {
+            *left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && (self.ended || self.rest.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

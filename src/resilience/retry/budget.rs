@@ -1,0 +1,232 @@
+//! The retry budget of a provider: retries add at most a part of the load that there is anyway, or the retries of a failing
+//! provider's clients become what keeps it failing.
+//!
+//! Each first attempt deposits `ratio` of a retry, each retry withdraws one, and what was deposited is good for ten seconds:
+//! a long quiet time cannot save up for a storm. So that single requests may be repeated where there is little traffic,
+//! `min_per_second` retries in each second are granted without a deposit; they count as withdrawn as well.
+//!
+//! No locks: counters of single seconds, each of which names its second. A deposit is one atomic update.
+
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::time::Instant;
+
+use crate::message::quantity::Ratio;
+
+/// How long a deposit is good for, in seconds.
+const WINDOW: u32 = 10;
+
+/// How much load retries may add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BudgetSettings {
+    /// Retries per first attempt.
+    pub ratio: Ratio,
+    /// Retries in a second that need no deposit.
+    pub min_per_second: u32,
+}
+
+/// The live budget of one provider, shared by its routes; outlives reloads.
+pub struct Budget {
+    settings: BudgetSettings,
+    started: Instant,
+    firsts: Seconds,
+    retries: Seconds,
+    floor: Seconds,
+    granted: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// A budget as `/status` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BudgetStatus {
+    /// Retries that the deposits of the last ten seconds still pay for.
+    pub balance: u64,
+    /// Retries granted since the start.
+    pub granted: u64,
+    /// Retries refused since the start.
+    pub refused: u64,
+}
+
+impl Budget {
+    /// A budget into which nothing was paid yet.
+    pub fn new(settings: BudgetSettings) -> Self {
+        Self {
+            settings,
+            started: Instant::now(),
+            firsts: Seconds::default(),
+            retries: Seconds::default(),
+            floor: Seconds::default(),
+            granted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// A first attempt is made.
+    pub fn deposit(&self) {
+        self.firsts.add_below(self.now(), u64::MAX);
+    }
+
+    /// A retry wants to be made; says whether it may.
+    pub fn withdraw(&self) -> bool {
+        let now = self.now();
+        let granted = if self.floor.add_below(now, u64::from(self.settings.min_per_second)) {
+            self.retries.add_below(now, u64::MAX)
+        } else {
+            let left = self.deposited(now).saturating_sub(self.spent_before(now));
+            self.retries.add_below(now, left)
+        };
+        let counter = if granted { &self.granted } else { &self.refused };
+        counter.fetch_add(1, Ordering::Relaxed);
+        granted
+    }
+
+    /// How it stands now.
+    pub fn status(&self) -> BudgetStatus {
+        let now = self.now();
+        let spent = self.spent_before(now) + self.retries.count(now);
+        BudgetStatus {
+            balance: self.deposited(now).saturating_sub(spent),
+            granted: self.granted.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    fn now(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// Whole retries that the deposits of the present second and of the nine before pay for.
+    fn deposited(&self, now: u32) -> u64 {
+        let firsts = self.firsts.count(now) + self.firsts.count_before(now, WINDOW - 1);
+        firsts.saturating_mul(u64::from(self.settings.ratio.millionths())) / 1_000_000
+    }
+
+    /// Retries of the ten seconds before the present one: the oldest counts whole, so that no ten seconds hold more.
+    fn spent_before(&self, now: u32) -> u64 {
+        self.retries.count_before(now, WINDOW)
+    }
+}
+
+/// Counts of the latest seconds: each the number of its second (high half) and a count (low half).
+#[derive(Default)]
+struct Seconds([AtomicU64; 16]);
+
+impl Seconds {
+    fn slot(&self, second: u32) -> &AtomicU64 {
+        &self.0[(second % 16) as usize]
+    }
+
+    fn count(&self, second: u32) -> u64 {
+        count_of(self.slot(second).load(Ordering::Relaxed), second).into()
+    }
+
+    /// The sum of `many` seconds before this one.
+    fn count_before(&self, second: u32, many: u32) -> u64 {
+        (second.saturating_sub(many)..second).map(|earlier| self.count(earlier)).sum()
+    }
+
+    /// Adds one to a second if its count stays within `bound`: never more than that, however many try at once.
+    fn add_below(&self, second: u32, bound: u64) -> bool {
+        let added = self.slot(second).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |packed| {
+            let count = count_of(packed, second);
+            (u64::from(count) < bound).then_some(u64::from(second) << 32 | u64::from(count.saturating_add(1)))
+        });
+        added.is_ok()
+    }
+}
+
+/// The count, if it belongs to this second; what an earlier one left does not count.
+fn count_of(packed: u64, second: u32) -> u32 {
+    if (packed >> 32) as u32 == second { packed as u32 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn budget(percent: u32, min_per_second: u32) -> Budget {
+        Budget::new(BudgetSettings { ratio: Ratio::from_percent(percent), min_per_second })
+    }
+
+    fn withdrawn(budget: &Budget, wanted: usize) -> usize {
+        (0..wanted).filter(|_| budget.withdraw()).count()
+    }
+
+    async fn pass(millis: u64) {
+        tokio::time::advance(Duration::from_millis(millis)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fifth_of_the_first_attempts() {
+        let budget = budget(20, 0);
+        assert!(!budget.withdraw());
+        (0..100).for_each(|_| budget.deposit());
+        assert_eq!(budget.status(), BudgetStatus { balance: 20, granted: 0, refused: 1 });
+        assert_eq!(withdrawn(&budget, 50), 20);
+        assert_eq!(budget.status(), BudgetStatus { balance: 0, granted: 20, refused: 31 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deposits_are_forgotten() {
+        let budget = budget(20, 0);
+        (0..100).for_each(|_| budget.deposit());
+        pass(9_900).await;
+        assert_eq!(budget.status().balance, 20);
+        pass(100).await;
+        assert_eq!(budget.status().balance, 0);
+        assert!(!budget.withdraw());
+        pass(3_600_000).await;
+        budget.deposit();
+        assert_eq!(budget.status().balance, 0, "one deposit is a fifth of a retry");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_each_second_need_no_deposit() {
+        let budget = budget(20, 3);
+        for _ in 0..5 {
+            assert_eq!(withdrawn(&budget, 10), 3);
+            pass(1000).await;
+        }
+        // They count as withdrawn, those of this second too: of the 20 that these deposits pay for, 18 are spent.
+        (0..100).for_each(|_| budget.deposit());
+        assert_eq!(withdrawn(&budget, 10), 3 + 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_a_storm_no_ten_seconds_hold_more_than_the_share_and_the_floor() {
+        let budget = budget(20, 3);
+        let mut granted = Vec::new();
+        for tenth in 0..600 {
+            // 100 requests a second; from the 20th second on each of them fails and wants two retries.
+            for _ in 0..10 {
+                budget.deposit();
+                let wanted = if tenth >= 200 { 2 } else { 0 };
+                granted.extend(std::iter::repeat_n(tenth, withdrawn(&budget, wanted)));
+            }
+            pass(100).await;
+        }
+        for from in 0..500 {
+            let in_window = granted.iter().filter(|at| (from..from + 100).contains(*at)).count();
+            assert!(in_window <= 200 + 30, "{in_window} from {from}");
+        }
+        assert!(granted.len() >= 40 * 19, "{}", granted.len());
+    }
+
+    #[tokio::test]
+    async fn many_threads_get_no_more_than_there_is() {
+        let budget = Arc::new(budget(50, 0));
+        (0..1000).for_each(|_| budget.deposit());
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let budget = budget.clone();
+                std::thread::spawn(move || withdrawn(&budget, 1000))
+            })
+            .collect();
+        let granted: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(granted <= 500, "{granted}");
+        assert_eq!(budget.status().granted, granted as u64);
+    }
+}

@@ -1,0 +1,368 @@
+//! The loop itself.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode};
+use tokio::time::Instant;
+use tower::Service;
+
+use super::answer;
+use super::budget::Budget;
+use super::decide::{Decision, Outcome, Situation, Why, decide, ground};
+use super::settings::RetrySettings;
+use super::{Heal, REASON_UNAUTHORIZED};
+use crate::message::body::Body;
+use crate::message::failure::{Failure, Fault};
+use crate::message::request::{EgressRequest, Exchange};
+use crate::resilience::idempotency::{IdempotencySettings, Keyed};
+use crate::resilience::replay::Replay;
+use crate::resilience::verdict::{Class, Verdict};
+use crate::resilience::{Inner, Pending};
+
+/// The attempt loop of one route.
+#[derive(Clone)]
+pub struct Retry<S> {
+    inner: S,
+    plan: Arc<Plan>,
+}
+
+/// What all requests of a route have in common.
+struct Plan {
+    settings: Option<RetrySettings>,
+    heal: Option<Arc<dyn Heal>>,
+    idempotency: Option<IdempotencySettings>,
+    budget: Option<Arc<Budget>>,
+    replay_buffer: usize,
+}
+
+impl<S> Retry<S> {
+    /// Puts the loop around `inner`. Without settings (`retry: off`) it only heals; without `heal` it only repeats.
+    /// `replay_buffer` is the number of bytes of a request body that are kept to be sent again.
+    pub fn new(
+        inner: S,
+        settings: Option<RetrySettings>,
+        heal: Option<Arc<dyn Heal>>,
+        idempotency: Option<IdempotencySettings>,
+        budget: Option<Arc<Budget>>,
+        replay_buffer: usize,
+    ) -> Self {
+        Self { inner, plan: Arc::new(Plan { settings, heal, idempotency, budget, replay_buffer }) }
+    }
+}
+
+impl<S: Inner> Service<EgressRequest> for Retry<S> {
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = Pending;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: EgressRequest) -> Pending {
+        Box::pin(run(self.inner.clone(), self.plan.clone(), request))
+    }
+}
+
+/// All attempts of one request.
+async fn run(
+    mut inner: impl Inner,
+    plan: Arc<Plan>,
+    mut request: EgressRequest,
+) -> Result<Response<Body>, Failure> {
+    let mut course = Course::begin(plan, &mut request)?;
+    loop {
+        course.mark(&mut request);
+        // Who sends once needs no copy.
+        let copy = course.replay.as_ref().map(|_| copy_head(&request));
+        let outcome = inner.call(request).await;
+        let ended = course.ended(&outcome);
+        let Some((again, step)) = copy.zip(course.next(ended).await) else {
+            return course.finish(outcome, ended).await;
+        };
+        course.wait(outcome, step.after).await;
+        request = EgressRequest { body: step.body, ..again };
+    }
+}
+
+/// One request on its way through its attempts.
+struct Course {
+    plan: Arc<Plan>,
+    exchange: Arc<Exchange>,
+    /// Absent where nothing is ever sent again.
+    replay: Option<Replay>,
+    has_key: bool,
+    method_listed: bool,
+    upgrade: bool,
+    /// Those that a healed credential cost do not count.
+    attempts: u32,
+    /// An attempt is under way.
+    running: bool,
+    choice: usize,
+    healing: Healing,
+}
+
+/// What became of the credential of one request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Healing {
+    /// It was not refused so far.
+    Unneeded,
+    /// It was refused, and the attempts since carry another.
+    Tried,
+    /// The other was accepted.
+    Told,
+}
+
+/// Another attempt.
+struct Step {
+    body: Body,
+    after: Duration,
+}
+
+impl Course {
+    fn begin(plan: Arc<Plan>, request: &mut EgressRequest) -> Result<Self, Failure> {
+        let keyed = match &plan.idempotency {
+            Some(idempotency) => idempotency
+                .ensure(&request.method, &mut request.headers)
+                .map_err(|fault| Failure::not_sent(Fault::Internal).because(fault))?,
+            None => Keyed::No,
+        };
+        let method_listed = plan.settings.as_ref().is_some_and(|settings| settings.repeats(&request.method));
+        if let Some(settings) = &plan.settings {
+            // What the app can repeat without harm is the app's own affair.
+            if let Some(hint) = settings.hint.as_ref().filter(|_| !method_listed && keyed != Keyed::ByApp) {
+                request.exchange.set_hint(hint.clone(), HeaderValue::from_static("false"));
+            }
+            if let Some(budget) = &plan.budget {
+                budget.deposit();
+            }
+        }
+        let mut course = Self {
+            exchange: request.exchange.clone(),
+            replay: None,
+            has_key: keyed != Keyed::No,
+            method_listed,
+            upgrade: request.upgrade,
+            attempts: 0,
+            running: false,
+            choice: plan.heal.as_ref().map_or(request.credential_choice, |heal| heal.preferred()),
+            healing: Healing::Unneeded,
+            plan,
+        };
+        if course.plan.may_repeat() {
+            let body = std::mem::replace(&mut request.body, Body::empty());
+            let replay = Replay::new(body, course.plan.replay_buffer);
+            request.body = replay.attempt().unwrap_or_else(Body::empty);
+            course.replay = Some(replay);
+        }
+        Ok(course)
+    }
+
+    /// Says which credential the attempt shall carry; the layer that injects it says which it carried.
+    fn mark(&mut self, request: &mut EgressRequest) {
+        self.running = true;
+        request.credential_choice = self.choice;
+        if self.plan.heal.is_some() {
+            self.exchange.facts().credential_choice = self.choice;
+        }
+    }
+
+    fn ended(&mut self, outcome: &Result<Response<Body>, Failure>) -> Outcome {
+        self.attempts += 1;
+        self.running = false;
+        match outcome {
+            Ok(answer) => Outcome::Answered { verdict: self.verdict(answer), hint: self.hint(answer) },
+            Err(failure) => Outcome::Failed { fault: failure.fault, progress: failure.progress },
+        }
+    }
+
+    /// A 401 means what it says also where no table has judged it.
+    fn verdict(&self, answer: &Response<Body>) -> Verdict {
+        let verdict = Verdict::of(answer);
+        let unjudged = verdict == Verdict::SUCCESS && answer.status() == StatusCode::UNAUTHORIZED;
+        if unjudged && self.plan.heal.is_some() {
+            return Verdict { class: Class::Unauthorized, acted: false, wait: None };
+        }
+        verdict
+    }
+
+    fn hint(&self, answer: &Response<Body>) -> Option<bool> {
+        answer::hint(answer.headers(), self.plan.settings.as_ref()?.hint.as_ref()?)
+    }
+
+    /// The next attempt, where there is one. From then on the old attempt has no body any more, and its answer is lost.
+    async fn next(&mut self, ended: Outcome) -> Option<Step> {
+        if let Outcome::Answered { verdict, .. } = ended {
+            if verdict.class != Class::Unauthorized {
+                self.worked();
+            } else if let Some(step) = self.heal(ended).await {
+                return Some(step);
+            }
+            if verdict.class == Class::Success {
+                return None;
+            }
+        }
+        self.repeat(ended)
+    }
+
+    /// After an answer that does not refuse the credential.
+    fn worked(&mut self) {
+        if self.healing == Healing::Tried
+            && let Some(heal) = &self.plan.heal
+        {
+            self.healing = Healing::Told;
+            heal.worked(self.exchange.facts().credential_choice);
+        }
+    }
+
+    async fn heal(&mut self, ended: Outcome) -> Option<Step> {
+        let heal = self.plan.heal.clone()?;
+        // An upgrade that was refused did nothing either.
+        let situation = Situation { upgrade: false, ..self.situation(ended) };
+        let ground = ground(&situation).filter(|_| self.healing == Healing::Unneeded)?;
+        if !self.replay.as_ref()?.can_repeat() {
+            return None;
+        }
+        let (tried, stamp) = {
+            let facts = self.exchange.facts();
+            (facts.credential_choice, facts.credential_stamp)
+        };
+        let next = heal.heal(tried, stamp).await?;
+        // The upload may have gone on meanwhile.
+        let body = self.replay.as_ref()?.attempt()?;
+        self.choice = next;
+        self.healing = Healing::Tried;
+        self.attempts -= 1;
+        self.exchange.judged(REASON_UNAUTHORIZED);
+        self.exchange.next_attempt(ground.did_nothing());
+        Some(Step { body, after: Duration::ZERO })
+    }
+
+    fn repeat(&mut self, ended: Outcome) -> Option<Step> {
+        let decision = match &self.plan.settings {
+            Some(settings) => self.decide(settings, ended),
+            None if is_unauthorized(ended) => Decision::Stop(Why::Unauthorized),
+            None => return None,
+        };
+        let (after, ground, reason) = match decision {
+            Decision::Again { after, ground, reason } => (after, ground, reason),
+            Decision::Stop(why) => return self.stop(why),
+        };
+        let Some(body) = self.replay.as_ref().and_then(Replay::attempt) else { return self.stop(Why::Body) };
+        self.exchange.judged(reason);
+        self.exchange.next_attempt(ground.did_nothing());
+        Some(Step { body, after })
+    }
+
+    /// The budget is asked last: what is not repeated for another reason costs nothing.
+    fn decide(&self, settings: &RetrySettings, ended: Outcome) -> Decision {
+        let mut situation = self.situation(ended);
+        situation.backoff = settings.backoff.wait(self.attempts - 1, fastrand::f64());
+        let decision = decide(settings, &situation);
+        match (&decision, &self.plan.budget) {
+            (Decision::Again { .. }, Some(budget)) if !budget.withdraw() => {
+                decide(settings, &Situation { budget: false, ..situation })
+            }
+            _ => decision,
+        }
+    }
+
+    fn situation(&self, ended: Outcome) -> Situation {
+        Situation {
+            outcome: ended,
+            method_listed: self.method_listed,
+            has_key: self.has_key,
+            upgrade: self.upgrade,
+            attempts: self.attempts,
+            body_whole: self.replay.as_ref().is_some_and(Replay::can_repeat),
+            budget: true,
+            left: self.exchange.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
+            backoff: Duration::ZERO,
+        }
+    }
+
+    fn stop(&self, why: Why) -> Option<Step> {
+        if let Some(reason) = why.as_str() {
+            self.exchange.judged(reason);
+        }
+        None
+    }
+
+    /// Throws the outcome away, and with it what it holds (a permit, a connection), and waits until it is time.
+    async fn wait(&self, outcome: Result<Response<Body>, Failure>, after: Duration) {
+        let until = Instant::now() + after;
+        // A healed request does not wait; letting its answer go is no queue.
+        let _waiting =
+            (!after.is_zero()).then(|| Waiting { exchange: &self.exchange, since: Instant::now() });
+        if let Ok(answer) = outcome {
+            answer::discard(answer).await;
+        }
+        if !after.is_zero() {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// What the app gets.
+    async fn finish(
+        &self,
+        outcome: Result<Response<Body>, Failure>,
+        ended: Outcome,
+    ) -> Result<Response<Body>, Failure> {
+        let acted = self.exchange.acted_earlier()
+            || matches!(ended, Outcome::Answered { verdict: Verdict { acted: true, .. }, .. });
+        let given = match (outcome, self.exchange.hint()) {
+            (Ok(answer), Some(hint)) if acted => answer::guarded(answer, hint).await,
+            (outcome, _) => outcome,
+        };
+        given.map_err(|failure| self.exchange.complete(failure))
+    }
+}
+
+impl Drop for Course {
+    fn drop(&mut self) {
+        // The deadline ends an attempt from outside, and nobody comes here to judge it.
+        let late = || self.exchange.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if self.running && self.plan.settings.is_some() && late() {
+            let _ = self.stop(Why::Deadline);
+        }
+    }
+}
+
+impl Plan {
+    fn may_repeat(&self) -> bool {
+        self.heal.is_some() || self.settings.as_ref().is_some_and(|settings| settings.attempts > 1)
+    }
+}
+
+/// Time in which nothing is with the provider; noted also when the wait is given up in the middle.
+struct Waiting<'a> {
+    exchange: &'a Exchange,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.exchange.queued(self.since.elapsed());
+    }
+}
+
+fn is_unauthorized(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Answered { verdict: Verdict { class: Class::Unauthorized, .. }, .. })
+}
+
+/// The request without its body, for another attempt.
+fn copy_head(request: &EgressRequest) -> EgressRequest {
+    EgressRequest {
+        method: request.method.clone(),
+        target: request.target.clone(),
+        path_and_query: request.path_and_query.clone(),
+        headers: request.headers.clone(),
+        body: Body::empty(),
+        upgrade: request.upgrade,
+        credential_choice: request.credential_choice,
+        tenant: request.tenant.clone(),
+        exchange: request.exchange.clone(),
+    }
+}

@@ -1,0 +1,400 @@
+//! The HTTP client of stores and token endpoints: one request, one answer, both short.
+//!
+//! It goes the way that every request to a provider goes ([`Upstream`]: resolver, address guard, TLS, pool), and adds what
+//! a caller that waits for a whole answer needs:
+//!
+//! - one deadline for everything, retries included; a body of at most 1 MiB, in memory that is wiped;
+//! - redirects are never followed: they would carry a token to wherever the answer says;
+//! - up to three tries, with backoff and jitter, of what may be repeated and failed in transport, with a 5xx or a 429;
+//! - a peer that fails is asked at most ten times a minute ([`MAX_FAILURES`]); in between, the last failure is the answer;
+//! - errors without text of the peer, so that an answer that repeats a secret cannot bring it into a log.
+//!
+//! **Addresses.** The address of a store is written by the platform, not by the app; so private addresses and loopback are
+//! allowed. Metadata services are not, save for a client that is made to ask one ([`AddressRules`] of its settings), and
+//! outgate's own listeners never are.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::header::RETRY_AFTER;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Body as _;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
+use zeroize::Zeroizing;
+
+use super::SecretBytes;
+use crate::message::body::Body;
+use crate::message::failure::{Failure, Fault, Progress};
+use crate::message::request::{EgressRequest, Exchange};
+use crate::message::target::{Scheme, Target};
+use crate::upstream::guard::{AddressRange, AddressRules};
+use crate::upstream::settings::{HttpVersion, PoolSettings, TlsSettings, UpstreamSettings};
+use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
+
+/// Bytes that the body of an answer may have.
+pub const MAX_BODY: usize = 1024 * 1024;
+/// Failed requests within [`WINDOW`], after which the peer is not asked.
+pub const MAX_FAILURES: usize = 10;
+/// The time in which failures are counted.
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// Requests at once; further ones wait.
+const MAX_CONCURRENT: usize = 4;
+/// Tries of one request, the first included.
+const TRIES: u32 = 3;
+/// Wait before the second try, half to one and a half of it; twice that before the third.
+const BACKOFF: Duration = Duration::from_millis(150);
+
+/// What a client is made of.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// Its name in metrics, such as `secrets.payments`.
+    pub name: Arc<str>,
+    /// How its peers are spoken to.
+    pub scheme: Scheme,
+    /// PEM of the authorities that are trusted in place of the system's.
+    pub ca: Option<Arc<[u8]>>,
+    /// Bound of resolving and connecting together, and again of the TLS handshake.
+    pub connect: Duration,
+    /// Bound of one call of [`HttpClient::send`].
+    pub total: Duration,
+    /// Which addresses may be dialled.
+    pub addresses: AddressRules,
+}
+
+/// Every address but those of metadata services: for peers that the platform configures.
+#[must_use]
+pub fn configured_addresses() -> AddressRules {
+    let all = ["0.0.0.0/0", "::/0"].iter().filter_map(|net| net.parse::<AddressRange>().ok());
+    AddressRules { allow_private: all.collect(), allow_metadata: Vec::new() }
+}
+
+/// A request. Its body is wiped when the last copy goes.
+pub struct HttpCall {
+    /// The method.
+    pub method: Method,
+    /// Where it goes.
+    pub target: Target,
+    /// Path and query, percent-encoded; starts with `/`.
+    pub path: String,
+    /// Fields; values that are secrets are marked sensitive by the caller.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: SecretBytes,
+    /// Whether it may be sent again though it may have been acted on: GET, and logins.
+    pub repeat: bool,
+}
+
+impl HttpCall {
+    /// A GET, which may be repeated.
+    #[must_use]
+    pub fn get(target: &Target, path: String) -> Self {
+        Self {
+            method: Method::GET,
+            target: target.clone(),
+            path,
+            headers: HeaderMap::new(),
+            body: SecretBytes::default(),
+            repeat: true,
+        }
+    }
+
+    /// A POST that may be repeated: a login or a renewal.
+    #[must_use]
+    pub fn login(target: &Target, path: String, body: SecretBytes) -> Self {
+        Self { method: Method::POST, body, ..Self::get(target, path) }
+    }
+}
+
+/// A whole answer. Answers with a 5xx or a 429 are [`HttpError::Status`].
+pub struct HttpAnswer {
+    /// The status.
+    pub status: StatusCode,
+    /// Its fields, hop-by-hop ones taken out.
+    pub headers: HeaderMap,
+    /// Its body, at most [`MAX_BODY`] bytes.
+    pub body: SecretBytes,
+}
+
+/// Why no usable answer came. Holds no text of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HttpError {
+    /// It was not reached, or the connection broke.
+    #[error("was not reached: {}", describe(*.0))]
+    Failed(Fault),
+    /// No whole answer came in time.
+    #[error("did not answer in time")]
+    TimedOut,
+    /// The answer is too large.
+    #[error("answered with more than {MAX_BODY} bytes")]
+    TooLarge,
+    /// It is overloaded or broken.
+    #[error("answered HTTP {0}")]
+    Status(u16),
+    /// What was to be sent is not a request; a path with characters that it cannot have.
+    #[error("cannot be asked for that: it does not fit into a URL")]
+    Request,
+}
+
+impl HttpError {
+    /// A short stable text for `/status`, metrics and logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Failed(_) => "store_unreachable",
+            Self::TimedOut => "store_timeout",
+            Self::TooLarge => "too_large",
+            Self::Status(_) => "store_status",
+            Self::Request => "bad_reference",
+        }
+    }
+}
+
+fn describe(fault: Fault) -> &'static str {
+    match fault {
+        Fault::AddressDenied => "its address is one of a metadata service",
+        Fault::OwnListener => "its address is outgate's own",
+        Fault::Dns | Fault::DnsTimeout => "its name was not resolved",
+        Fault::ConnectRefused => "connection refused",
+        Fault::ConnectTimeout | Fault::TlsTimeout => "connecting took too long",
+        Fault::TlsCertificate => "its certificate is not valid for its host, or of an unknown authority",
+        Fault::TlsAlert | Fault::TlsProtocol => "the TLS handshake failed",
+        Fault::Protocol | Fault::HeadTooLarge => "its answer is not HTTP, or its head is too large",
+        Fault::Reset => "the connection was closed",
+        _ => "the connection failed",
+    }
+}
+
+/// Sends short requests to peers that the platform configured.
+pub struct HttpClient {
+    upstream: Arc<Upstream>,
+    total: Duration,
+    permits: Semaphore,
+    failures: Mutex<Failures>,
+}
+
+impl HttpClient {
+    /// A client; it connects when it is first used.
+    ///
+    /// # Errors
+    /// The certificate authorities cannot be used.
+    pub fn new(settings: ClientSettings, env: &Arc<UpstreamEnv>) -> Result<Self, UpstreamError> {
+        let ClientSettings { name, scheme, ca, connect, total, addresses } = settings;
+        let settings = UpstreamSettings {
+            scheme,
+            tls: TlsSettings { ca, ..TlsSettings::default() },
+            http: HttpVersion::Http1,
+            pool: PoolSettings { max_connections: MAX_CONCURRENT, ..PoolSettings::default() },
+            connect_timeout: connect,
+            tls_timeout: connect,
+            ..UpstreamSettings::new(name, Arc::new(addresses))
+        };
+        let upstream = Upstream::new(settings, Arc::clone(env), None, None)?;
+        let permits = Semaphore::new(MAX_CONCURRENT);
+        Ok(Self { upstream, total, permits, failures: Mutex::default() })
+    }
+
+    /// Sends a request and reads its whole answer.
+    ///
+    /// # Errors
+    /// No usable answer within the client's time; or the peer failed [`MAX_FAILURES`] times in the last minute, and the
+    /// error is that of its last failure.
+    pub async fn send(&self, call: HttpCall) -> Result<HttpAnswer, HttpError> {
+        let deadline = Instant::now() + self.total;
+        let path = PathAndQuery::try_from(call.path.as_str()).map_err(|_| HttpError::Request)?;
+        let body = Bytes::from_owner(call.body);
+        for tried in 1..=TRIES {
+            let request = EgressRequest {
+                method: call.method.clone(),
+                target: call.target.clone(),
+                path_and_query: path.clone(),
+                headers: call.headers.clone(),
+                body: Body::full(body.clone()),
+                upgrade: false,
+                credential_choice: 0,
+                tenant: None,
+                exchange: Arc::new(Exchange::new(Some(deadline))),
+            };
+            let missed = match self.attempt(request, deadline).await {
+                Ok(answer) => return Ok(answer),
+                Err(missed) => missed,
+            };
+            let wait = missed.after.unwrap_or_default().max(backoff(tried, fastrand::f64()));
+            let again = tried < TRIES && (call.repeat && missed.passes || missed.unsent);
+            if !again || Instant::now() + wait >= deadline {
+                return Err(missed.error);
+            }
+            sleep(wait).await;
+        }
+        Err(HttpError::TimedOut)
+    }
+
+    /// Counts an answer that [`HttpClient::send`] took for good as a failure of the peer: a login that it refused.
+    pub fn count_refusal(&self, status: StatusCode) {
+        self.failures().add(HttpError::Status(status.as_u16()));
+    }
+
+    async fn attempt(&self, request: EgressRequest, deadline: Instant) -> Result<HttpAnswer, Missed> {
+        let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
+            return Err(Missed::for_good(HttpError::TimedOut));
+        };
+        let running = Running::begin(&self.failures)?;
+        let answer = timeout_at(deadline, self.exchange(request)).await;
+        let answer = answer.unwrap_or(Err(Missed::for_good(HttpError::TimedOut)));
+        running.end(answer.as_ref().err().map(|missed| missed.error));
+        answer
+    }
+
+    async fn exchange(&self, request: EgressRequest) -> Result<HttpAnswer, Missed> {
+        let response = self.upstream.send(request).await.map_err(Missed::from)?;
+        let (head, body) = response.into_parts();
+        if head.status.is_server_error() || head.status == StatusCode::TOO_MANY_REQUESTS {
+            let after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let after = after.map(Duration::from_secs);
+            let error = HttpError::Status(head.status.as_u16());
+            return Err(Missed { error, passes: true, unsent: false, after });
+        }
+        let response = Response::new(body);
+        let body = read(response.into_body()).await?;
+        Ok(HttpAnswer { status: head.status, headers: head.headers, body })
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        lock(&self.failures)
+    }
+}
+
+/// An attempt without a usable answer.
+struct Missed {
+    error: HttpError,
+    /// It may be gone the next time.
+    passes: bool,
+    /// The peer saw nothing of the request.
+    unsent: bool,
+    /// How long the peer wants to be left alone.
+    after: Option<Duration>,
+}
+
+impl Missed {
+    fn for_good(error: HttpError) -> Self {
+        Self { error, passes: false, unsent: false, after: None }
+    }
+}
+
+impl From<Failure> for Missed {
+    fn from(failure: Failure) -> Self {
+        // A certificate does not become valid, nor an address another one, within a second.
+        let passes = !matches!(
+            failure.fault,
+            Fault::AddressDenied | Fault::OwnListener | Fault::TlsCertificate | Fault::Internal
+        );
+        let unsent = passes && failure.progress == Progress::NotSent;
+        Self { error: HttpError::Failed(failure.fault), passes, unsent, after: None }
+    }
+}
+
+/// The body, in memory that is wiped: when a vector grows by itself, a copy stays behind.
+async fn read(body: Body) -> Result<SecretBytes, Missed> {
+    let cut = || Missed { error: HttpError::Failed(Fault::Reset), passes: true, unsent: false, after: None };
+    let length = body.exact_length().and_then(|length| usize::try_from(length).ok());
+    if length.is_some_and(|length| length > MAX_BODY) {
+        return Err(Missed::for_good(HttpError::TooLarge));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.unwrap_or(4096)));
+    let mut body = std::pin::pin!(body);
+    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let Ok(mut data) = frame.map_err(|_| cut())?.into_data() else { continue };
+        if bytes.len() + data.remaining() > MAX_BODY {
+            return Err(Missed::for_good(HttpError::TooLarge));
+        }
+        if bytes.capacity() - bytes.len() < data.remaining() {
+            let mut larger = Vec::with_capacity((bytes.len() + data.remaining()) * 2);
+            larger.extend_from_slice(&bytes);
+            bytes = Zeroizing::new(larger);
+        }
+        while data.has_remaining() {
+            let piece = data.chunk();
+            bytes.extend_from_slice(piece);
+            let length = piece.len();
+            data.advance(length);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Wait after `tried` tries. `random` is in 0..1.
+fn backoff(tried: u32, random: f64) -> Duration {
+    (BACKOFF * 2_u32.saturating_pow(tried.saturating_sub(1))).mul_f64(0.5 + random)
+}
+
+/// The failures of the last minute: the negative cache.
+#[derive(Default)]
+struct Failures {
+    at: VecDeque<Instant>,
+    last: Option<HttpError>,
+    running: usize,
+}
+
+impl Failures {
+    fn add(&mut self, error: HttpError) {
+        self.at.push_back(Instant::now());
+        self.last = Some(error);
+        if self.at.len() > MAX_FAILURES {
+            self.at.pop_front();
+        }
+    }
+
+    /// The error to give in place of asking.
+    fn holds(&mut self) -> Option<HttpError> {
+        while self.at.front().is_some_and(|at| at.elapsed() >= WINDOW) {
+            self.at.pop_front();
+        }
+        // Those that run may fail too. A peer that does not fail is only bound by the permits.
+        let full = !self.at.is_empty() && self.at.len() + self.running >= MAX_FAILURES;
+        full.then_some(self.last).flatten()
+    }
+}
+
+/// A request on its way. If it is dropped, the peer did not answer in its caller's time: that counts as a failure.
+struct Running<'a> {
+    failures: &'a Mutex<Failures>,
+    ended: bool,
+}
+
+impl<'a> Running<'a> {
+    fn begin(failures: &'a Mutex<Failures>) -> Result<Self, Missed> {
+        let mut state = lock(failures);
+        if let Some(error) = state.holds() {
+            return Err(Missed::for_good(error));
+        }
+        state.running += 1;
+        Ok(Self { failures, ended: false })
+    }
+
+    fn end(mut self, error: Option<HttpError>) {
+        self.ended = true;
+        if let Some(error) = error {
+            lock(self.failures).add(error);
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(self.failures);
+        state.running -= 1;
+        if !self.ended {
+            state.add(HttpError::TimedOut);
+        }
+    }
+}
+
+fn lock(failures: &Mutex<Failures>) -> MutexGuard<'_, Failures> {
+    failures.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

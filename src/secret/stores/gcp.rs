@@ -1,0 +1,263 @@
+//! `gcp_secret_manager`: Google Cloud Secret Manager, with the token of the metadata server (GCE, GKE workload identity,
+//! Cloud Run).
+//!
+//! ```yaml
+//! secrets:
+//!   cloud: { gcp_secret_manager: { project: acme-prod } }
+//! # then: bearer: cloud:stripe-key        (or cloud:stripe-key@5, cloud:other-project/stripe-key, cloud:app#stripe.key)
+//! ```
+//!
+//! The service account needs `roles/secretmanager.secretAccessor` on the secrets. The newest version is read every five
+//! minutes (`refresh`). Only this store's token client may reach the metadata server; nothing else of outgate can.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue, StatusCode};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::document::{Document, base64};
+use super::field;
+use super::server::{self, Plaintext, REFRESH, StoreAddress, StoreTimeouts, Token, TokenSlot, secret_header};
+use crate::message::quantity::TimeSpan;
+use crate::secret::config::{StoreEnv, StoreMistake};
+use crate::secret::error::{SecretError, StoreFault};
+use crate::secret::http::{HttpAnswer, HttpCall, HttpClient};
+use crate::secret::reference::SecretRef;
+use crate::secret::{ReadFuture, SecretBytes, SecretStore, Source};
+
+const API: &str = "https://secretmanager.googleapis.com";
+const METADATA: &str = "http://metadata.google.internal";
+const TOKEN_PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
+
+/// Google Cloud Secret Manager.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GcpConfig {
+    /// The project of references that name none.
+    pub project: Option<String>,
+    /// The API, where it is a regional one. Default: `https://secretmanager.googleapis.com`.
+    pub address: Option<StoreAddress>,
+    /// The metadata server. Default: `http://metadata.google.internal`.
+    pub metadata: Option<StoreAddress>,
+    /// PEM file of the authorities that are trusted in place of the system's.
+    pub ca: Option<String>,
+    /// How often a value is read again. Default: 5m.
+    pub refresh: Option<TimeSpan>,
+    /// Times of one read.
+    pub timeouts: Option<StoreTimeouts>,
+}
+
+impl GcpConfig {
+    pub(crate) fn mistakes(&self) -> Vec<StoreMistake> {
+        let mut mistakes = server::check_times(&self.timeouts(), self.refresh);
+        mistakes.extend(self.address.as_ref().and_then(|at| at.check_plaintext(Plaintext::Deny)));
+        if self.project.as_deref().is_some_and(|project| !is_id(project)) {
+            mistakes.push(("project", "not a project".to_owned()));
+        }
+        mistakes
+    }
+
+    fn timeouts(&self) -> StoreTimeouts {
+        self.timeouts.clone().unwrap_or_default()
+    }
+}
+
+/// Ids of projects (also of a domain, `example.com:id`), secrets and versions; they need no escaping in a path.
+fn is_id(id: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+    !id.is_empty() && id.bytes().all(fits) && id.bytes().any(|b| b != b'.')
+}
+
+/// Google Cloud Secret Manager.
+pub struct GcpStore {
+    api: HttpClient,
+    address: StoreAddress,
+    metadata: HttpClient,
+    metadata_address: StoreAddress,
+    project: Option<String>,
+    token: TokenSlot,
+    refresh: Duration,
+    patience: Duration,
+}
+
+impl GcpStore {
+    pub(crate) fn new(
+        name: &str,
+        config: &GcpConfig,
+        ca: Option<Arc<[u8]>>,
+        env: &StoreEnv,
+    ) -> Result<Self, String> {
+        let or = |given: &Option<StoreAddress>, default: &str| match given {
+            Some(address) => Ok(address.clone()),
+            None => default.parse::<StoreAddress>().map_err(str::to_owned),
+        };
+        let (address, metadata_address) = (or(&config.address, API)?, or(&config.metadata, METADATA)?);
+        let timeouts = config.timeouts();
+        Ok(Self {
+            api: server::client(name, address.target.scheme, ca, &timeouts, env)?,
+            metadata: server::metadata_client(name, metadata_address.target.scheme, &timeouts, env)?,
+            address,
+            metadata_address,
+            project: config.project.clone(),
+            token: TokenSlot::default(),
+            refresh: config.refresh.map_or(REFRESH, TimeSpan::duration),
+            patience: timeouts.total(),
+        })
+    }
+
+    async fn read_now(&self, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
+        let fault = |fault: StoreFault| SecretError::store(reference, fault);
+        let path = self.path(reference).map_err(fault)?;
+        let answer = self.get(&path).await.map_err(fault)?;
+        let data = answer.text(&["payload", "data"]);
+        let data = data.ok_or(StoreFault::Garbled("it has no `payload.data`")).map_err(fault)?;
+        field::select(base64(data.as_bytes()).map_err(fault)?, reference)
+    }
+
+    fn path(&self, reference: &SecretRef) -> Result<String, StoreFault> {
+        const FORM: StoreFault = StoreFault::Reference(
+            "expected `<secret>` (with `project` in the store) or `<project>/<secret>`",
+        );
+        let parts: Vec<&str> = reference.path().split('/').collect();
+        let (project, secret) = match (&*parts, self.project.as_deref()) {
+            ([secret], Some(project)) => (project, *secret),
+            ([project, secret] | ["projects", project, "secrets", secret], _) => (*project, *secret),
+            _ => return Err(FORM),
+        };
+        if !is_id(project) || !is_id(secret) {
+            return Err(FORM);
+        }
+        let version = reference.version().unwrap_or("latest");
+        let prefix = &self.address.prefix;
+        Ok(format!("{prefix}/v1/projects/{project}/secrets/{secret}/versions/{version}:access"))
+    }
+
+    async fn get(&self, path: &str) -> Result<Document, StoreFault> {
+        let token = self.token.get(|_| self.fetch()).await?;
+        let mut answer = self.ask(path, &token).await?;
+        if answer.status == StatusCode::UNAUTHORIZED && token.born.elapsed() > Duration::from_secs(60) {
+            self.token.forget(&token);
+            let token = self.token.get(|_| self.fetch()).await?;
+            answer = self.ask(path, &token).await?;
+        }
+        match answer.status {
+            StatusCode::OK => Document::parse(&answer.body),
+            StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
+            status => Err(StoreFault::Status(status.as_u16())),
+        }
+    }
+
+    async fn ask(&self, path: &str, token: &Token) -> Result<HttpAnswer, StoreFault> {
+        let mut call = HttpCall::get(&self.address.target, path.to_owned());
+        call.headers.insert(AUTHORIZATION, token.header.clone());
+        Ok(self.api.send(call).await?)
+    }
+
+    async fn fetch(&self) -> Result<Token, StoreFault> {
+        let path = format!("{}{TOKEN_PATH}", self.metadata_address.prefix);
+        let mut call = HttpCall::get(&self.metadata_address.target, path);
+        let google = HeaderValue::from_static("Google");
+        call.headers.insert(HeaderName::from_static("metadata-flavor"), google);
+        bearer(&self.metadata, call).await.map_err(|fault| StoreFault::Login(Box::new(fault)))
+    }
+}
+
+/// The token of an OAuth answer: `access_token` and `expires_in` (a number, or one in a string).
+pub(super) async fn bearer(client: &HttpClient, call: HttpCall) -> Result<Token, StoreFault> {
+    let born = Instant::now();
+    let answer = client.send(call).await?;
+    if answer.status != StatusCode::OK {
+        client.count_refusal(answer.status);
+        return Err(StoreFault::Status(answer.status.as_u16()));
+    }
+    let answer = Document::parse(&answer.body)?;
+    let token = answer.text(&["access_token"]).filter(|token| !token.is_empty());
+    let token = token.ok_or(StoreFault::Garbled("a login without `access_token`"))?;
+    let seconds =
+        answer.number(&["expires_in"]).ok_or(StoreFault::Garbled("a login without `expires_in`"))?;
+    let ends = Some(born + Duration::from_secs(seconds.min(u64::from(u32::MAX))));
+    Ok(Token { header: secret_header(&[b"Bearer ", token.as_bytes()])?, born, ends, renewable: false })
+}
+
+impl SecretStore for GcpStore {
+    fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
+        Box::pin(async move { self.read_now(reference).await.map(Into::into) })
+    }
+
+    fn source(&self, _: &SecretRef) -> Source {
+        Source::Polled(self.refresh)
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::fake::{FakeServer, Reply, ok, pass, store_env};
+
+    #[tokio::test]
+    async fn versions_are_read_with_the_metadata_servers_token() {
+        let server = FakeServer::start(|asked| match &*asked.line {
+            "GET /computeMetadata/v1/instance/service-accounts/default/token"
+                if asked.header("metadata-flavor") == "Google" =>
+            {
+                ok(r#"{"access_token":"CANARY-token","expires_in":3599,"token_type":"Bearer"}"#)
+            }
+            _ if asked.header("authorization") != "Bearer CANARY-token" => {
+                Reply::Answer(401, "CANARY".into())
+            }
+            "GET /v1/projects/acme/secrets/stripe/versions/latest:access" => {
+                ok(r#"{"name":"n","payload":{"data":"Q0FOQVJZ","dataCrc32c":"1"}}"#)
+            }
+            "GET /v1/projects/other/secrets/app/versions/5:access" => {
+                // {"key":"CANARY"}
+                ok(r#"{"payload":{"data":"eyJrZXkiOiJDQU5BUlkifQ=="}}"#)
+            }
+            "GET /v1/projects/acme/secrets/denied/versions/latest:access" => {
+                Reply::Answer(403, "CANARY".into())
+            }
+            "GET /v1/projects/acme/secrets/odd/versions/latest:access" => ok(r#"{"payload":"CANARY"}"#),
+            _ => Reply::Answer(404, "CANARY".into()),
+        })
+        .await;
+        let settings = format!("project: acme\naddress: {0}\nmetadata: {0}", server.url);
+        let config: GcpConfig = serde_yaml::from_str(&settings).unwrap();
+        assert!(config.mistakes().is_empty());
+        let store = GcpStore::new("g", &config, None, &store_env(std::path::Path::new("/"))).unwrap();
+        let read = async |reference: &str| match store.read(&reference.parse().unwrap()).await {
+            Ok(reading) => String::from_utf8(reading.bytes.to_vec()).unwrap(),
+            Err(error) => {
+                assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
+                error.code().to_owned()
+            }
+        };
+        let table = [
+            ("g:stripe", "CANARY"),
+            ("g:acme/stripe", "CANARY"),
+            ("g:projects/acme/secrets/stripe", "CANARY"),
+            ("g:other/app#key@5", "CANARY"),
+            ("g:denied", "store_denied"),
+            ("g:odd", "store_garbled"),
+            ("g:none", "not_found"),
+            ("g:a/b/c", "bad_reference"),
+            ("g:../x", "bad_reference"),
+            ("g:a?b", "bad_reference"),
+        ];
+        for (reference, expected) in table {
+            assert_eq!(read(reference).await, expected, "{reference}");
+        }
+        let logins =
+            |lines: Vec<String>| lines.iter().filter(|line| line.contains("computeMetadata")).count();
+        assert_eq!(logins(server.lines()), 1);
+        pass(Duration::from_secs(2500)).await;
+        assert_eq!(read("g:stripe").await, "CANARY");
+        assert_eq!(logins(server.lines()), 1, "at two thirds of its life");
+    }
+}

@@ -1,0 +1,315 @@
+//! `vault`: HashiCorp Vault and OpenBao, whose APIs are the same here.
+//!
+//! ```yaml
+//! secrets:
+//!   payments:
+//!     vault:
+//!       address: https://vault.example.com:8200
+//!       auth: { kubernetes: { role: outgate } }
+//! # then: bearer: payments:kv/stripe#secret_key      (or ...@4, or ...@previous, in a KV of version 2)
+//! ```
+//!
+//! The path begins with the mount (or lies below `mount`, if that is set). What is mounted there, and under which version
+//! of KV, is asked of `sys/internal/ui/mounts` as Vault's own CLI does; `kv: 1` and `kv: 2` spare the question. A mount of
+//! another kind (database, aws ...) is read as it stands, and its answer is a lease: see `lease.rs`. Logging in and
+//! keeping the token alive is `login.rs`.
+//!
+//! A 403 may mean that the token was revoked: if the server says so, outgate logs in again and asks once more, at most once
+//! a minute.
+
+mod config;
+mod lease;
+mod login;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::Instant;
+
+use super::document::Document;
+use super::server::{self, REFRESH, StoreAddress};
+use crate::message::quantity::TimeSpan;
+use crate::secret::config::StoreEnv;
+use crate::secret::error::{SecretError, StoreFault};
+use crate::secret::http::{HttpAnswer, HttpCall, HttpClient};
+use crate::secret::reference::SecretRef;
+use crate::secret::{ReadFuture, Reading, SecretStore, Source};
+
+use config::is_path;
+pub use config::{KvVersion, VaultConfig};
+use lease::Leases;
+pub use login::VaultAuth;
+use login::VaultLogin;
+
+/// Mounts that are remembered; beyond that all are asked for again.
+const MAX_MOUNTS: usize = 1024;
+/// The least time between two logins that are made because of a 403.
+const LOGIN_AGAIN: Duration = Duration::from_secs(60);
+/// Characters of a path that are sent as they are.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// What is mounted where a reference leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// KV of version 2: the mount, and the path in it.
+    Versioned { mount: String, path: String },
+    /// KV of version 1: the whole path.
+    Plain { path: String },
+    /// Something else, whose answers may be leases.
+    Leased { path: String },
+}
+
+/// A Vault or OpenBao server.
+pub struct VaultStore {
+    server: Server,
+    kv: KvVersion,
+    mount: Option<String>,
+    refresh: Duration,
+    patience: Duration,
+    places: Mutex<BTreeMap<String, Place>>,
+    leases: Leases,
+}
+
+/// The server with outgate's login.
+struct Server {
+    client: HttpClient,
+    address: StoreAddress,
+    namespace: Option<HeaderValue>,
+    login: VaultLogin,
+    /// When a 403 last led to a login.
+    logged_in_again: Mutex<Option<Instant>>,
+}
+
+impl VaultStore {
+    pub(crate) fn new(
+        name: &str,
+        config: &VaultConfig,
+        ca: Option<Arc<[u8]>>,
+        env: &StoreEnv,
+    ) -> Result<Self, String> {
+        let timeouts = config.timeouts();
+        let namespace = config.namespace.as_deref().map(HeaderValue::from_str).transpose();
+        let server = Server {
+            client: server::client(name, config.address.target.scheme, ca, &timeouts, env)?,
+            address: config.address.clone(),
+            namespace: namespace.map_err(|_| "the namespace cannot be sent".to_owned())?,
+            login: VaultLogin::new(&config.auth, &env.directory),
+            logged_in_again: Mutex::default(),
+        };
+        Ok(Self {
+            server,
+            kv: config.kv.unwrap_or_default(),
+            mount: config.mount.clone(),
+            refresh: config.refresh.map_or(REFRESH, TimeSpan::duration),
+            patience: timeouts.total(),
+            places: Mutex::default(),
+            leases: Leases::default(),
+        })
+    }
+
+    async fn read_now(&self, reference: &SecretRef) -> Result<Reading, SecretError> {
+        let fault = |fault: StoreFault| SecretError::store(reference, fault);
+        let place = self.place(reference).await.map_err(fault)?;
+        let read = match &place {
+            Place::Versioned { mount, path } => self.read_versioned(mount, path, reference).await,
+            Place::Plain { .. } | Place::Leased { .. } if reference.version().is_some() => {
+                Err(fault(StoreFault::Reference("only a KV of version 2 has versions")))
+            }
+            Place::Plain { path } => self.read_plain(path, reference).await,
+            Place::Leased { path } => self.leases.read(&self.server, path, reference).await,
+        };
+        if matches!(read, Err(SecretError::NotFound { .. })) {
+            // The mount may have been moved or upgraded: it is asked for again.
+            self.places().remove(reference.path());
+        }
+        read
+    }
+
+    async fn read_plain(&self, path: &str, reference: &SecretRef) -> Result<Reading, SecretError> {
+        let answer = self.server.read(path).await.map_err(|fault| SecretError::store(reference, fault))?;
+        Ok(answer.field(&["data"], reference)?.into())
+    }
+
+    async fn read_versioned(
+        &self,
+        mount: &str,
+        path: &str,
+        reference: &SecretRef,
+    ) -> Result<Reading, SecretError> {
+        let fault = |fault: StoreFault| SecretError::store(reference, fault);
+        let current = format!("{mount}/data/{path}");
+        let version = match reference.version() {
+            None => None,
+            Some("previous") => {
+                let newest = self.server.read(&current).await.map_err(fault)?;
+                let number = newest.number(&["data", "metadata", "version"]);
+                let number = number.ok_or(StoreFault::Garbled("it names no version")).map_err(fault)?;
+                Some(number.checked_sub(1).filter(|n| *n > 0).ok_or(StoreFault::NotFound).map_err(fault)?)
+            }
+            Some(text) => Some(
+                text.parse::<u64>()
+                    .map_err(|_| fault(StoreFault::Reference("a version is a number, or `previous`")))?,
+            ),
+        };
+        let path = version.map_or(current.clone(), |number| format!("{current}?version={number}"));
+        let answer = self.server.read(&path).await.map_err(fault)?;
+        if answer.at(&["data", "data"]).is_none() {
+            // A deleted version leaves its metadata.
+            return Err(fault(StoreFault::NotFound));
+        }
+        Ok(answer.field(&["data", "data"], reference)?.into())
+    }
+
+    /// Where a reference leads; asked once, and again after a 404.
+    async fn place(&self, reference: &SecretRef) -> Result<Place, StoreFault> {
+        let path = self.whole_path(reference)?;
+        match self.kv {
+            KvVersion::V1 => return Ok(Place::Plain { path }),
+            KvVersion::V2 => return self.versioned(&path, self.mount.as_deref()),
+            KvVersion::Auto => {}
+        }
+        if let Some(known) = self.places().get(reference.path()) {
+            return Ok(known.clone());
+        }
+        let place = self.ask_for_place(path).await?;
+        let mut places = self.places();
+        if places.len() >= MAX_MOUNTS {
+            places.clear();
+        }
+        places.insert(reference.path().to_owned(), place.clone());
+        Ok(place)
+    }
+
+    async fn ask_for_place(&self, path: String) -> Result<Place, StoreFault> {
+        let about = match self.server.read(&format!("sys/internal/ui/mounts/{path}")).await {
+            Ok(about) => about,
+            // Servers from before this question know only KV of version 1.
+            Err(StoreFault::NotFound) => return Ok(Place::Leased { path }),
+            Err(other) => return Err(other),
+        };
+        let kind = about.text(&["data", "type"]);
+        match (kind, about.number(&["data", "options", "version"])) {
+            (Some("kv"), Some(2)) => {
+                let mount = about.text(&["data", "path"]).map(|mount| mount.trim_matches('/'));
+                self.versioned(&path, mount)
+            }
+            (Some("kv" | "generic"), _) => Ok(Place::Plain { path }),
+            _ => Ok(Place::Leased { path }),
+        }
+    }
+
+    /// The parts of a path in a KV of version 2; without a known mount that is the first segment.
+    fn versioned(&self, path: &str, mount: Option<&str>) -> Result<Place, StoreFault> {
+        let inside = match mount {
+            Some(mount) => {
+                path.strip_prefix(mount).and_then(|rest| rest.strip_prefix('/')).map(|rest| (mount, rest))
+            }
+            None => path.split_once('/'),
+        };
+        let (mount, path) = inside.ok_or(StoreFault::Reference("expected `<mount>/<path>`"))?;
+        Ok(Place::Versioned { mount: mount.to_owned(), path: path.to_owned() })
+    }
+
+    fn whole_path(&self, reference: &SecretRef) -> Result<String, StoreFault> {
+        if !is_path(reference.path()) {
+            return Err(StoreFault::Reference("its path has an empty or a dot segment"));
+        }
+        Ok(match &self.mount {
+            Some(mount) => format!("{mount}/{}", reference.path()),
+            None => reference.path().to_owned(),
+        })
+    }
+
+    fn places(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SecretStore for VaultStore {
+    fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
+        Box::pin(self.read_now(reference))
+    }
+
+    fn source(&self, _: &SecretRef) -> Source {
+        Source::Polled(self.refresh)
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    fn rejected(&self, reference: &SecretRef) {
+        if let Ok(path) = self.whole_path(reference) {
+            self.leases.rejected(&path);
+        }
+    }
+
+    fn upkeep_at(&self) -> Option<Instant> {
+        self.server.login.upkeep_at()
+    }
+
+    fn upkeep(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.server.login.upkeep(&self.server))
+    }
+}
+
+impl Server {
+    /// Reads a path (with or without a query), logged in.
+    async fn read(&self, path: &str) -> Result<Document, StoreFault> {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let mut url = self.url(path);
+        if let Some(query) = query {
+            url = format!("{url}?{query}");
+        }
+        self.logged_in(|| HttpCall::get(&self.address.target, url.clone())).await
+    }
+
+    /// Sends a request with the token; after a 403 once more with a new one.
+    async fn logged_in(&self, call: impl Fn() -> HttpCall) -> Result<Document, StoreFault> {
+        let token = self.login.token(self).await?;
+        let mut answer = self.send(call(), Some(&token.header)).await?;
+        if answer.status == StatusCode::FORBIDDEN
+            && self.may_log_in_again()
+            && !self.login.is_accepted(self, &token).await
+        {
+            self.login.forget(&token);
+            let token = self.login.token(self).await?;
+            answer = self.send(call(), Some(&token.header)).await?;
+        }
+        match answer.status {
+            StatusCode::OK => Document::parse(&answer.body),
+            StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
+            status => Err(StoreFault::Status(status.as_u16())),
+        }
+    }
+
+    async fn send(&self, mut call: HttpCall, token: Option<&HeaderValue>) -> Result<HttpAnswer, StoreFault> {
+        call.headers.insert("x-vault-request", HeaderValue::from_static("true"));
+        call.headers.extend(
+            self.namespace.clone().map(|name| (http::HeaderName::from_static("x-vault-namespace"), name)),
+        );
+        call.headers
+            .extend(token.cloned().map(|token| (http::HeaderName::from_static("x-vault-token"), token)));
+        Ok(self.client.send(call).await?)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/v1/{}", self.address.prefix, utf8_percent_encode(path, PATH))
+    }
+
+    fn may_log_in_again(&self) -> bool {
+        let mut last = self.logged_in_again.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|at| at.elapsed() >= LOGIN_AGAIN);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests;
