@@ -6,7 +6,8 @@
 -- KEYS  1 meta (hash), 2 pods (sorted by the end of their presence), 3 pauses (hash name -> "end publisher"),
 --       4 pauses by the time they were told (sorted), 5.. one hash a limit: pod -> record
 -- ARGV  1 pod, 2 number of this report, 3 lease in ms, 4 pods that this one knew of, 5 "last" chunk, "more", or "leave",
---       6 time up to which it has heard of pauses, 7 number of pauses that follow, then name and ms of each,
+--       6 time up to which it has heard of pauses (0 = never had an answer), 7 number of pauses that follow, then name and ms
+--       of each,
 --       then of each limit: window in ms, budget, refill and burst that it would like, the same while the state is young,
 --       refill that it obeys, burst that it still counts for, what it wants in all, 1 = hands back
 -- A record: refill, burst, counted until, present until, wants, number of the report, 1 = frozen.
@@ -42,7 +43,13 @@ end
 -- record here. Until all of them have reported again, nobody gets more than it already spends.
 local meta = redis.call('HMGET', KEYS[1], 'last', 'since', 'expected', 'settled')
 local last, since, expected, settled = tonumber(meta[1]), tonumber(meta[2]), tonumber(meta[3]), meta[4] == '1'
-if not (last and since and expected) or now - last > lease / 2 or now < since then
+local heard = tonumber(ARGV[6])
+if not (last and since and expected) then
+  -- Nothing is known of any pod. That is the first start of a fleet, if Redis was here to be reached by older ones and the
+  -- pod itself never was in touch; else Redis forgot.
+  local up = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
+  since, expected, settled = now, 0, heard == 0 and (tonumber(up) or 0) * 1000 >= 3 * lease
+elseif now - last > lease / 2 or now < since then
   since, expected, settled = now, 0, false
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(now))
@@ -56,8 +63,12 @@ if not settled then
   expected = math.max(expected, knew)
   settled = now - since >= 2 * lease or (now - since >= lease and pods >= expected)
 end
-redis.call('HSET', KEYS[1], 'last', whole(now), 'since', whole(since), 'expected', whole(expected), 'settled', settled and '1' or '0')
-redis.call('PEXPIRE', KEYS[1], 3600000)
+if part == 'leave' and pods == 0 then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('HSET', KEYS[1], 'last', whole(now), 'since', whole(since), 'expected', whole(expected), 'settled', settled and '1' or '0')
+  redis.call('PEXPIRE', KEYS[1], 3600000)
+end
 redis.call('PEXPIRE', KEYS[2], 3600000)
 
 -- Pauses: the latest end of each name holds; what is over goes when the next one is told.
@@ -82,7 +93,6 @@ for _ = 1, tonumber(ARGV[7]) do
   redis.call('PEXPIRE', KEYS[3], 7200000)
   redis.call('PEXPIRE', KEYS[4], 7200000)
 end
-local heard = tonumber(ARGV[6])
 if heard > now then heard = 0 end
 local names, rests = {}, {}
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], whole(heard), '+inf', 'LIMIT', 0, 256)) do
@@ -137,8 +147,9 @@ for i = 5, #KEYS do
       counted = now + owed(counts, tokens, window)
     end
   else
-    -- If it is never heard of again, its burst may have been spent in the last moment.
-    counted = present + owed(counts, tokens, window)
+    -- If it is never heard of again, its burst may have been spent in the last moment. And a pod that just lost Redis goes on
+    -- with a part of this until it is back: for as long as it may be away without anyone noticing, and half a second more.
+    counted = present + (back and 0 or math.floor(lease * 0.6)) + owed(counts, tokens, window)
   end
   if counted <= now and present <= now then
     redis.call('HDEL', KEYS[i], pod)

@@ -73,7 +73,7 @@ pub struct Head<'a> {
     pub knew: u32,
     /// Whether more follows.
     pub part: Part,
-    /// Redis' time up to which pauses were heard.
+    /// Redis' time up to which pauses were heard; 0 = there never was an answer.
     pub heard: u64,
     /// Names and milliseconds of pauses to tell.
     pub pauses: &'a [(Arc<str>, u64)],

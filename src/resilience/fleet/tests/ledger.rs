@@ -23,6 +23,8 @@ pub struct Ledger {
     meta: Option<(u64, u64, u32, bool)>,
     pods: BTreeMap<String, u64>,
     limits: BTreeMap<Arc<str>, BTreeMap<String, Record>>,
+    /// Redis was started long ago.
+    pub old: bool,
 }
 
 fn owed(refill: u64, burst: u32, window: u64) -> u64 {
@@ -51,8 +53,11 @@ impl Ledger {
 
     fn settle(&mut self, now: u64, head: &Head<'_>) -> bool {
         let lease = LEASE.as_millis() as u64;
-        let known = self.meta.filter(|(last, since, ..)| now - last <= lease / 2 && now >= *since);
-        let (_, since, mut expected, mut settled) = known.unwrap_or((now, now, 0, false));
+        let first = (now, now, 0, self.old && head.heard == 0);
+        let (_, since, mut expected, mut settled) = match self.meta.unwrap_or(first) {
+            (last, since, ..) if now - last > lease / 2 || now < since => (last, now, 0, false),
+            known => known,
+        };
         self.pods.retain(|_, end| *end > now);
         match head.part {
             Part::More => {}
@@ -64,7 +69,8 @@ impl Ledger {
             let age = now - since;
             settled = age >= 2 * lease || (age >= lease && self.pods.len() >= expected as usize);
         }
-        self.meta = Some((now, since, expected, settled));
+        let gone = head.part == Part::Leave && self.pods.is_empty();
+        self.meta = (!gone).then_some((now, since, expected, settled));
         settled
     }
 
@@ -97,7 +103,8 @@ impl Ledger {
             _ => {
                 let refill = grant.refill.max(report.obeys);
                 let burst = grant.burst.max(report.held);
-                (refill, burst, present + owed(refill, burst, report.window))
+                let away = if report.back { 0 } else { LEASE.as_millis() as u64 * 6 / 10 };
+                (refill, burst, present + away + owed(refill, burst, report.window))
             }
         };
         if counted <= now && present <= now {

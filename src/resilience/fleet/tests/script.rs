@@ -74,7 +74,7 @@ async fn it_does_what_its_model_does() {
             .collect();
         let name = format!("pod-{pod}");
         let part = [Part::Last, Part::Last, Part::More, Part::Leave][random.usize(0..4)];
-        let head = Head { knew: random.u32(1..5), part, ..head(&name, number, &[]) };
+        let head = Head { knew: random.u32(1..5), part, heard: 1, ..head(&name, number, &[]) };
         let real = call(&mut redis, &head, &reports).await;
         let Ok(real) = real else {
             // Refused as stale: the model must refuse it at any time.
@@ -114,6 +114,31 @@ async fn what_is_free_is_granted_and_what_shrinks_is_free_when_it_was_confirmed(
     // An older call that comes late changes nothing.
     let stale = call(&mut redis, &head("b", 2, &[]), &[report("x", (1, 1), 0, 0)]).await;
     assert_eq!(stale.unwrap_err().code(), Some("STALE"));
+}
+
+#[tokio::test]
+async fn a_first_start_needs_no_second_of_patience_and_a_forgetful_redis_does() {
+    let server = Server::start().await;
+    let mut redis = server.connect().await.unwrap();
+    // Just started: it may have forgotten pods that live.
+    let young = call(&mut redis, &head("a", 1, &[]), &[]).await.unwrap();
+    assert!(!young.settled);
+    let leave = Head { part: Part::Leave, heard: young.now, ..head("a", 2, &[]) };
+    call(&mut redis, &leave, &[]).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut redis).await.unwrap();
+        let up = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:")).unwrap();
+        if up.parse::<u32>().unwrap() >= 3 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{up}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(call(&mut redis, &head("b", 1, &[]), &[]).await.unwrap().settled);
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut redis).await.unwrap();
+    let known = Head { heard: 1, ..head("b", 2, &[]) };
+    assert!(!call(&mut redis, &known, &[]).await.unwrap().settled);
 }
 
 #[tokio::test]
