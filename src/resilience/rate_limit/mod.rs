@@ -22,6 +22,9 @@
 //! requests are bounded per key (`max_queue`). Timers have a grain of a millisecond: `burst: 1` at more than a few hundred a
 //! second does not reach its rate. Of two limits that make the same requests wait, the narrower line is joined first.
 //!
+//! The promise is about the moment at which a request goes on. What then waits for a permit (`concurrency`) can leave together
+//! with what came later: where that matters, leave `concurrency.max_wait` short.
+//!
 //! **Fleet.** With `scope: fleet` each key spends what is leased to this pod ([`lease`]); a lease may change at any moment and
 //! is obeyed at once. A pod without a share waits for one; nothing is fetched on the request's path.
 //!
