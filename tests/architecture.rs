@@ -43,7 +43,7 @@ const POLICY_SEES: [(&str, &[&str]); 5] = [
             "retry",
         ],
     ),
-    ("secret", &["reference", "StoreConfig"]),
+    ("secret", &["reference", "StoreConfig", "ValueRules"]),
     ("tls", &["pem"]),
     ("upstream", &["config", "guard", "settings"]),
 ];

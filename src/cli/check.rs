@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             text.push_str("no change widens access\n");
         }
     }
-    let secrets = policy.secrets.len();
+    let secrets = policy.secrets.iter().filter(|used| !used.reference.is_made()).count();
     text.push_str(&format!(
         "{} {}: {} providers, {secrets} secret references\n",
         style.good("ok"),

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use super::explain_layers::layers;
 use super::{DENIED, PolicyArgument, Style, fail, load, print};
 use crate::credential::Location;
-use crate::credential::kinds::Part;
+use crate::credential::kinds::MemberSettings;
 use crate::message::target::{Authority, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
 use crate::policy::decide::{ConnectDecision, Refusal};
@@ -188,7 +188,7 @@ fn allowed(
     headers: &[String],
 ) -> Json {
     let settings = &route.settings;
-    let locations: Vec<&Location> = settings.credential.iter().flatten().map(|part| &part.location).collect();
+    let locations: Vec<&Location> = settings.credential.iter().flat_map(|member| &member.parts).map(|part| &part.location).collect();
     let value =
         |key: &[&str], text: String| json!({ "value": text, "from": origin(policy, &route.effective, key) });
     let seconds = |duration: std::time::Duration| humantime::format_duration(duration).to_string();
@@ -223,10 +223,10 @@ fn allowed(
     })
 }
 
-fn references(member: &[Part]) -> String {
+fn references(member: &MemberSettings) -> String {
     let mut all: Vec<String> = Vec::new();
-    for reference in member.iter().flat_map(Part::secrets) {
-        let text = reference.to_string();
+    for used in member.uses() {
+        let text = used.reference.to_string();
         if !all.contains(&text) {
             all.push(text);
         }

@@ -8,9 +8,10 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::error::CredentialError;
-use super::kinds::Part;
+use super::kinds::MemberSettings;
 use super::location::Locations;
 use super::member::{Member, Prepared};
+use super::token::TokenEnv;
 use crate::resilience::retry::Heal;
 use crate::secret::cache::{RefreshOutcome, SecretCache};
 use crate::telemetry::{HealResult, ProviderMetrics};
@@ -32,9 +33,15 @@ const SLOTS: u64 = 16;
 
 impl Credential {
     /// Binds the members of a compiled credential to the secrets of the cache.
-    pub fn bind(members: &[Vec<Part>], cache: &SecretCache, metrics: Arc<ProviderMetrics>) -> Self {
-        let locations = Locations::new(members.iter().flatten().map(|part| part.location.clone()));
-        let members = members.iter().map(|parts| Member::bind(parts.clone(), cache)).collect();
+    pub fn bind(
+        members: &[MemberSettings],
+        cache: &SecretCache,
+        env: &TokenEnv,
+        metrics: Arc<ProviderMetrics>,
+    ) -> Self {
+        let parts = members.iter().flat_map(|member| &member.parts);
+        let locations = Locations::new(parts.map(|part| part.location.clone()));
+        let members = members.iter().map(|member| Member::bind(member, cache, env)).collect();
         Self { members, locations, started: Instant::now(), preference: AtomicU64::new(0), metrics }
     }
 
@@ -90,6 +97,26 @@ impl Credential {
         }
         Err(first_error
             .unwrap_or(CredentialError::NotUsable { reference: String::new(), place: "any request" }))
+    }
+
+    /// Like [`Credential::choose`], and waits for a token that is missing while that may help: until the one try that is
+    /// under way, or begins now, has ended. The future may be dropped.
+    ///
+    /// # Errors
+    /// No member can be had.
+    pub async fn obtain(&self, choice: usize) -> Result<(usize, &Member, Arc<Prepared>), CredentialError> {
+        for step in 0..self.members.len() {
+            self.members[(choice + step) % self.members.len()].obtain().await;
+            if let Ok(chosen) = self.choose(choice) {
+                return Ok(chosen);
+            }
+        }
+        self.choose(choice)
+    }
+
+    /// Whether [`Credential::obtain`] would wait.
+    pub fn waits(&self) -> bool {
+        self.members.iter().any(Member::waits)
     }
 
     /// How long until the store of a missing secret has been asked again: before that no request can succeed.

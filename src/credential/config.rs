@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::kinds::{Part, basic, bearer, header, query};
+use super::kinds::{MemberSettings, basic, bearer, header, oauth2_client_credentials, query};
 use crate::secret::reference::SecretRef;
 
 /// The closed list of kinds that are built. One line per kind; adding one is a variant here and its line in
@@ -24,15 +25,16 @@ pub enum Kind {
     Header(OneOrMany<header::Config>),
     /// A query parameter.
     Query(query::Config),
+    /// A token for the client itself (RFC 6749 section 4.4).
+    Oauth2ClientCredentials(Box<oauth2_client_credentials::Config>),
 }
 
-const BUILT: [&str; 5] = ["bearer", "basic", "header", "query", "none"];
+const BUILT: [&str; 6] = ["bearer", "basic", "header", "query", "oauth2_client_credentials", "none"];
 
 /// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 10] = [
+const NOT_YET: [&str; 9] = [
     "body",
     "placeholder",
-    "oauth2_client_credentials",
     "oauth2_refresh_token",
     "jwt_bearer",
     "token_exchange",
@@ -52,20 +54,23 @@ pub struct CredentialConfig {
 }
 
 impl CredentialConfig {
-    /// The members of this credential in order of preference, each with its parts; or what is wrong.
-    pub fn members(&self) -> Result<Vec<Vec<Part>>, String> {
+    /// The members of this credential in order of preference; or what is wrong. Files that it names are relative to
+    /// `directory`.
+    pub fn members(&self, directory: &Path) -> Result<Vec<MemberSettings>, String> {
+        let of = MemberSettings::of;
         match &self.kind {
             Kind::None => Ok(Vec::new()),
-            Kind::Bearer(list) => Ok(list.0.iter().cloned().map(bearer::parts).collect()),
+            Kind::Bearer(list) => Ok(list.0.iter().cloned().map(bearer::parts).map(of).collect()),
             Kind::Basic(config) => {
-                config.parts().map(|parts| vec![parts]).ok_or_else(|| "names no secret".to_owned())
+                config.parts().map(|parts| vec![of(parts)]).ok_or_else(|| "names no secret".to_owned())
             }
             // Several headers belong to one credential (Datadog wants two keys); they are no overlap.
             Kind::Header(list) => {
                 let parts = list.0.iter().map(header::Config::part).collect::<Result<Vec<_>, _>>()?;
-                Ok(vec![parts])
+                Ok(vec![of(parts)])
             }
-            Kind::Query(config) => Ok(vec![vec![config.part()?]]),
+            Kind::Query(config) => Ok(vec![of(vec![config.part()?])]),
+            Kind::Oauth2ClientCredentials(config) => Ok(vec![config.member(directory)?]),
         }
     }
 
@@ -180,6 +185,7 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                 "basic" => Kind::Basic(map.next_value()?),
                 "header" => Kind::Header(map.next_value()?),
                 "query" => Kind::Query(map.next_value()?),
+                "oauth2_client_credentials" => Kind::Oauth2ClientCredentials(map.next_value()?),
                 "none" => {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     Kind::None
@@ -188,7 +194,15 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                     return Err(A::Error::custom(format!("credential kind `{other}` is not supported yet")));
                 }
                 other => {
-                    const KNOWN: &[&str] = &["bearer", "basic", "header", "query", "none", "required"];
+                    const KNOWN: &[&str] = &[
+                        "bearer",
+                        "basic",
+                        "header",
+                        "query",
+                        "oauth2_client_credentials",
+                        "none",
+                        "required",
+                    ];
                     return Err(A::Error::unknown_field(other, KNOWN));
                 }
             };
@@ -212,6 +226,7 @@ impl JsonSchema for CredentialConfig {
         let basic = generator.subschema_for::<basic::Config>();
         let header = generator.subschema_for::<OneOrMany<header::Config>>();
         let query = generator.subschema_for::<query::Config>();
+        let client_credentials = generator.subschema_for::<oauth2_client_credentials::Config>();
         json_schema!({
             "description": "What outgate puts into each request, and where. One kind; `none` allows without a credential.",
             "anyOf": [
@@ -226,6 +241,7 @@ impl JsonSchema for CredentialConfig {
                         "basic": basic,
                         "header": header,
                         "query": query,
+                        "oauth2_client_credentials": client_credentials,
                         "none": { "description": "no credential" },
                         "required": { "type": "boolean", "description": "readiness waits until its secrets were read" },
                     },

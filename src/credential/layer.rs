@@ -8,9 +8,12 @@ use std::task::{Context, Poll};
 
 use http::Response;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
+use tokio::time::Instant;
 use tower::Service;
 
 use super::bound::Credential;
+use super::error::CredentialError;
+use super::member::Prepared;
 use super::scrub::{Scrub, scrub_response};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
@@ -41,15 +44,48 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: EgressRequest) -> Pending {
-        let (choice, member, prepared) = match self.credential.choose(request.credential_choice) {
-            Ok(chosen) => chosen,
-            Err(error) => {
-                let mut failure = Failure::not_sent(Fault::Credential).because(error);
-                failure.retry_after = self.credential.asked_again_in();
-                return ready(failure);
+    fn call(&mut self, request: EgressRequest) -> Pending {
+        match self.credential.choose(request.credential_choice) {
+            Ok((choice, member, prepared)) => {
+                let reference = member.reference().clone();
+                self.send(request, choice, reference, prepared)
             }
-        };
+            // A token that has ended, or was never there: it is waited for, within the deadline of the request.
+            Err(_) if self.credential.waits() => self.clone().send_later(request),
+            Err(error) => ready(self.missing(error)),
+        }
+    }
+}
+
+impl<S: Inner> Inject<S> {
+    fn missing(&self, error: CredentialError) -> Failure {
+        let mut failure = Failure::not_sent(Fault::Credential).because(error);
+        failure.retry_after = self.credential.asked_again_in();
+        failure
+    }
+
+    fn send_later(mut self, request: EgressRequest) -> Pending {
+        Box::pin(async move {
+            let credential = self.credential.clone();
+            let began = Instant::now();
+            let obtained = credential.obtain(request.credential_choice).await;
+            request.exchange.queued(began.elapsed());
+            match obtained {
+                Ok((choice, member, prepared)) => {
+                    self.send(request, choice, member.reference().clone(), prepared).await
+                }
+                Err(error) => Err(self.missing(error)),
+            }
+        })
+    }
+
+    fn send(
+        &mut self,
+        mut request: EgressRequest,
+        choice: usize,
+        reference: Arc<str>,
+        prepared: Arc<Prepared>,
+    ) -> Pending {
         if prepared.over_long(&request.path_and_query) {
             return ready(Failure::not_sent(Fault::TargetTooLong));
         }
@@ -60,7 +96,7 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
         let exchange = request.exchange.clone();
         {
             let mut facts = exchange.facts();
-            facts.prepared = Some(member.reference().clone());
+            facts.prepared = Some(reference);
             facts.credential_stamp = prepared.stamp;
             facts.credential_choice = choice;
         }

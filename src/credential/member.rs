@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::error::CredentialError;
-use super::kinds::{Form, Half, Part};
+use super::kinds::{Form, Half, MemberSettings, Part};
 use super::location::Location;
 use super::scrub::Scrubber;
+use super::token::{self, TokenEnv};
 use crate::secret::cache::{SecretCache, SecretEntry, SecretVersion};
 use crate::secret::reference::SecretRef;
 
@@ -48,12 +49,16 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 
 impl Member {
     /// Binds a member to the live secrets.
-    pub fn bind(parts: Vec<Part>, cache: &SecretCache) -> Self {
+    pub fn bind(settings: &MemberSettings, cache: &SecretCache, env: &TokenEnv) -> Self {
+        let parts = settings.parts.clone();
         let mut secrets: Vec<(SecretRef, Arc<SecretEntry>)> = Vec::new();
         for reference in parts.iter().flat_map(Part::secrets) {
-            if !secrets.iter().any(|(known, _)| known == reference) {
-                secrets.push((reference.clone(), cache.entry(reference)));
+            if secrets.iter().any(|(known, _)| known == reference) {
+                continue;
             }
+            let token = settings.tokens.iter().find(|token| token.reference == *reference);
+            let entry = token.map_or_else(|| cache.entry(reference), |token| token::entry(token, cache, env));
+            secrets.push((reference.clone(), entry));
         }
         let reference =
             secrets.iter().map(|(reference, _)| reference.to_string()).collect::<Vec<_>>().join(",");
@@ -73,6 +78,19 @@ impl Member {
     /// Whether reading its secrets again could give another value; the environment cannot change.
     pub fn can_change(&self) -> bool {
         self.secrets.iter().any(|(reference, _)| reference.store() != "env")
+    }
+
+    /// Waits for the tokens that are missing. The future may be dropped.
+    pub async fn obtain(&self) {
+        for entry in self.secrets().filter(|entry| entry.is_made()) {
+            // What went wrong stands in the entry.
+            let _ = entry.obtain().await;
+        }
+    }
+
+    /// Whether waiting for a token that is missing could help.
+    pub fn waits(&self) -> bool {
+        self.secrets().any(|entry| entry.is_made() && entry.current().is_err())
     }
 
     /// The live secrets, for healing.

@@ -278,7 +278,7 @@ impl LiveProvider {
         let upstream = shared.upstream(&provider.upstream)?;
         // The credential's own parameter is a secret wherever it stands, also where the app sent one of its own.
         let mut names = provider.redact_query.clone();
-        for part in provider.routes.iter().flat_map(|route| route.settings.credential.iter().flatten()) {
+        for part in provider.routes.iter().flat_map(|route| route.settings.credential.iter().flat_map(|member| &member.parts)) {
             if let crate::credential::Location::Query(name) = &part.location {
                 names.push(name.clone());
             }

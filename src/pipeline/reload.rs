@@ -17,7 +17,7 @@ use crate::policy::diagnostic::Rejection;
 use crate::policy::load::load;
 use crate::policy::widening::widenings;
 use crate::secret::reference::SecretRef;
-use crate::secret::{SecretError, StoreEnv, Stores, ValueRules};
+use crate::secret::{SecretError, StoreEnv, Stores};
 use crate::telemetry::ReloadResult;
 use crate::upstream::UpstreamError;
 
@@ -193,7 +193,7 @@ impl Reloader {
 fn prepare(generation: &Generation, shared: &Shared) {
     prepare_secrets(generation, shared);
     let policy = generation.policy();
-    let known: HashSet<SecretRef> = policy.secrets.iter().map(|(reference, _)| reference.clone()).collect();
+    let known: HashSet<SecretRef> = policy.secrets.iter().map(|used| used.reference.clone()).collect();
     shared.secrets.retain(&known);
     generation.retain(shared);
     shared.telemetry.metrics.retain(|provider, route| {
@@ -214,20 +214,11 @@ fn prepare(generation: &Generation, shared: &Shared) {
 
 fn prepare_secrets(generation: &Generation, shared: &Shared) {
     let secrets = &generation.policy().secrets;
-    let pems: HashSet<&SecretRef> = policy_identities(generation).collect();
-    for (reference, _) in secrets {
-        // Keys and certificates have line ends; what goes into a header must not.
-        let rules = if pems.contains(reference) { ValueRules::Any } else { ValueRules::HeaderSafe };
-        shared.secrets.entry_under(reference, rules);
+    // Tokens were bound with their credentials.
+    for used in secrets.iter().filter(|used| !used.reference.is_made()) {
+        shared.secrets.entry_under(&used.reference, used.rules);
     }
-    let required =
-        secrets.iter().filter(|(_, required)| *required).map(|(reference, _)| reference.clone()).collect();
+    let required = secrets.iter().filter(|used| used.required);
+    let required = required.map(|used| used.reference.clone()).collect();
     shared.secrets.require(&required);
-}
-
-/// References of client certificates and their keys.
-fn policy_identities(generation: &Generation) -> impl Iterator<Item = &SecretRef> {
-    let identities =
-        generation.policy().providers.iter().filter_map(|provider| provider.upstream.identity.as_ref());
-    identities.flat_map(|(certificate, key)| [certificate, key])
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use super::layer_states::LayerStates;
 use crate::credential::Credential;
-use crate::credential::kinds::Part;
+use crate::credential::kinds::MemberSettings;
+use crate::credential::token::TokenEnv;
 use crate::policy::compiled::UpstreamKey;
 use crate::resilience::cache::Spawn;
 use crate::secret::SecretCache;
@@ -64,7 +65,7 @@ pub struct Shared {
     /// State of the resilience layers.
     pub layers: LayerStates,
     upstreams: StateMap<UpstreamKey, Upstream>,
-    credentials: StateMap<(Arc<str>, Vec<Vec<Part>>), Credential>,
+    credentials: StateMap<(Arc<str>, Vec<MemberSettings>), Credential>,
 }
 
 impl Shared {
@@ -103,11 +104,12 @@ impl Shared {
     }
 
     /// A credential of a provider, bound to its secrets.
-    pub fn credential(&self, provider: &Arc<str>, members: &[Vec<Part>]) -> Arc<Credential> {
+    pub fn credential(&self, provider: &Arc<str>, members: &[MemberSettings]) -> Arc<Credential> {
         let key = (provider.clone(), members.to_vec());
         let made: Result<_, std::convert::Infallible> = self.credentials.get_or_make(&key, || {
             let metrics = self.telemetry.metrics.provider(provider);
-            Ok(Arc::new(Credential::bind(members, &self.secrets, metrics)))
+            let env = TokenEnv { upstream: self.upstream_env.clone() };
+            Ok(Arc::new(Credential::bind(members, &self.secrets, &env, metrics)))
         });
         match made {
             Ok(credential) => credential,
@@ -115,7 +117,7 @@ impl Shared {
     }
 
     /// Drops pools and credentials that the newest generation does not use.
-    pub fn retain(&self, upstreams: &[UpstreamKey], credentials: &[(Arc<str>, Vec<Vec<Part>>)]) {
+    pub fn retain(&self, upstreams: &[UpstreamKey], credentials: &[(Arc<str>, Vec<MemberSettings>)]) {
         self.upstreams.retain(upstreams);
         self.credentials.retain(credentials);
     }

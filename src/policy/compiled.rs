@@ -15,12 +15,12 @@ use super::layers::LayerSettings;
 use super::pattern::{HostMap, PathPattern};
 use super::schema::{LogFormat, LogOutput, QueryConfig, Unmatched, Workers};
 use super::tree::{Node, Place, PolicyPath, Sources};
-use crate::credential::kinds::Part;
+use crate::credential::kinds::MemberSettings;
 use crate::credential::scrub::Scrub;
 use crate::message::target::{Host, Target};
 use crate::resilience::fleet::FleetSettings;
-use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
+use crate::secret::{StoreConfig, ValueRules};
 use crate::upstream::settings::UpstreamSettings;
 
 /// A whole policy.
@@ -43,8 +43,8 @@ pub struct CompiledPolicy {
     pub local_hosts: HostMap<usize>,
     /// Providers by the first segment of their prefix at the local endpoint, longest prefix first.
     pub local_paths: HashMap<String, Vec<(String, usize)>>,
-    /// Every secret the policy names, and whether readiness waits for it.
-    pub secrets: Vec<(SecretRef, bool)>,
+    /// Every secret the policy names, and the tokens that outgate gets itself.
+    pub secrets: Vec<SecretUse>,
     /// Hash of the text it was made of, and of the files that are part of it (`upstream.tls.ca`).
     pub hash: String,
     /// Those files; a change of one is a change of the policy.
@@ -53,6 +53,17 @@ pub struct CompiledPolicy {
     pub warnings: Vec<String>,
     /// The merged text, for `explain`.
     pub source: Source,
+}
+
+/// A secret that a policy uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretUse {
+    /// Its reference; a made one where outgate gets it itself.
+    pub reference: SecretRef,
+    /// Which bytes it may hold.
+    pub rules: ValueRules,
+    /// Whether readiness waits for it.
+    pub required: bool,
 }
 
 /// How pods share limits, and where the URL of their Redis is.
@@ -323,7 +334,7 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteSettings {
     /// Members of the credential, in order of preference; empty = none.
-    pub credential: Vec<Vec<Part>>,
+    pub credential: Vec<MemberSettings>,
     /// How far answers are searched for it.
     pub scrub: Scrub,
     /// Changes of request headers.

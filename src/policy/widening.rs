@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::compiled::{CompiledPolicy, Provider, Route};
 use super::schema::Unmatched;
+use crate::credential::kinds::MemberSettings;
 use crate::credential::scrub::Scrub;
 use crate::message::target::Scheme;
 use crate::upstream::settings::{MinTls, ProxyResolve, UpstreamProxy};
@@ -210,8 +211,8 @@ fn credentials(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
         provider
             .routes
             .iter()
-            .flat_map(|route| route.settings.credential.iter().flatten())
-            .flat_map(|part| part.secrets().map(ToString::to_string).collect::<Vec<_>>())
+            .flat_map(|route| route.settings.credential.iter().flat_map(MemberSettings::uses))
+            .map(|used| used.reference.to_string())
             .collect()
     };
     let before = references(old);

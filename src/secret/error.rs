@@ -116,6 +116,14 @@ pub enum SecretError {
         /// Why.
         fault: StoreFault,
     },
+    /// The token was not issued.
+    #[error("`{reference}`: {fault}")]
+    Token {
+        /// The token.
+        reference: SecretRef,
+        /// Why.
+        fault: TokenFault,
+    },
     /// A field was asked for, and the value is not JSON.
     #[error("`{reference}` asks for a field, and its value is not JSON (byte {offset})")]
     NotJson {
@@ -153,6 +161,7 @@ impl SecretError {
             Self::StoreSetup { .. } => "store_setup",
             Self::Expired { .. } => "expired",
             Self::Store { fault, .. } => fault.code(),
+            Self::Token { fault, .. } => fault.code(),
             Self::NotRead { .. } => "not_read",
             Self::NotFound { .. } => "not_found",
             Self::Unreadable { .. } => "unreadable",
@@ -271,6 +280,56 @@ impl StoreFault {
             Self::SealedFile(_) => "sealed_file",
             Self::Unopened => "sealed_unopened",
             Self::SealKey => "sealed_key",
+        }
+    }
+}
+
+/// Why a token was not issued. Like [`StoreFault`], it has no place for a word of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenFault {
+    /// No usable answer came.
+    #[error("the token endpoint {0}")]
+    Http(#[from] HttpError),
+    /// The endpoint refused, with an error code of RFC 6749 section 5.2 if it is one.
+    #[error("the token endpoint answered HTTP {status} ({code})")]
+    Refused {
+        /// The status.
+        status: u16,
+        /// The code, from a closed list; `other` for what is not in it.
+        code: &'static str,
+    },
+    /// The answer is not what RFC 6749 section 5.1 promises.
+    #[error("the token endpoint's answer is not of the expected form: {0}")]
+    Garbled(&'static str),
+    /// What the token is got with is not there.
+    #[error("what it is got with is not available: {0}")]
+    Input(Box<SecretError>),
+    /// A key cannot be used.
+    #[error("the key it is got with cannot be used: {0}")]
+    Key(&'static str),
+    /// The new refresh token could not be kept, so the access token is not used.
+    #[error("the new refresh token could not be stored: {0}")]
+    NotKept(&'static str),
+    /// The settings cannot be used.
+    #[error("it cannot be asked for: {0}")]
+    Setup(&'static str),
+}
+
+impl TokenFault {
+    /// A short stable text for `/status`, metrics and logs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Http(HttpError::Failed(_)) => "token_unreachable",
+            Self::Http(HttpError::TimedOut) => "token_timeout",
+            Self::Http(HttpError::Status(_)) => "token_status",
+            Self::Http(HttpError::TooLarge | HttpError::Request) | Self::Garbled(_) => "token_garbled",
+            Self::Refused { .. } => "token_refused",
+            Self::Input(_) => "token_input",
+            Self::Key(_) => "token_key",
+            Self::NotKept(_) => "token_not_kept",
+            Self::Setup(_) => "token_setup",
         }
     }
 }

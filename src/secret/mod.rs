@@ -40,7 +40,7 @@ use zeroize::Zeroizing;
 
 pub use cache::{RefreshOutcome, SecretCache, SecretEntry, SecretState, SecretStatus, SecretVersion};
 pub use config::{StoreConfig, StoreEnv, StoreMistake};
-pub use error::SecretError;
+pub use error::{SecretError, TokenFault};
 pub use reference::SecretRef;
 pub use value::{SecretValue, ValueRules};
 
@@ -105,6 +105,9 @@ pub enum Source {
     File(PathBuf),
     /// It cannot: the value is read again this often, give or take a tenth.
     Polled(Duration),
+    /// outgate makes it itself, such as a token: it is made anew before its end and after a rejection, and a request that
+    /// finds none waits for it. It is only read by [`SecretCache::run`], so that no request that goes away interrupts it.
+    Made,
 }
 
 /// The stores of a policy by name; `env` and `file` are always among them.

@@ -22,6 +22,8 @@ use super::error::SecretError;
 pub const ENV: &str = "env";
 /// The store of files.
 pub const FILE: &str = "file";
+/// What stands for the store where outgate makes the value itself ([`SecretRef::made`]); no policy can name it.
+pub const TOKEN: &str = "token";
 
 /// Bytes that a reference may have; a longer text is a key.
 const MAX_REFERENCE: usize = 1024;
@@ -40,6 +42,20 @@ pub struct SecretRef {
 }
 
 impl SecretRef {
+    /// What names a value that outgate makes itself: `token:<kind>/<where from>#<mark>`. The mark tells apart what has the
+    /// same kind and source.
+    #[must_use]
+    pub fn made(kind: &str, from: &str, mark: &str) -> Self {
+        let path = if from.is_empty() { kind.to_owned() } else { format!("{kind}/{from}") };
+        Self { store: TOKEN.to_owned(), path, field: Some(mark.to_owned()), version: None }
+    }
+
+    /// Whether it names what outgate makes itself.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        self.store == TOKEN
+    }
+
     /// The store's name: `env`, `file` or one of the policy's `secrets:`.
     #[must_use]
     pub fn store(&self) -> &str {
@@ -66,12 +82,13 @@ impl SecretRef {
 }
 
 /// What a store's name may be.
-pub const STORE_NAME: &str = "a store's name is 1 to 63 lower-case letters, digits, `_` or `-`, starts with a letter, and is not `env` or `file`";
+pub const STORE_NAME: &str = "a store's name is 1 to 63 lower-case letters, digits, `_` or `-`, starts with a letter, and is not `env`, `file` or `token`";
 
 /// Whether `name` can stand before the colon of a reference.
 #[must_use]
 pub fn is_store_name(name: &str) -> bool {
     name.len() <= MAX_STORE_NAME
+        && name != TOKEN
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }

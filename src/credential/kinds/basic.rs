@@ -55,11 +55,18 @@ impl JsonSchema for HalfConfig {
     }
 }
 
+impl HalfConfig {
+    /// What it says; nothing where it is absent.
+    #[must_use]
+    pub fn half(&self) -> Half {
+        self.0.clone().unwrap_or_else(|| Half::Plain(String::new()))
+    }
+}
+
 impl Config {
     /// The parts of this credential, or nothing if it names no secret at all.
     pub fn parts(&self) -> Option<Vec<Part>> {
-        let half = |config: &HalfConfig| config.0.clone().unwrap_or_else(|| Half::Plain(String::new()));
-        let (username, password) = (half(&self.username), half(&self.password));
+        let (username, password) = (self.username.half(), self.password.half());
         if matches!((&username, &password), (Half::Plain(_), Half::Plain(_))) {
             return None;
         }

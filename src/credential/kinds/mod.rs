@@ -1,14 +1,56 @@
-//! The kinds of credential, one file each. A kind is a list of [`Part`]s: a place, the secrets that stand in it, and how
-//! they are written.
+//! The kinds of credential, one file each. A kind makes [`MemberSettings`] of what the policy says: [`Part`]s, which are a
+//! place, the secrets or tokens that stand in it, and how they are written; and the [`Token`]s that outgate gets itself.
 
+use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
 
 use super::location::Location;
+use super::token::Token;
 
 pub mod basic;
 pub mod bearer;
 pub mod header;
+pub mod oauth2_client_credentials;
 pub mod query;
+
+/// One alternative of a credential, compiled. Equal ones share what is live over reloads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MemberSettings {
+    /// What is written where.
+    pub parts: Vec<Part>,
+    /// The tokens among what the parts name, and how each is got.
+    pub tokens: Vec<Token>,
+}
+
+/// A secret that a credential uses, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Its reference.
+    pub reference: SecretRef,
+    /// Which bytes it may hold.
+    pub rules: ValueRules,
+}
+
+impl MemberSettings {
+    /// A member without tokens.
+    #[must_use]
+    pub fn of(parts: Vec<Part>) -> Self {
+        Self { parts, tokens: Vec::new() }
+    }
+
+    /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.
+    #[must_use]
+    pub fn uses(&self) -> Vec<Used> {
+        let parts = self.parts.iter().flat_map(Part::secrets);
+        let parts = parts.map(|secret| Used { reference: secret.clone(), rules: ValueRules::HeaderSafe });
+        let inputs = self.tokens.iter().flat_map(|token| token.settings.grant().inputs());
+        let inputs = inputs.flat_map(|input| {
+            let rules = input.rules;
+            input.alternatives.into_iter().map(move |reference| Used { reference, rules })
+        });
+        parts.chain(inputs).collect()
+    }
+}
 
 /// One place of a request and what outgate writes there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,15 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::compiled::{CompiledPolicy, Fleet, Source};
+use super::compiled::{CompiledPolicy, Fleet, SecretUse, Source};
 use super::decode::{decode, salvage};
 use super::diagnostic::{Diagnostic, Diagnostics, Rejection};
 use super::load::{Fnv1a, LoadedPolicy};
 use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
 use crate::resilience::mistake::Mistakes;
-use crate::secret::StoreConfig;
 use crate::secret::reference::{ENV, FILE, STORE_NAME, SecretRef, is_store_name};
+use crate::secret::{StoreConfig, ValueRules};
 
 mod fixed;
 mod hosts;
@@ -27,7 +27,7 @@ struct Compiler<'a> {
     directory: PathBuf,
     mistakes: Diagnostics,
     warnings: Vec<String>,
-    secrets: Vec<(SecretRef, bool)>,
+    secrets: Vec<SecretUse>,
     stores: Vec<(String, StoreConfig)>,
     /// Files whose content is part of the policy, and their content.
     files: Vec<(PathBuf, Arc<[u8]>)>,
@@ -61,8 +61,22 @@ impl Compiler<'_> {
 
     /// Notes that a secret is used at a path, and checks that its store exists.
     fn uses_secret(&mut self, path: &PolicyPath, reference: &SecretRef, required: bool) {
+        self.uses_secret_under(path, reference, required, ValueRules::HeaderSafe);
+    }
+
+    /// The same for a secret whose bytes are judged by other rules.
+    fn uses_secret_under(
+        &mut self,
+        path: &PolicyPath,
+        reference: &SecretRef,
+        required: bool,
+        rules: ValueRules,
+    ) {
         let store = reference.store();
-        let known = store == "env" || store == "file" || self.stores.iter().any(|(name, _)| name == store);
+        let known = store == "env"
+            || store == "file"
+            || reference.is_made()
+            || self.stores.iter().any(|(name, _)| name == store);
         if !known {
             self.mistake_with(
                 path,
@@ -71,9 +85,10 @@ impl Compiler<'_> {
             );
             return;
         }
-        match self.secrets.iter_mut().find(|(seen, _)| seen == reference) {
-            Some((_, seen)) => *seen |= required,
-            None => self.secrets.push((reference.clone(), required)),
+        let same = |seen: &&mut SecretUse| seen.reference == *reference && seen.rules == rules;
+        match self.secrets.iter_mut().find(same) {
+            Some(seen) => seen.required |= required,
+            None => self.secrets.push(SecretUse { reference: reference.clone(), rules, required }),
         }
     }
 

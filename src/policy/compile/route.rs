@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method};
 use super::Compiler;
 use super::layers::Written;
 use crate::credential::CredentialConfig;
+use crate::credential::kinds::MemberSettings;
 use crate::credential::kinds::header::header_name;
 use crate::message::quantity::TimeSpan;
 use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
@@ -201,12 +202,13 @@ impl Compiler<'_> {
         &mut self,
         config: Option<&CredentialConfig>,
         path: &PolicyPath,
-    ) -> Option<Vec<Vec<crate::credential::kinds::Part>>> {
+    ) -> Option<Vec<MemberSettings>> {
         let Some(config) = config else { return Some(Vec::new()) };
-        match config.members() {
+        match config.members(&self.directory) {
             Ok(members) => {
-                for reference in members.iter().flatten().flat_map(crate::credential::kinds::Part::secrets) {
-                    self.uses_secret(path, reference, config.required);
+                for used in members.iter().flat_map(MemberSettings::uses) {
+                    // What a token is got with is wanted with the token.
+                    self.uses_secret_under(path, &used.reference, config.required, used.rules);
                 }
                 Some(members)
             }

@@ -11,6 +11,7 @@ use crate::message::target::{Authority, Host, Scheme};
 use crate::policy::compiled::UpstreamKey;
 use crate::policy::schema::{PolicyConfig, ProviderConfig};
 use crate::policy::tree::PolicyPath;
+use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
 use crate::upstream::config::{
     MinVersionConfig, PlaintextCredential, PoolConfig, TlsConfig, UpstreamConfig, UpstreamProxyConfig,
@@ -61,7 +62,7 @@ impl Compiler<'_> {
         config: &UpstreamProxyConfig,
         path: &PolicyPath,
     ) -> (Option<Arc<UpstreamProxy>>, Option<SecretRef>) {
-        let auth = self.reference(config.auth.as_deref(), &path.key("auth"));
+        let auth = self.reference(config.auth.as_deref(), &path.key("auth"), ValueRules::HeaderSafe);
         let resolve = config.resolve.map_or(ProxyResolve::Local, Into::into);
         if resolve == ProxyResolve::Proxy {
             self.warnings.push(format!("{path}.resolve: with `proxy` the address rules cannot be kept: outgate never sees the addresses"));
@@ -101,10 +102,10 @@ impl Compiler<'_> {
     }
 
     /// A secret reference that is written as plain text because its row cannot see the type.
-    fn reference(&mut self, text: Option<&str>, path: &PolicyPath) -> Option<SecretRef> {
+    fn reference(&mut self, text: Option<&str>, path: &PolicyPath, rules: ValueRules) -> Option<SecretRef> {
         match text?.parse::<SecretRef>() {
             Ok(reference) => {
-                self.uses_secret(path, &reference, false);
+                self.uses_secret_under(path, &reference, false, rules);
                 Some(reference)
             }
             Err(error) => {
@@ -224,9 +225,12 @@ impl Compiler<'_> {
     }
 
     fn identity(&mut self, config: &TlsConfig, path: &PolicyPath) -> Option<(SecretRef, SecretRef)> {
-        let certificate =
-            self.reference(config.client_certificate.as_deref(), &path.key("client_certificate"));
-        let key = self.reference(config.client_key.as_deref(), &path.key("client_key"));
+        // Keys and certificates have line ends; what goes into a header must not.
+        let mut pem = |text: Option<&String>, key| {
+            self.reference(text.map(String::as_str), &path.key(key), ValueRules::Any)
+        };
+        let certificate = pem(config.client_certificate.as_ref(), "client_certificate");
+        let key = pem(config.client_key.as_ref(), "client_key");
         if config.client_certificate.is_some() != config.client_key.is_some() {
             self.mistake(path, "`client_certificate` and `client_key` belong together");
         }

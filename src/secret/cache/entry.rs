@@ -57,7 +57,7 @@ pub enum RefreshOutcome {
     TooSoon,
 }
 
-type Current = Result<Arc<SecretVersion>, Arc<SecretError>>;
+pub(super) type Current = Result<Arc<SecretVersion>, Arc<SecretError>>;
 
 /// One secret. Shared by all who use the same reference.
 pub struct SecretEntry {
@@ -69,15 +69,17 @@ pub struct SecretEntry {
     over: Arc<SecretError>,
     book: Mutex<Book>,
     /// One permit: who holds it reads. A cancelled reader gives it back, and the next in line takes over.
-    turn: Semaphore,
+    pub(super) turn: Semaphore,
     required: AtomicBool,
-    wake: Arc<Notify>,
+    pub(super) wake: Arc<Notify>,
+    /// A read came to an end.
+    pub(super) ended: Notify,
 }
 
 /// Where the value comes from. Swapped when a reload changes the store.
-struct Bound {
+pub(super) struct Bound {
     store: Result<Arc<dyn SecretStore>, SecretError>,
-    source: Source,
+    pub(super) source: Source,
     /// The reference for logs and status.
     shown: String,
 }
@@ -92,11 +94,11 @@ impl Bound {
 
 /// What is known of the reads so far. Locked for moments, never over an await.
 #[derive(Default)]
-struct Book {
+pub(super) struct Book {
     /// Reads begun; a cancelled one counts.
     begun: u64,
     /// Reads that came to an end.
-    ended: u64,
+    pub(super) ended: u64,
     /// The number (by `begun`) of the last read that came to an end, and what it came to.
     last: Option<(u64, RefreshOutcome)>,
     failed_at: Option<Instant>,
@@ -104,7 +106,9 @@ struct Book {
     /// Failed reads since the start; never reset.
     failures_in_all: u64,
     /// When to read next without being asked: after a failure, or when the value is due.
-    due_at: Option<Instant>,
+    pub(super) due_at: Option<Instant>,
+    /// Somebody, or the clock, asked for a read of a value that outgate makes itself, and it has not begun.
+    pub(super) wanted: bool,
     /// The value comes from another store now, and was not read from there yet.
     rebound: bool,
     healed_at: Option<Instant>,
@@ -131,6 +135,7 @@ impl SecretEntry {
             turn: Semaphore::new(1),
             required: AtomicBool::new(false),
             wake,
+            ended: Notify::new(),
         }
     }
 
@@ -168,25 +173,33 @@ impl SecretEntry {
         if !self.may_heal() && self.turn.available_permits() > 0 {
             return RefreshOutcome::TooSoon;
         }
+        if self.is_made() {
+            self.mark_rejected();
+            return self.ask_and_wait().await;
+        }
         let Ok(_turn) = self.turn.acquire().await else {
             return RefreshOutcome::Failed;
         };
         if let Some(outcome) = self.ended_since(asked) {
             return outcome;
         }
+        self.mark_rejected();
+        self.read(Duration::MAX).await
+    }
+
+    fn mark_rejected(&self) {
         // Marked before the read: cancelling requests must not be a way to read more often.
         self.book().healed_at = Some(Instant::now());
         if let Ok(store) = &self.bound.load_full().store {
             store.rejected(&self.reference);
         }
-        self.read(Duration::MAX).await
     }
 
     /// The file to watch, if it comes from one.
     pub(super) fn file(&self) -> Option<PathBuf> {
         match &self.bound.load().source {
             Source::File(path) => Some(path.clone()),
-            Source::Fixed | Source::Polled(_) => None,
+            Source::Fixed | Source::Polled(_) | Source::Made => None,
         }
     }
 
@@ -235,20 +248,26 @@ impl SecretEntry {
         let due = book.due_at.is_some_and(|at| at <= now);
         if due {
             book.due_at = None;
+            book.wanted = true;
         }
         due
     }
 
     pub(super) async fn first_read(&self, limit: Duration) {
+        if self.is_made() {
+            return self.first_made(limit).await;
+        }
         self.read_after_now(limit).await;
     }
 
     pub(super) fn status(&self) -> SecretStatus {
         let (current, bound) = (self.current(), self.bound.load_full());
-        let (tried, error, failed_reads) = {
+        let (tried, error, failed_reads, due_at) = {
             let book = self.book();
-            (book.ended > 0, book.error.as_ref().map(|error| error.code()), book.failures_in_all)
+            let error = book.error.as_ref().map(|error| error.code());
+            (book.ended > 0, error, book.failures_in_all, book.due_at)
         };
+        let until = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
         let error = error.or(current.as_ref().err().filter(|_| tried).map(|error| error.code()));
         let version = current.ok();
         SecretStatus {
@@ -261,14 +280,21 @@ impl SecretEntry {
                 (None, _) => SecretState::Pending,
             },
             version: version.as_ref().map(|version| version.number),
-            age_seconds: version.map(|version| version.read_at.elapsed().as_secs()),
+            age_seconds: version.as_ref().map(|version| version.read_at.elapsed().as_secs()),
+            ends_in_seconds: until(version.and_then(|version| version.expires)),
+            next_read_in_seconds: until(due_at),
+            reading: self.turn.available_permits() == 0,
             last_error_code: error,
             failed_reads,
             required: self.required(),
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    pub(super) fn bound(&self) -> Arc<Bound> {
+        self.bound.load_full()
+    }
+
+    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -283,7 +309,7 @@ impl SecretEntry {
         past(book.healed_at, HEAL_INTERVAL) && past(book.failed_at, RETRY_FIRST)
     }
 
-    fn ended_since(&self, asked: u64) -> Option<RefreshOutcome> {
+    pub(super) fn ended_since(&self, asked: u64) -> Option<RefreshOutcome> {
         let book = self.book();
         if book.ended == asked { None } else { book.last.map(|(_, outcome)| outcome) }
     }
@@ -306,7 +332,7 @@ impl SecretEntry {
     }
 
     /// One read, within the store's patience and `limit`. The caller holds the turn.
-    async fn read(&self, limit: Duration) -> RefreshOutcome {
+    pub(super) async fn read(&self, limit: Duration) -> RefreshOutcome {
         let number = {
             let mut book = self.book();
             book.begun += 1;
@@ -333,7 +359,7 @@ impl SecretEntry {
         let value = SecretValue::checked(bytes, self.rules, &self.reference)?;
         let poll = match bound.source {
             Source::Polled(every) => Some(Instant::now() + every.mul_f64(0.9 + fastrand::f64() / 5.0)),
-            Source::Fixed | Source::File(_) => None,
+            Source::Fixed | Source::File(_) | Source::Made => None,
         };
         Ok(Found { value, expires, again: again.or(poll) })
     }
@@ -367,6 +393,7 @@ impl SecretEntry {
             }
         }
         self.wake.notify_one();
+        self.ended.notify_waiters();
         outcome
     }
 
@@ -393,6 +420,7 @@ impl SecretEntry {
             tracing::warn!(target: "outgate::secret", reference = bound.shown, code = error.code(), "secret not read: {error}");
         }
         self.wake.notify_one();
+        self.ended.notify_waiters();
         RefreshOutcome::Failed
     }
 }

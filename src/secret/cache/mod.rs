@@ -7,14 +7,18 @@
 //! | the provider answers 401 | [`SecretEntry::heal_refresh`], at most once per 30 s and secret |
 //! | a store tells of no changes | read again at its interval, give or take a tenth |
 //! | a value has a lease | read again at two thirds of it; not used after its end |
+//! | a token nears its end | made anew at 80 % of its life; not used after its end |
+//! | a request finds no token | it waits for the one that is being made ([`SecretEntry::obtain`]) |
 //! | a read fails | the last good value stays; read again after 6 s, doubling up to 5 min, with jitter |
 //!
-//! Reads of one secret never overlap. Requests never read: they load what is there.
+//! Reads of one secret never overlap. Requests never read: they load what is there. Only where that is a token which has
+//! ended they wait, and [`SecretCache::run`] makes it for all of them at once.
 //!
 //! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded; a value is bounded by its
 //! store; a read by [`READ_TIMEOUT`].
 
 mod entry;
+mod made;
 mod run;
 mod trail;
 mod watch;
@@ -30,7 +34,7 @@ use tokio::sync::Notify;
 
 pub use entry::{HEAL_INTERVAL, READ_TIMEOUT, RefreshOutcome, SecretEntry, SecretVersion};
 
-use super::Stores;
+use super::{SecretStore, Stores};
 use super::reference::SecretRef;
 use super::value::ValueRules;
 
@@ -58,6 +62,12 @@ pub struct SecretStatus {
     pub version: Option<u64>,
     /// Seconds since that version was first read.
     pub age_seconds: Option<u64>,
+    /// Seconds until the value in use ends; none where it has no end.
+    pub ends_in_seconds: Option<u64>,
+    /// Seconds until it is read next without being asked for; none where only a change or a request leads to a read.
+    pub next_read_in_seconds: Option<u64>,
+    /// Whether a read is under way.
+    pub reading: bool,
     /// Code of the last read's error; none after a good read.
     pub last_error_code: Option<&'static str>,
     /// Reads that failed since the start.
@@ -126,6 +136,21 @@ impl SecretCache {
         let store = self.stores.load().find(reference);
         let entry = Arc::new(SecretEntry::new(reference.clone(), rules, store, Arc::clone(&self.wake)));
         entries.insert(key, Arc::clone(&entry));
+        self.wake.notify_one();
+        entry
+    }
+
+    /// The entry of a value that outgate makes itself, by `maker` where there is no entry of that reference yet. `reference`
+    /// is one of [`SecretRef::made`], whose mark stands for everything that `maker` was made from.
+    pub fn made(&self, reference: &SecretRef, maker: impl FnOnce() -> Arc<dyn SecretStore>) -> Arc<SecretEntry> {
+        let key = (reference.clone(), ValueRules::HeaderSafe);
+        if let Some(entry) = self.lock().get(&key) {
+            return Arc::clone(entry);
+        }
+        // Not under the lock: the maker binds itself to secrets of this cache.
+        let (maker, wake) = (maker(), Arc::clone(&self.wake));
+        let made = || Arc::new(SecretEntry::new(reference.clone(), ValueRules::HeaderSafe, Ok(maker), wake));
+        let entry = Arc::clone(self.lock().entry(key).or_insert_with(made));
         self.wake.notify_one();
         entry
     }

@@ -63,6 +63,9 @@ impl SecretCache {
         let mut due = stores.upkeep_due(now);
         for entry in self.all().into_iter().filter(|entry| entry.take_due(now)) {
             due.push(Box::pin(async move {
+                if entry.is_made() {
+                    return entry.read_wanted().await;
+                }
                 entry.refresh().await;
             }));
         }

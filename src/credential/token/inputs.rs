@@ -1,0 +1,82 @@
+//! The secrets that a token is got with, live.
+
+use std::sync::Arc;
+
+use crate::secret::cache::{RefreshOutcome, SecretCache, SecretEntry, SecretVersion};
+use crate::secret::reference::SecretRef;
+use crate::secret::{TokenFault, ValueRules};
+
+/// One secret that a token needs, as written in the policy: a reference, or a list in an overlap (new, old).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Input {
+    /// Newest first; at least one.
+    pub alternatives: Vec<SecretRef>,
+    /// Which bytes it may hold.
+    pub rules: ValueRules,
+}
+
+impl Input {
+    /// A secret that is sent as it is: an id, a password.
+    #[must_use]
+    pub fn text(alternatives: Vec<SecretRef>) -> Self {
+        Self { alternatives, rules: ValueRules::HeaderSafe }
+    }
+
+    /// A key in PEM or JSON.
+    #[must_use]
+    pub fn key(alternatives: Vec<SecretRef>) -> Self {
+        Self { alternatives, rules: ValueRules::Any }
+    }
+}
+
+/// The entries of one input.
+pub(super) struct Bound {
+    entries: Vec<Arc<SecretEntry>>,
+}
+
+impl Bound {
+    pub(super) fn new(input: &Input, cache: &SecretCache) -> Self {
+        let entry = |reference| cache.entry_under(reference, input.rules);
+        Self { entries: input.alternatives.iter().map(entry).collect() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Reads again what was refused; whether there is another value now.
+    pub(super) async fn heal(&self, choice: usize) -> bool {
+        match self.entries.get(choice.min(self.entries.len().saturating_sub(1))) {
+            Some(entry) => matches!(entry.heal_refresh().await, RefreshOutcome::Changed),
+            None => false,
+        }
+    }
+
+    /// The value in use. A secret that was never read is read now: at the start tokens and secrets are wanted at once.
+    async fn value(&self, choice: usize) -> Result<Arc<SecretVersion>, TokenFault> {
+        let Some(entry) = self.entries.get(choice.min(self.entries.len().saturating_sub(1))) else {
+            return Err(TokenFault::Setup("it names no secret"));
+        };
+        entry.tried_once().await;
+        entry.current().map_err(|error| TokenFault::Input(Box::new((*error).clone())))
+    }
+}
+
+/// The inputs of one try: of a list, one alternative.
+pub struct Inputs<'a> {
+    pub(super) bound: &'a [Bound],
+    pub(super) choice: usize,
+}
+
+impl Inputs<'_> {
+    /// The value of the input at `at`, in the order of [`Grant::inputs`](super::Grant::inputs).
+    ///
+    /// # Errors
+    /// [`TokenFault::Input`].
+    pub async fn get(&self, at: usize) -> Result<Arc<SecretVersion>, TokenFault> {
+        match self.bound.get(at) {
+            Some(bound) => bound.value(self.choice).await,
+            None => Err(TokenFault::Setup("it names no secret")),
+        }
+    }
+}

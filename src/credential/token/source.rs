@@ -1,0 +1,137 @@
+//! A token as the cache of secrets sees it: something that is read, and ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::endpoint::TokenClient;
+use super::inputs::{Bound, Inputs};
+use super::{Issued, Token, TokenEnv, TokenSettings};
+use crate::secret::cache::SecretCache;
+use crate::secret::reference::SecretRef;
+use crate::secret::{ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
+
+/// Where in its life a token is replaced: from here to [`LATEST`], by chance, so that a fleet does not come in step.
+const EARLIEST: f64 = 0.75;
+const LATEST: f64 = 0.85;
+/// How long before its end a token is not sent any more, because it may end on its way; a tenth of a short life.
+const MARGIN: Duration = Duration::from_secs(5);
+/// What a token may take beyond the time of its client: secrets that are read first, a refresh token that is stored.
+const BESIDE: Duration = Duration::from_secs(10);
+
+/// Gets one token, again and again.
+pub struct TokenSource {
+    settings: TokenSettings,
+    inputs: Vec<Bound>,
+    client: Result<TokenClient, TokenFault>,
+}
+
+impl TokenSource {
+    /// Binds a token to the secrets it is got with.
+    #[must_use]
+    pub fn new(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Self {
+        let grant = token.settings.grant();
+        let inputs = grant.inputs().iter().map(|input| Bound::new(input, cache)).collect();
+        let client = TokenClient::new(grant.endpoint(), &token.reference, env);
+        Self { settings: token.settings.clone(), inputs, client }
+    }
+
+    async fn issue(&self) -> Result<Reading, TokenFault> {
+        let client = self.client.as_ref().map_err(Clone::clone)?;
+        let most = self.inputs.iter().map(Bound::len).max().unwrap_or(1).max(1);
+        let mut refused = TokenFault::Setup("it names no secret");
+        for choice in 0..most {
+            refused = match self.attempt(client, choice).await {
+                Ok(reading) => return Ok(reading),
+                // In an overlap one of the list may be refused, or not be there yet, or not any more.
+                Err(fault @ (TokenFault::Refused { .. } | TokenFault::Input(_) | TokenFault::Key(_))) => {
+                    fault
+                }
+                Err(fault) => return Err(fault),
+            };
+        }
+        Err(refused)
+    }
+
+    /// One alternative: again with a new value, if what was refused was replaced meanwhile.
+    async fn attempt(&self, client: &TokenClient, choice: usize) -> Result<Reading, TokenFault> {
+        let inputs = Inputs { bound: &self.inputs, choice };
+        let grant = self.settings.grant();
+        let asked = Instant::now();
+        let fault = match grant.issue(&inputs, client).await {
+            Ok(issued) => return Ok(reading(issued, asked, fastrand::f64())),
+            Err(fault) => fault,
+        };
+        if !matches!(fault, TokenFault::Refused { .. }) {
+            return Err(fault);
+        }
+        let mut changed = false;
+        for input in &self.inputs {
+            changed |= input.heal(choice).await;
+        }
+        if !changed {
+            return Err(fault);
+        }
+        let asked = Instant::now();
+        let issued = grant.issue(&inputs, client).await?;
+        Ok(reading(issued, asked, fastrand::f64()))
+    }
+}
+
+/// When it ends and when the next one is got. `random` is in 0..1.
+fn reading(issued: Issued, asked: Instant, random: f64) -> Reading {
+    let Some(life) = issued.life else { return issued.token.into() };
+    let usable = life.saturating_sub(MARGIN.min(life / 10));
+    Reading {
+        bytes: issued.token,
+        expires: Some(asked + usable),
+        again: Some(asked + life.mul_f64(EARLIEST + random * (LATEST - EARLIEST))),
+    }
+}
+
+impl SecretStore for TokenSource {
+    fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
+        Box::pin(async move {
+            self.issue().await.map_err(|fault| SecretError::Token { reference: reference.clone(), fault })
+        })
+    }
+
+    fn source(&self, _: &SecretRef) -> Source {
+        Source::Made
+    }
+
+    fn patience(&self) -> Duration {
+        super::endpoint::TOTAL * 2 + BESIDE
+    }
+}
+
+/// The token's entry among the secrets; made where no token of these settings lives yet.
+pub fn entry(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Arc<crate::secret::SecretEntry> {
+    cache.made(&token.reference, || Arc::new(TokenSource::new(token, cache, env)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_replaced_at_four_fifths_of_its_life_and_ends_a_little_early() {
+        // life, chance, replaced after, ends after (seconds)
+        for (life, random, again, ends) in [
+            (3600.0, 0.0, 2700.0, 3595.0),
+            (3600.0, 1.0, 3060.0, 3595.0),
+            (10.0, 0.5, 8.0, 9.0),
+            (0.0, 0.5, 0.0, 0.0),
+        ] {
+            let asked = Instant::now();
+            let issued =
+                Issued { token: b"token".to_vec().into(), life: Some(Duration::from_secs_f64(life)) };
+            let read = reading(issued, asked, random);
+            let after = |at: Option<Instant>| (at.unwrap() - asked).as_secs_f64();
+            assert_eq!((after(read.again), after(read.expires)), (again, ends), "{life}");
+        }
+        let read = reading(Issued { token: b"token".to_vec().into(), life: None }, Instant::now(), 0.5);
+        assert!(read.again.is_none() && read.expires.is_none());
+    }
+}

@@ -1,0 +1,93 @@
+//! Values that outgate makes itself: tokens. What differs from a value that a store keeps:
+//!
+//! - A request that finds none waits for it, within its own deadline; unless the last try failed a short while ago, then
+//!   it is told at once.
+//! - All reads are done by [`SecretCache::run`](super::SecretCache::run). A read that a request did itself would be broken
+//!   off with the request, and a grant whose refresh token rotates would be lost half-way.
+//! - However many ask at once, one read serves them all, and none begins because of an answer that they could not know yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::entry::{Current, RefreshOutcome, SecretEntry};
+use crate::secret::Source;
+
+impl SecretEntry {
+    /// The value in use; where there is none and outgate makes it itself, waits until the read that makes it has ended.
+    /// That read is asked for, if none is under way and the last one did not fail a short while ago. The future may be
+    /// dropped: the read goes on.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn obtain(&self) -> Current {
+        let now = self.current();
+        if now.is_ok() || !self.is_made() || self.rests() {
+            return now;
+        }
+        self.ask_and_wait().await;
+        self.current()
+    }
+
+    /// Whether outgate makes the value itself.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        self.bound().source == Source::Made
+    }
+
+    /// When a value that there is now is no longer used.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<Instant> {
+        self.current().ok()?.expires
+    }
+
+    /// Waits until a read was tried, which is done now if there was none: for who needs a secret to make another one.
+    pub async fn tried_once(&self) {
+        if !self.tried() {
+            self.refresh().await;
+        }
+    }
+
+    /// Whether the last read failed, and the time for the next has not come.
+    fn rests(&self) -> bool {
+        self.retry_at().is_some_and(|at| at > Instant::now())
+    }
+
+    /// Asks for a read, if none is under way, and waits for the end of it.
+    pub(super) async fn ask_and_wait(&self) -> RefreshOutcome {
+        let mut ended = std::pin::pin!(self.ended.notified());
+        let asked = {
+            let mut book = self.book();
+            // Before the look at the turn: a read that ends between the two is not missed.
+            ended.as_mut().enable();
+            if self.turn.available_permits() > 0 && !book.wanted {
+                (book.wanted, book.due_at) = (true, Some(Instant::now()));
+                self.wake.notify_one();
+            }
+            book.ended
+        };
+        loop {
+            ended.as_mut().await;
+            ended.set(self.ended.notified());
+            ended.as_mut().enable();
+            if let Some(outcome) = self.ended_since(asked) {
+                return outcome;
+            }
+        }
+    }
+
+    /// The read of [`SecretCache::run`](super::SecretCache::run): nothing, if another has done it meanwhile.
+    pub(super) async fn read_wanted(self: Arc<Self>) {
+        let Ok(_turn) = self.turn.acquire().await else { return };
+        if std::mem::take(&mut self.book().wanted) {
+            self.read(Duration::MAX).await;
+        }
+    }
+
+    /// The first read, waited for at most `limit`; it goes on after that.
+    pub(super) async fn first_made(&self, limit: Duration) {
+        // Nothing is lost: the outcome stands in the entry.
+        let _ = timeout(limit, self.ask_and_wait()).await;
+    }
+}
