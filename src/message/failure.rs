@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use super::request::{EgressRequest, Unsent};
+
 /// How far a request had got on its way to the provider when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progress {
@@ -108,6 +110,8 @@ pub struct Failure {
     pub hint: Option<Box<(HeaderName, HeaderValue)>>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
+    /// The request itself, whole, where a layer hands it back to the one outside that gave it leave to go on.
+    pub handed_back: Option<Box<Unsent>>,
 
 /// A limit as the `RateLimit-Policy` and `RateLimit` fields tell it (draft-ietf-httpapi-ratelimit-headers-10).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,12 +131,16 @@ pub struct LimitState {
 impl Failure {
     /// A failure before anything was sent.
     pub fn not_sent(fault: Fault) -> Self {
-        Self { fault, progress: Progress::NotSent, retry_after: None, limit: None, hint: None, source: None }
+        Self::new(fault, Progress::NotSent)
     }
 
     /// A failure after bytes may have reached the provider.
     pub fn sent(fault: Fault) -> Self {
-        Self { fault, progress: Progress::Sent, retry_after: None, limit: None, hint: None, source: None }
+        Self::new(fault, Progress::Sent)
+    }
+
+    fn new(fault: Fault, progress: Progress) -> Self {
+        Self { fault, progress, retry_after: None, limit: None, hint: None, handed_back: None, source: None }
     }
 
     /// Adds the cause, for the log.
@@ -154,6 +162,12 @@ impl Failure {
     }
 
     /// The whole chain of causes on one line, for the log. Causes are made of types that hold no secret.
+
+    /// Hands the request back, as it came.
+    pub fn handing_back(mut self, request: EgressRequest) -> Self {
+        self.handed_back = Some(Box::new(Unsent::new(request)));
+        self
+    }
     pub fn detail(&self) -> Option<String> {
         let first = self.source.as_deref()?;
         let mut text = first.to_string();

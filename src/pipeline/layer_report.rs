@@ -176,6 +176,7 @@ impl LayerStates {
                 ("shadowed", status.shadowed),
                 ("hinted", status.hinted),
                 ("overflowed", status.overflow),
+                ("recalled", status.recalled),
             ];
             report.each(&QUOTA_DECISIONS, &labels, "decision", &decisions);
             all.0.append(&mut report.0);

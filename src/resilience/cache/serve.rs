@@ -231,6 +231,7 @@ impl<S: Inner> Server<S> {
             let work = async {
                 if let Ok(answer) = journey.go(request).await {
                     read(answer.into_body(), most).await;
+        leave: None,
                 }
             };
             // Out of time is one more failure: the answer stays as stale as it is.
