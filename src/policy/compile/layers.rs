@@ -121,7 +121,8 @@ impl Compiler<'_> {
             let below = |path: &PolicyPath| below(&path.key(key), &mistake);
             // Where it is really written: in `defaults`, at the provider or in the route.
             let place = nearest(at.written.effective, &below(&PolicyPath::root()));
-            if self.mistakes.knows(place, &mistake.message) {
+            let follows = self.follows(at.written.effective, key, &mistake);
+            if follows || self.mistakes.knows(place, &mistake.message) {
                 continue;
             }
             let told = Diagnostic::new(place, below(at.path), mistake.message);
@@ -136,6 +137,16 @@ impl Compiler<'_> {
     /// A provider of which the policy says nothing has `retry` with its defaults.
     fn retry(
         &mut self,
+    /// Whether a mistake is about a value that was left out because it, or an entry of it, could not be read: that was told,
+    /// and that the value is missing is not true.
+    fn follows(&self, effective: &Node, key: &'static str, mistake: &Mistake) -> bool {
+        let path = below(&PolicyPath::root().key(key), mistake);
+        let Some(node) = effective.at(&path) else { return false };
+        let told = |place, path: &PolicyPath| self.mistakes.has_among(self.of_types, place, path);
+        told(node.place, &path)
+            || node.items().iter().enumerate().any(|(index, item)| told(item.place, &path.index(index)))
+    }
+
         config: &ProviderConfig,
         at: At<'_>,
     ) -> Option<crate::resilience::retry::RetrySettings> {
