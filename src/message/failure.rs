@@ -62,6 +62,8 @@ pub enum Fault {
     ConcurrencyLimit,
     /// The circuit breaker is open.
     BreakerOpen,
+    /// The app wanted a kept answer only, and none is kept (RFC 9111 section 5.2.1.7).
+    OnlyIfCached,
     /// No connection to the provider became free in time (`upstream.pool.max_connections`).
     ConnectionLimit,
     /// The provider closed or reset the connection before its answer.
@@ -108,10 +110,10 @@ pub struct Failure {
     pub limit: Option<Box<LimitState>>,
     /// The provider's own field that tells SDKs not to send the request again; written on outgate's answer.
     pub hint: Option<Box<(HeaderName, HeaderValue)>>,
-    source: Option<Box<dyn Error + Send + Sync>>,
-}
     /// The request itself, whole, where a layer hands it back to the one outside that gave it leave to go on.
     pub handed_back: Option<Box<Unsent>>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
 
 /// A limit as the `RateLimit-Policy` and `RateLimit` fields tell it (draft-ietf-httpapi-ratelimit-headers-10).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,13 +163,13 @@ impl Failure {
         self
     }
 
-    /// The whole chain of causes on one line, for the log. Causes are made of types that hold no secret.
-
     /// Hands the request back, as it came.
     pub fn handing_back(mut self, request: EgressRequest) -> Self {
         self.handed_back = Some(Box::new(Unsent::new(request)));
         self
     }
+
+    /// The whole chain of causes on one line, for the log. Causes are made of types that hold no secret.
     pub fn detail(&self) -> Option<String> {
         let first = self.source.as_deref()?;
         let mut text = first.to_string();

@@ -176,9 +176,9 @@ impl LayerStates {
                 ("throttled", status.throttled),
                 ("absurd", status.absurd),
                 ("shadowed", status.shadowed),
+                ("recalled", status.recalled),
                 ("hinted", status.hinted),
                 ("overflowed", status.overflow),
-                ("recalled", status.recalled),
             ];
             report.each(&QUOTA_DECISIONS, &labels, "decision", &decisions);
             all.0.append(&mut report.0);
@@ -267,6 +267,8 @@ impl LayerStates {
                 ("not_storable", status.not_storable),
                 ("evicted", status.evicted),
                 ("invalidated", status.invalidated),
+                ("renewed", status.renewed),
+                ("not_renewed", status.not_renewed),
             ];
             report.each(&CACHE_EVENTS, &labels, "event", &events);
         }

@@ -305,6 +305,7 @@ fn route_cache(
         source: keys.clone(),
         version: Arc::new(move || versioned.as_ref().map_or(0, |credential| credential.version())),
         available: Arc::new(move || available.as_ref().is_none_or(|credential| credential.is_available())),
+        renewals: None,
     }
 }
 

@@ -327,6 +327,7 @@ const fn is_bridged(fault: Fault) -> bool {
         | Fault::TlsCertificate
         | Fault::RateLimited
         | Fault::QuotaHeld
+        | Fault::OnlyIfCached
         | Fault::Upgrade
         | Fault::TargetTooLong
         | Fault::DownstreamGone

@@ -201,6 +201,7 @@ impl Rig {
         let body = String::from_utf8(body.to_vec()).unwrap();
         Ok(Got { status: head.status.as_u16(), headers: head.headers, body })
     }
+            renewals: None,
 
     pub async fn ask(&self, method: Method, path: &str, lines: Lines<'_>) -> Got {
         self.send(request(method, path, lines)).await.unwrap()
