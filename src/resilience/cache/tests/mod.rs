@@ -1,6 +1,12 @@
-//! The cache as a layer, on paused time: RFC 9111 by section (`rfc9111`), and what is outgate's own (`own`).
+//! The cache as a layer, on paused time: RFC 9111 by section (`rfc9111`), fields as peers really write them (`spelling`), and in
+//! the other files what RFC 9111 leaves to us.
 
-mod own;
+mod bounds;
+mod coalescing;
+mod failures;
+mod keeping;
+mod ownership;
+mod renewal;
 mod rfc9111;
 
 use std::collections::VecDeque;
@@ -23,7 +29,7 @@ use crate::message::request::EgressRequest;
 use crate::resilience::key::KeySource;
 use crate::resilience::mistake::Mistakes;
 use crate::resilience::timeout::tests::request_with;
-use crate::resilience::verdict::Verdict;
+use crate::resilience::verdict::{Class, Verdict};
 
 /// When every test begins.
 pub(super) const BEGIN: &str = "Tue, 15 Nov 2022 12:00:00 GMT";
@@ -32,6 +38,13 @@ pub(super) type Lines<'a> = &'a [(&'a str, &'a str)];
 
 pub(super) fn map(lines: Lines<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
+pub(super) const FRESH: Lines<'static> = &[("cache-control", "max-age=60")];
+pub(super) const SHORT: Lines<'static> = &[("cache-control", "max-age=10")];
+
+pub(super) fn verdict(class: Class) -> Option<Verdict> {
+    Some(Verdict { class, acted: class.acted(), wait: None })
+}
+
     for (name, value) in lines {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
