@@ -8,6 +8,8 @@ mod keeping;
 mod ownership;
 mod renewal;
 mod rfc9111;
+mod spelling;
+mod streaming;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,8 +38,6 @@ pub(super) const BEGIN: &str = "Tue, 15 Nov 2022 12:00:00 GMT";
 
 pub(super) type Lines<'a> = &'a [(&'a str, &'a str)];
 
-pub(super) fn map(lines: Lines<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
 pub(super) const FRESH: Lines<'static> = &[("cache-control", "max-age=60")];
 pub(super) const SHORT: Lines<'static> = &[("cache-control", "max-age=10")];
 
@@ -45,6 +45,8 @@ pub(super) fn verdict(class: Class) -> Option<Verdict> {
     Some(Verdict { class, acted: class.acted(), wait: None })
 }
 
+pub(super) fn map(lines: Lines<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
     for (name, value) in lines {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
@@ -199,6 +201,7 @@ impl Rig {
             source: KeySource { route: "r".into(), credential: ["env:A".into(), "env:B".into()].into() },
             version: Arc::new(move || of_version.load(Ordering::Relaxed)),
             available: Arc::new(move || of_available.load(Ordering::Relaxed)),
+            renewals: None,
         };
         let cache = Cache::new(origin.service(), state.clone(), route);
         Self { cache, state, origin, version, available }
@@ -214,7 +217,6 @@ impl Rig {
         let body = String::from_utf8(body.to_vec()).unwrap();
         Ok(Got { status: head.status.as_u16(), headers: head.headers, body })
     }
-            renewals: None,
 
     pub async fn ask(&self, method: Method, path: &str, lines: Lines<'_>) -> Got {
         self.send(request(method, path, lines)).await.unwrap()

@@ -3,18 +3,19 @@
 use super::*;
 
 /// One request fills the cache, time passes, and a second one asks again.
-struct Case<'a> {
-    what: &'a str,
-    status: u16,
-    answer: Lines<'a>,
-    pass: u64,
-    again: Lines<'a>,
-    hit: bool,
+pub(super) struct Case<'a> {
+    pub what: &'a str,
+    pub status: u16,
+    pub answer: Lines<'a>,
+    pub pass: u64,
+    pub again: Lines<'a>,
+    pub hit: bool,
 }
 
-const OK: Case<'static> = Case { what: "", status: 200, answer: &[], pass: 1, again: &[], hit: true };
+pub(super) const OK: Case<'static> =
+    Case { what: "", status: 200, answer: &[], pass: 1, again: &[], hit: true };
 
-async fn check(section: &str, cases: &[Case<'_>]) {
+pub(super) async fn check(section: &str, cases: &[Case<'_>]) {
     for case in cases {
         let rig = Rig::new(r#"{"stale_if_error": "off"}"#);
         rig.origin.reply(Reply::with(case.status, case.answer, "one"));
