@@ -88,7 +88,7 @@ impl Generation {
         let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let fleet = shared.layers.join(&policy, &shared.secrets);
         for provider in &policy.providers {
-            providers.push(LiveProvider::build(provider, mode, shared, fleet.as_ref())?);
+            providers.push(LiveProvider::build(number, provider, mode, shared, fleet.as_ref())?);
         }
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
         let redaction = Arc::new(union_redaction(mode, &policy));
@@ -270,6 +270,7 @@ impl Generation {
 
 impl LiveProvider {
     fn build(
+        generation: u64,
         provider: &Arc<Provider>,
         mode: QueryMode,
         shared: &Shared,
@@ -287,7 +288,16 @@ impl LiveProvider {
         let routes = provider
             .routes
             .iter()
-            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, shared, fleet)))
+            .map(|route| {
+                Arc::new(RouteStack::build(
+                    generation,
+                    (provider, route),
+                    &upstream,
+                    &redaction,
+                    shared,
+                    fleet,
+                ))
+            })
             .collect();
         let tunnel_metrics = shared.telemetry.metrics.route(&provider.name, TUNNEL);
         Ok(Self { upstream, routes, tunnel_metrics })

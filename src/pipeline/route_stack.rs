@@ -7,6 +7,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Response};
 
 use super::error::EgressError;
+use super::renewals::{Origin, renewals};
 use super::shared::Shared;
 use crate::credential::Locations;
 use crate::credential::layer::Inject;
@@ -47,8 +48,8 @@ pub struct RouteStack {
 impl RouteStack {
     /// Builds the stack of a route around its provider's upstream.
     pub(super) fn build(
-        provider: &Provider,
-        route: &Route,
+        generation: u64,
+        (provider, route): (&Provider, &Route),
         upstream: &Arc<Upstream>,
         redaction: &Arc<Redaction>,
         shared: &Shared,
@@ -60,7 +61,18 @@ impl RouteStack {
             AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
         let credential = (!settings.credential.is_empty())
             .then(|| shared.credential(&provider.name, &settings.credential));
-        let layers = shared.layers.of(provider, route, attempt, fleet, credential.as_ref());
+        let metrics = shared.telemetry.metrics.route(&provider.name, &route.name);
+        let mut layers = shared.layers.of(provider, route, attempt, fleet, credential.as_ref());
+        if let Some((_, cache)) = &mut layers.cache {
+            let origin = Origin {
+                generation,
+                provider: provider.name.clone(),
+                route: route.name.clone(),
+                redaction: redaction.clone(),
+                metrics: metrics.clone(),
+            };
+            cache.renewals = Some(renewals(shared.telemetry.clone(), origin));
+        }
         let (service, locations) = match credential {
             None => (wrap(layers, upstream.service()), Locations::default()),
             Some(credential) => {
@@ -75,7 +87,7 @@ impl RouteStack {
             provider: provider.name.clone(),
             name: route.name.clone(),
             redaction: redaction.clone(),
-            metrics: shared.telemetry.metrics.route(&provider.name, &route.name),
+            metrics,
             deadline: timeouts.deadline,
             upgrade_idle: timeouts.upgrade_idle,
             max_body: settings.max_body,

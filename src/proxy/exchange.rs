@@ -112,6 +112,7 @@ fn outgoing(
         upgrade: websocket,
         credential_choice: 0,
         tenant,
+        leave: None,
         exchange,
     };
     Ok((request, client))
