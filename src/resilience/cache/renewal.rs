@@ -119,7 +119,9 @@ impl<S: Inner> Work<S> {
     }
 
     fn note(&mut self, note: impl FnOnce(&mut Record)) {
-        self.record.as_mut().map(note);
+        if let Some(record) = &mut self.record {
+            note(record);
+        }
     }
 }
 

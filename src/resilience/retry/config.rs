@@ -394,8 +394,14 @@ mod tests {
                 "budget.ratio: at most 100%: retries would be more than what they repeat",
             ),
             ("{ budget: { min_per_second: 1001 } }", "budget.min_per_second: at most 1000"),
-            ("{ hint: { header: Content-Length } }", "hint.header: this field has a meaning of its own"),
-            ("{ hint: { header: outgate-sent } }", "hint.header: this field has a meaning of its own"),
+            (
+                "{ hint: { header: Content-Length } }",
+                "hint.header: `content-length` frames or routes a message, or says something else of its own",
+            ),
+            (
+                "{ hint: { header: outgate-sent } }",
+                "hint.header: `outgate-sent` frames or routes a message, or says something else of its own",
+            ),
             ("{ hint: { header: \"a b\" } }", "hint.header: not the name of a header field"),
         ] {
             assert_eq!(compile(yaml).1, [expected], "{yaml}");
