@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::Either;
 use http::Response;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
 use tokio::time::Instant;
@@ -112,8 +113,8 @@ impl<S: Inner> Inject<S> {
         }
         let scrub = self.scrub;
         let call = match &prepared.per_request {
-            None => self.inner.call(request),
-            Some(_) => self.rewritten(request, prepared.clone()),
+            None => Either::Left(self.inner.call(request)),
+            Some(_) => Either::Right(self.rewritten(request, prepared.clone())),
         };
         Box::pin(async move {
             let response = call.await?;
