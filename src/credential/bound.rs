@@ -39,8 +39,7 @@ impl Credential {
         env: &TokenEnv,
         metrics: Arc<ProviderMetrics>,
     ) -> Self {
-        let parts = members.iter().flat_map(|member| &member.parts);
-        let locations = Locations::new(parts.map(|part| part.location.clone()));
+        let locations = Locations::new(members.iter().flat_map(MemberSettings::locations));
         let members = members.iter().map(|member| Member::bind(member, cache, env)).collect();
         Self { members, locations, started: Instant::now(), preference: AtomicU64::new(0), metrics }
     }

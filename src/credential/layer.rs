@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::Either;
 use http::Response;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
 use tokio::time::Instant;
@@ -79,6 +80,16 @@ impl<S: Inner> Inject<S> {
         })
     }
 
+    /// Does what there is to do for each request, and sends it.
+    fn rewritten(&self, request: EgressRequest, prepared: Arc<Prepared>) -> Pending {
+        let mut inner = self.inner.clone();
+        Box::pin(async move {
+            let Some((work, secrets)) = &prepared.per_request else { return inner.call(request).await };
+            let request = work.rewriter().rewrite(request, secrets).await?;
+            inner.call(request).await
+        })
+    }
+
     fn send(
         &mut self,
         mut request: EgressRequest,
@@ -101,7 +112,10 @@ impl<S: Inner> Inject<S> {
             facts.credential_choice = choice;
         }
         let scrub = self.scrub;
-        let call = self.inner.call(request);
+        let call = match &prepared.per_request {
+            None => Either::Left(self.inner.call(request)),
+            Some(_) => Either::Right(self.rewritten(request, prepared.clone())),
+        };
         Box::pin(async move {
             let response = call.await?;
             match (&prepared.scrubber, scrub) {

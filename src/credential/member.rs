@@ -15,10 +15,12 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::error::CredentialError;
-use super::kinds::{Form, Half, MemberSettings, Part};
+use super::kinds::{Form, Half, MemberSettings, Part, PerRequest};
 use super::location::Location;
+use super::rewrite::Secrets;
 use super::scrub::Scrubber;
 use super::token::{self, TokenEnv};
+use crate::secret::ValueRules;
 use crate::secret::cache::{SecretCache, SecretEntry, SecretVersion};
 use crate::secret::reference::SecretRef;
 
@@ -26,8 +28,15 @@ use crate::secret::reference::SecretRef;
 pub struct Member {
     parts: Vec<Part>,
     secrets: Vec<(SecretRef, Arc<SecretEntry>)>,
+    per_request: Option<PerRequestBound>,
     prepared: ArcSwapOption<Prepared>,
     reference: Arc<str>,
+}
+
+/// Work for each request, and where among the member's secrets those that it needs are.
+struct PerRequestBound {
+    work: Arc<PerRequest>,
+    secrets: Vec<usize>,
 }
 
 /// What a member puts into a request, for one version of its secrets.
@@ -38,6 +47,8 @@ pub struct Prepared {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Percent-encoded `name=value` pairs.
     parameters: Vec<Zeroizing<String>>,
+    /// What is still to be done for each request, and with what.
+    pub per_request: Option<(Arc<PerRequest>, Secrets)>,
     /// Finds the secrets in answers; absent where all of them are too short to be searched for.
     pub scrubber: Option<Arc<Scrubber>>,
 }
@@ -45,24 +56,34 @@ pub struct Prepared {
 static STAMPS: AtomicU64 = AtomicU64::new(1);
 
 /// What RFC 3986 calls unreserved stays as it is.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 impl Member {
     /// Binds a member to the live secrets.
     pub fn bind(settings: &MemberSettings, cache: &SecretCache, env: &TokenEnv) -> Self {
         let parts = settings.parts.clone();
         let mut secrets: Vec<(SecretRef, Arc<SecretEntry>)> = Vec::new();
-        for reference in parts.iter().flat_map(Part::secrets) {
-            if secrets.iter().any(|(known, _)| known == reference) {
-                continue;
-            }
+        let mut bound = |reference: &SecretRef, rules: ValueRules| {
             let token = settings.tokens.iter().find(|token| token.reference == *reference);
-            let entry = token.map_or_else(|| cache.entry(reference), |token| token::entry(token, cache, env));
-            secrets.push((reference.clone(), entry));
+            let entry = token
+                .map_or_else(|| cache.entry_under(reference, rules), |token| token::entry(token, cache, env));
+            let known = secrets.iter().position(|(_, known)| Arc::ptr_eq(known, &entry));
+            known.unwrap_or_else(|| {
+                secrets.push((reference.clone(), entry));
+                secrets.len() - 1
+            })
+        };
+        for reference in parts.iter().flat_map(Part::secrets) {
+            bound(reference, ValueRules::HeaderSafe);
         }
+        let per_request = settings.per_request.as_ref().map(|work| {
+            let used = work.rewriter().secrets();
+            let secrets = used.iter().map(|used| bound(&used.reference, used.rules)).collect();
+            PerRequestBound { work: Arc::new(work.clone()), secrets }
+        });
         let reference =
             secrets.iter().map(|(reference, _)| reference.to_string()).collect::<Vec<_>>().join(",");
-        Self { parts, secrets, prepared: ArcSwapOption::empty(), reference: reference.into() }
+        Self { parts, secrets, per_request, prepared: ArcSwapOption::empty(), reference: reference.into() }
     }
 
     /// The last preparation, whether or not its secrets can still be had.
@@ -138,6 +159,10 @@ impl Member {
             stamp: STAMPS.fetch_add(1, Ordering::Relaxed),
             headers: Vec::new(),
             parameters: Vec::new(),
+            per_request: self.per_request.as_ref().map(|bound| {
+                let own = bound.secrets.iter().filter_map(|at| values.get(*at));
+                (bound.work.clone(), Secrets::new(own.map(|(_, version)| version.clone()).collect()))
+            }),
             scrubber: None,
         };
         for part in &self.parts {

@@ -7,16 +7,16 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Response};
 
 use super::error::EgressError;
+use super::generation::Around;
 use super::renewals::{Origin, renewals};
-use super::shared::Shared;
 use crate::credential::Locations;
+use crate::credential::kinds::placeholder::known::Guard;
 use crate::credential::layer::Inject;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
 use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
 use crate::resilience::circuit_breaker::FallbackAnswer;
-use crate::resilience::fleet::Fleet;
 use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
 use crate::resilience::{Layers, RouteService, wrap};
@@ -42,19 +42,19 @@ pub struct RouteStack {
     tenant: Option<Tenant>,
     locations: Locations,
     edits: HeaderEdits,
+    placeholders: Option<Guard>,
     service: RouteService,
 }
 
 impl RouteStack {
     /// Builds the stack of a route around its provider's upstream.
     pub(super) fn build(
-        generation: u64,
         (provider, route): (&Provider, &Route),
         upstream: &Arc<Upstream>,
         redaction: &Arc<Redaction>,
-        shared: &Shared,
-        fleet: Option<&Arc<Fleet>>,
+        around: &Around<'_>,
     ) -> Self {
+        let Around { generation, shared, fleet, placeholders } = *around;
         let settings = &route.settings;
         let timeouts = settings.timeouts;
         let attempt =
@@ -94,6 +94,7 @@ impl RouteStack {
             tenant: provider.tenant.clone(),
             locations,
             edits: settings.headers.clone(),
+            placeholders: placeholders.map(|known| known.guard(&settings.credential)),
             service,
         }
     }
@@ -112,6 +113,12 @@ impl RouteStack {
         };
         headers.remove(&tenant.header);
         Ok(found)
+    }
+
+    /// Refuses a request that holds a placeholder of the policy where it would not be replaced.
+    pub fn check_placeholders(&self, headers: &HeaderMap, target: &PathAndQuery) -> Result<(), EgressError> {
+        let Some(guard) = &self.placeholders else { return Ok(()) };
+        guard.check(headers, target).map_err(|_| EgressError::denied(MISPLACED))
     }
 
     /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers.
@@ -137,6 +144,8 @@ impl RouteStack {
         Ok(response)
     }
 }
+
+const MISPLACED: &str = "the request holds a placeholder where it is not replaced: that of another provider, or at another place (`placeholder.in`)";
 
 /// A tenant's name: 1 to 128 printable characters of ASCII.
 fn tenant_name(value: &http::HeaderValue) -> Result<Arc<str>, EgressError> {

@@ -5,13 +5,19 @@ use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
 
 use super::location::Location;
+use super::rewrite::Rewrite;
 use super::token::Token;
 
 pub mod basic;
 pub mod bearer;
+pub mod body;
 pub mod header;
+pub mod hmac;
+pub mod mtls;
 pub mod oauth2_client_credentials;
+pub mod placeholder;
 pub mod query;
+mod values;
 
 /// One alternative of a credential, compiled. Equal ones share what is live over reloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -20,6 +26,31 @@ pub struct MemberSettings {
     pub parts: Vec<Part>,
     /// The tokens among what the parts name, and how each is got.
     pub tokens: Vec<Token>,
+    /// What is done for each request, after the parts were injected.
+    pub per_request: Option<PerRequest>,
+}
+
+/// Work for each request. One variant for each kind that has some; settings only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PerRequest {
+    /// Fields of a body.
+    Body(body::Settings),
+    /// Dummies that are replaced.
+    Placeholder(placeholder::Settings),
+    /// A signature over parts of the request.
+    Hmac(hmac::Settings),
+}
+
+impl PerRequest {
+    /// What does it.
+    #[must_use]
+    pub fn rewriter(&self) -> &dyn Rewrite {
+        match self {
+            Self::Body(settings) => settings,
+            Self::Placeholder(settings) => settings,
+            Self::Hmac(settings) => settings,
+        }
+    }
 }
 
 /// A secret that a credential uses, and how.
@@ -35,7 +66,20 @@ impl MemberSettings {
     /// A member without tokens.
     #[must_use]
     pub fn of(parts: Vec<Part>) -> Self {
-        Self { parts, tokens: Vec::new() }
+        Self { parts, ..Self::default() }
+    }
+
+    /// A member without parts: all of it is work for each request.
+    #[must_use]
+    pub fn per_request(work: PerRequest) -> Self {
+        Self { per_request: Some(work), ..Self::default() }
+    }
+
+    /// The places that belong to it.
+    #[must_use]
+    pub fn locations(&self) -> Vec<Location> {
+        let own = self.per_request.as_ref().map(|work| work.rewriter().locations());
+        self.parts.iter().map(|part| part.location.clone()).chain(own.into_iter().flatten()).collect()
     }
 
     /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.
@@ -48,7 +92,8 @@ impl MemberSettings {
             let rules = input.rules;
             input.alternatives.into_iter().map(move |reference| Used { reference, rules })
         });
-        parts.chain(inputs).collect()
+        let own = self.per_request.as_ref().map(|work| work.rewriter().secrets());
+        parts.chain(inputs).chain(own.into_iter().flatten()).collect()
     }
 }
 

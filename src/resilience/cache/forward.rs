@@ -330,6 +330,9 @@ const fn is_bridged(fault: Fault) -> bool {
         | Fault::OnlyIfCached
         | Fault::Upgrade
         | Fault::TargetTooLong
+        | Fault::Unfit(_)
+        | Fault::BodyTooLargeToRewrite
+        | Fault::Forbidden(_)
         | Fault::DownstreamGone
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled
