@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::error::CredentialError;
 use super::kinds::MemberSettings;
 use super::location::Locations;
 use super::member::{Member, Prepared};
+use super::scope::Scope;
 use super::token::TokenEnv;
-use crate::resilience::retry::Heal;
 use crate::secret::cache::{RefreshOutcome, SecretCache};
 use crate::telemetry::{HealResult, ProviderMetrics};
 
@@ -39,9 +38,26 @@ impl Credential {
         env: &TokenEnv,
         metrics: Arc<ProviderMetrics>,
     ) -> Self {
-        let parts = members.iter().flat_map(|member| &member.parts);
-        let locations = Locations::new(parts.map(|part| part.location.clone()));
-        let members = members.iter().map(|member| Member::bind(member, cache, env)).collect();
+        let scope = Scope { cache, env, tenant: None };
+        // Without a tenant no name can fail to fit.
+        Self::bind_in(members, &scope, metrics.clone()).unwrap_or_else(|_| Self::of(Vec::new(), &[], metrics))
+    }
+
+    /// The same in a scope: for a tenant, or for nobody in particular.
+    ///
+    /// # Errors
+    /// The tenant's name does not fit.
+    pub fn bind_in(
+        members: &[MemberSettings],
+        scope: &Scope<'_>,
+        metrics: Arc<ProviderMetrics>,
+    ) -> Result<Self, CredentialError> {
+        let bound = members.iter().map(|member| Member::bind(member, scope)).collect::<Result<_, _>>()?;
+        Ok(Self::of(bound, members, metrics))
+    }
+
+    fn of(members: Vec<Member>, settings: &[MemberSettings], metrics: Arc<ProviderMetrics>) -> Self {
+        let locations = Locations::new(settings.iter().flat_map(MemberSettings::locations));
         Self { members, locations, started: Instant::now(), preference: AtomicU64::new(0), metrics }
     }
 
@@ -71,6 +87,11 @@ impl Credential {
     /// Whether a request could be sent with it now.
     pub fn is_available(&self) -> bool {
         self.choose(self.preferred()).is_ok()
+    }
+
+    /// Whether some member has values for all of its secrets.
+    pub fn has_values(&self) -> bool {
+        self.members.iter().any(Member::has_values)
     }
 
     /// How many members it has.
@@ -149,8 +170,10 @@ impl Credential {
     }
 }
 
-impl Heal for Credential {
-    fn preferred(&self) -> usize {
+/// See [`Heal`](crate::resilience::retry::Heal).
+impl Credential {
+    /// Which member a request takes first.
+    pub fn preferred(&self) -> usize {
         let packed = self.preference.load(Ordering::Relaxed);
         if packed == 0 || self.now() >= packed / SLOTS {
             return 0;
@@ -158,17 +181,17 @@ impl Heal for Credential {
         usize::try_from(packed % SLOTS).unwrap_or(0)
     }
 
-    fn heal(&self, tried: usize, stamp: u64) -> BoxFuture<'_, Option<usize>> {
-        Box::pin(async move {
-            let next = self.heal_after(tried, stamp).await;
-            if next.is_none() {
-                self.metrics.healed(HealResult::Failed);
-            }
-            next
-        })
+    /// After `tried` was refused: which member to take now, or nothing.
+    pub async fn heal(&self, tried: usize, stamp: u64) -> Option<usize> {
+        let next = self.heal_after(tried, stamp).await;
+        if next.is_none() {
+            self.metrics.healed(HealResult::Failed);
+        }
+        next
     }
 
-    fn worked(&self, choice: usize) {
+    /// The member was accepted after another had been refused.
+    pub fn worked(&self, choice: usize) {
         self.metrics.healed(HealResult::Healed);
         let until = self.now() + u64::try_from(PREFER.as_millis()).unwrap_or(0);
         self.preference.store(until * SLOTS + choice as u64 % SLOTS, Ordering::Relaxed);

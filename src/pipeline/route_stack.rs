@@ -14,6 +14,7 @@ use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
 use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::resilience::circuit_breaker::FallbackAnswer;
 use crate::resilience::fleet::Fleet;
 use crate::resilience::retry::Heal;
@@ -64,7 +65,7 @@ impl RouteStack {
         let (service, locations) = match credential {
             None => (wrap(layers, upstream.service()), Locations::default()),
             Some(credential) => {
-                let locations = credential.locations().clone();
+                let locations = credential.locations();
                 let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
                 // A single value from the environment can neither change nor be replaced.
                 let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
@@ -91,7 +92,7 @@ impl RouteStack {
         let Some(tenant) = &self.tenant else { return Ok(None) };
         let mut values = headers.get_all(&tenant.header).iter();
         let found = match (values.next(), values.next()) {
-            (Some(value), None) => Some(tenant_name(value)?),
+            (Some(value), None) => Some(tenant_name(value, &tenant.pattern)?),
             (None, _) if tenant.required => {
                 return Err(EgressError::BadRequest("the header that names the tenant is missing"));
             }
@@ -126,13 +127,12 @@ impl RouteStack {
     }
 }
 
-/// A tenant's name: 1 to 128 printable characters of ASCII.
-fn tenant_name(value: &http::HeaderValue) -> Result<Arc<str>, EgressError> {
+/// A tenant's name, if it looks as the policy says.
+fn tenant_name(value: &http::HeaderValue, pattern: &TenantPattern) -> Result<Arc<str>, EgressError> {
     let text = value.to_str().map_err(|_| BAD_TENANT)?.trim();
-    if text.is_empty() || text.len() > MAX_TENANT { Err(BAD_TENANT) } else { Ok(text.into()) }
+    if pattern.admits(text) { Ok(text.into()) } else { Err(BAD_TENANT) }
 }
 
-const MAX_TENANT: usize = 128;
 const BAD_TENANT: EgressError = EgressError::BadRequest(
-    "the header that names the tenant has no plain value of 1 to 128 characters, once",
+    "the header that names the tenant does not hold one name as the policy wants it (`tenant.pattern`), once",
 );

@@ -1,6 +1,8 @@
 //! The kinds of credential, one file each. A kind makes [`MemberSettings`] of what the policy says: [`Part`]s, which are a
 //! place, the secrets or tokens that stand in it, and how they are written; and the [`Token`]s that outgate gets itself.
 
+use std::sync::Arc;
+
 use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
 
@@ -38,6 +40,36 @@ impl MemberSettings {
         Self { parts, tokens: Vec::new() }
     }
 
+    /// Whether some of its secrets are per tenant.
+    #[must_use]
+    pub fn is_per_tenant(&self) -> bool {
+        self.uses().iter().any(|used| used.reference.is_per_tenant())
+    }
+
+    /// Whether reading its secrets again could give another value.
+    #[must_use]
+    pub fn can_change(&self) -> bool {
+        self.uses().iter().any(|used| can_change(&used.reference))
+    }
+
+    /// The references of the secrets that stand in a request, for the record.
+    #[must_use]
+    pub fn reference(&self) -> Arc<str> {
+        let mut references: Vec<String> = Vec::new();
+        for reference in self.parts.iter().flat_map(Part::secrets).map(ToString::to_string) {
+            if !references.contains(&reference) {
+                references.push(reference);
+            }
+        }
+        references.join(",").into()
+    }
+
+    /// The places that belong to it.
+    #[must_use]
+    pub fn locations(&self) -> Vec<Location> {
+        self.parts.iter().map(|part| part.location.clone()).collect()
+    }
+
     /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.
     #[must_use]
     pub fn uses(&self) -> Vec<Used> {
@@ -50,6 +82,11 @@ impl MemberSettings {
         });
         parts.chain(inputs).collect()
     }
+}
+
+/// Whether reading a secret again could give another value; the environment cannot change.
+pub fn can_change(reference: &SecretRef) -> bool {
+    reference.store() != "env"
 }
 
 /// One place of a request and what outgate writes there.
@@ -103,7 +140,9 @@ impl Part {
 }
 
 impl Half {
-    fn secret(&self) -> Option<&SecretRef> {
+    /// The secret, where it is one.
+    #[must_use]
+    pub fn secret(&self) -> Option<&SecretRef> {
         match self {
             Self::Secret(reference) => Some(reference),
             Self::Plain(_) => None,

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::secret::cache::{RefreshOutcome, SecretCache, SecretEntry, SecretVersion};
+use crate::credential::scope::Scope;
+use crate::secret::cache::{RefreshOutcome, SecretEntry, SecretVersion};
 use crate::secret::reference::SecretRef;
-use crate::secret::{TokenFault, ValueRules};
+use crate::secret::{SecretError, TokenFault, ValueRules};
 
 /// One secret that a token needs, as written in the policy: a reference, or a list in an overlap (new, old).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,9 +36,9 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    pub(super) fn new(input: &Input, cache: &SecretCache) -> Self {
-        let entry = |reference| cache.entry_under(reference, input.rules);
-        Self { entries: input.alternatives.iter().map(entry).collect() }
+    pub(super) fn new(input: &Input, scope: &Scope<'_>) -> Result<Self, SecretError> {
+        let entry = |reference| scope.entry(reference, input.rules);
+        Ok(Self { entries: input.alternatives.iter().map(entry).collect::<Result<_, _>>()? })
     }
 
     pub(super) fn len(&self) -> usize {

@@ -27,7 +27,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::BoxFuture;
 
 pub use inputs::{Input, Inputs};
-pub use source::{TokenSource, entry};
+pub use source::TokenSource;
+#[cfg(test)]
+pub use source::entry;
 
 use super::kinds::oauth2_client_credentials;
 use crate::secret::reference::SecretRef;
@@ -69,6 +71,13 @@ impl Token {
         let mark = digest(&SHA256, format!("{settings:?}").as_bytes());
         let mark: String = mark.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         Self { reference: SecretRef::made(kind, from, &mark), settings }
+    }
+
+    /// Whether each tenant has its own: something that it is got with is per tenant.
+    #[must_use]
+    pub fn is_per_tenant(&self) -> bool {
+        let inputs = self.settings.grant().inputs();
+        inputs.iter().flat_map(|input| &input.alternatives).any(SecretRef::is_per_tenant)
     }
 }
 

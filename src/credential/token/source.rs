@@ -1,6 +1,5 @@
 //! A token as the cache of secrets sees it: something that is read, and ends.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,6 +7,7 @@ use tokio::time::Instant;
 use super::endpoint::TokenClient;
 use super::inputs::{Bound, Inputs};
 use super::{Issued, Token, TokenEnv, TokenSettings};
+use crate::credential::scope::Scope;
 use crate::secret::cache::SecretCache;
 use crate::secret::reference::SecretRef;
 use crate::secret::{ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
@@ -31,10 +31,25 @@ impl TokenSource {
     /// Binds a token to the secrets it is got with.
     #[must_use]
     pub fn new(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Self {
+        let scope = Scope { cache, env, tenant: None };
+        // Without a tenant no name can fail to fit.
+        Self::of(token, &scope).unwrap_or_else(|error| Self {
+            settings: token.settings.clone(),
+            inputs: Vec::new(),
+            client: Err(TokenFault::Input(Box::new(error))),
+        })
+    }
+
+    /// The same in a scope: for a tenant, or for nobody in particular.
+    ///
+    /// # Errors
+    /// The tenant's name does not fit.
+    pub fn of(token: &Token, scope: &Scope<'_>) -> Result<Self, SecretError> {
         let grant = token.settings.grant();
-        let inputs = grant.inputs().iter().map(|input| Bound::new(input, cache)).collect();
-        let client = TokenClient::new(grant.endpoint(), &token.reference, env);
-        Self { settings: token.settings.clone(), inputs, client }
+        let inputs = grant.inputs();
+        let inputs = inputs.iter().map(|input| Bound::new(input, scope)).collect::<Result<_, _>>()?;
+        let client = TokenClient::new(grant.endpoint(), &token.reference, scope.env);
+        Ok(Self { settings: token.settings.clone(), inputs, client })
     }
 
     async fn issue(&self) -> Result<Reading, TokenFault> {
@@ -107,8 +122,9 @@ impl SecretStore for TokenSource {
 }
 
 /// The token's entry among the secrets; made where no token of these settings lives yet.
-pub fn entry(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Arc<crate::secret::SecretEntry> {
-    cache.made(&token.reference, || Arc::new(TokenSource::new(token, cache, env)))
+#[cfg(test)]
+pub fn entry(token: &Token, cache: &SecretCache, env: &TokenEnv) -> std::sync::Arc<crate::secret::SecretEntry> {
+    cache.made(&token.reference, || std::sync::Arc::new(TokenSource::new(token, cache, env)))
 }
 
 #[cfg(test)]

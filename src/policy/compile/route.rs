@@ -8,13 +8,13 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::Compiler;
 use super::layers::Written;
-use crate::credential::CredentialConfig;
 use crate::credential::kinds::MemberSettings;
 use crate::credential::kinds::header::header_name;
 use crate::message::quantity::TimeSpan;
 use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
 use crate::policy::merge::merge;
 use crate::policy::pattern::PathPattern;
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
 
@@ -187,7 +187,7 @@ impl Compiler<'_> {
         written: Written<'_>,
         path: &PolicyPath,
     ) -> Option<RouteSettings> {
-        let credential = self.credential(config.credential.as_ref(), &path.key("credential"))?;
+        let credential = self.credential(config, &path.key("credential"))?;
         Some(RouteSettings {
             credential,
             scrub: config.scrub.unwrap_or_default(),
@@ -200,15 +200,18 @@ impl Compiler<'_> {
 
     fn credential(
         &mut self,
-        config: Option<&CredentialConfig>,
+        provider: &ProviderConfig,
         path: &PolicyPath,
     ) -> Option<Vec<MemberSettings>> {
-        let Some(config) = config else { return Some(Vec::new()) };
+        let Some(config) = &provider.credential else { return Some(Vec::new()) };
         match config.members(&self.directory) {
             Ok(members) => {
+                if members.iter().any(MemberSettings::is_per_tenant) {
+                    self.check_tenants(provider, config.required, path);
+                }
                 for used in members.iter().flat_map(MemberSettings::uses) {
                     // What a token is got with is wanted with the token.
-                    self.uses_secret_under(path, &used.reference, config.required, used.rules);
+                    self.uses_secret_of(path, &used.reference, config.required, used.rules);
                 }
                 Some(members)
             }
@@ -216,6 +219,32 @@ impl Compiler<'_> {
                 self.mistake(path, message);
                 None
             }
+        }
+    }
+
+    /// Whether every request says whose secret it wants, by a name that may stand in a reference.
+    fn check_tenants(&mut self, provider: &ProviderConfig, required: bool, path: &PolicyPath) {
+        let tenant = provider.tenant.as_ref();
+        if tenant.and_then(|tenant| tenant.required) != Some(true) {
+            self.mistake_with(
+                path,
+                "`{tenant}` stands in a secret reference, and not every request names its tenant",
+                "`tenant: { header: X-Tenant, required: true }` at the provider",
+            );
+        }
+        let pattern = tenant.and_then(|tenant| tenant.pattern.as_deref()?.parse::<TenantPattern>().ok());
+        if pattern.is_some_and(|pattern| !pattern.is_plain()) {
+            self.mistake_with(
+                path,
+                "`{tenant}` stands in a secret reference, and `tenant.pattern` lets characters pass that may not stand there",
+                "only letters, digits, `.`, `_` and `-` in the pattern",
+            );
+        }
+        if required {
+            self.mistake(
+                &path.key("required"),
+                "secrets of tenants are read when a tenant is named: readiness cannot wait for them",
+            );
         }
     }
 

@@ -101,6 +101,7 @@ struct Course {
     /// An attempt is under way.
     running: bool,
     choice: usize,
+    tenant: Option<Arc<str>>,
     healing: Healing,
 }
 
@@ -147,7 +148,10 @@ impl Course {
             upgrade: request.upgrade,
             attempts: 0,
             running: false,
-            choice: plan.heal.as_ref().map_or(request.credential_choice, |heal| heal.preferred()),
+            choice: plan.heal.as_ref().map_or(request.credential_choice, |heal| {
+                heal.preferred(request.tenant.as_deref())
+            }),
+            tenant: request.tenant.clone(),
             healing: Healing::Unneeded,
             plan,
         };
@@ -213,7 +217,8 @@ impl Course {
             && let Some(heal) = &self.plan.heal
         {
             self.healing = Healing::Told;
-            heal.worked(self.exchange.facts().credential_choice);
+            let choice = self.exchange.facts().credential_choice;
+            heal.worked(self.tenant.as_deref(), choice);
         }
     }
 
@@ -229,7 +234,7 @@ impl Course {
             let facts = self.exchange.facts();
             (facts.credential_choice, facts.credential_stamp)
         };
-        let next = heal.heal(tried, stamp).await?;
+        let next = heal.heal(self.tenant.as_deref(), tried, stamp).await?;
         // The upload may have gone on meanwhile.
         let body = self.replay.as_ref()?.attempt()?;
         self.choice = next;
