@@ -8,8 +8,8 @@ use serde_json::{Value as Json, json};
 
 use super::explain_layers::layers;
 use super::{DENIED, PolicyArgument, Style, fail, load, print};
-use crate::credential::Location;
 use crate::credential::kinds::MemberSettings;
+use crate::credential::{Location, Locations};
 use crate::message::target::{Authority, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
 use crate::policy::decide::{ConnectDecision, Refusal};
@@ -188,7 +188,7 @@ fn allowed(
     headers: &[String],
 ) -> Json {
     let settings = &route.settings;
-    let locations: Vec<&Location> = settings.credential.iter().flat_map(|member| &member.parts).map(|part| &part.location).collect();
+    let locations = Locations::new(settings.credential.iter().flat_map(MemberSettings::locations));
     let value =
         |key: &[&str], text: String| json!({ "value": text, "from": origin(policy, &route.effective, key) });
     let seconds = |duration: std::time::Duration| humantime::format_duration(duration).to_string();
@@ -203,7 +203,7 @@ fn allowed(
         "at": place(policy, route.place),
         "credential": {
             "references": settings.credential.iter().map(|member| references(member)).collect::<Vec<_>>(),
-            "places": crate::credential::Locations::new(locations.iter().map(|place| (*place).clone())).iter().map(describe).collect::<Vec<_>>(),
+            "places": places(&locations, &settings.credential),
             "from": origin(policy, &route.effective, &["credential"]),
         },
         "stripped": stripped(&locations, headers),
@@ -234,6 +234,21 @@ fn references(member: &MemberSettings) -> String {
     all.join(" + ")
 }
 
+/// Where the credential goes, each place once.
+fn places(locations: &Locations, members: &[MemberSettings]) -> Vec<String> {
+    let mut all: Vec<String> = locations.iter().map(describe).collect();
+    for place in members
+        .iter()
+        .filter_map(|member| member.per_request.as_ref())
+        .flat_map(|work| work.rewriter().places())
+    {
+        if !all.contains(&place) {
+            all.push(place);
+        }
+    }
+    all
+}
+
 fn describe(location: &Location) -> String {
     match location {
         Location::Header(name) => format!("header {name}"),
@@ -242,8 +257,7 @@ fn describe(location: &Location) -> String {
 }
 
 /// Which of the given headers would be taken out.
-fn stripped(locations: &[&Location], headers: &[String]) -> Vec<String> {
-    let locations = crate::credential::Locations::new(locations.iter().map(|location| (*location).clone()));
+fn stripped(locations: &Locations, headers: &[String]) -> Vec<String> {
     headers
         .iter()
         .filter_map(|line| HeaderName::from_bytes(line.split(':').next()?.trim().as_bytes()).ok())

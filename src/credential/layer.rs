@@ -78,6 +78,16 @@ impl<S: Inner> Inject<S> {
         })
     }
 
+    /// Does what there is to do for each request, and sends it.
+    fn rewritten(&self, request: EgressRequest, prepared: Arc<Prepared>) -> Pending {
+        let mut inner = self.inner.clone();
+        Box::pin(async move {
+            let Some((work, secrets)) = &prepared.per_request else { return inner.call(request).await };
+            let request = work.rewriter().rewrite(request, secrets).await?;
+            inner.call(request).await
+        })
+    }
+
     fn send(
         &mut self,
         mut request: EgressRequest,
@@ -100,7 +110,10 @@ impl<S: Inner> Inject<S> {
             facts.credential_choice = choice;
         }
         let scrub = self.scrub;
-        let call = self.inner.call(request);
+        let call = match &prepared.per_request {
+            None => self.inner.call(request),
+            Some(_) => self.rewritten(request, prepared.clone()),
+        };
         Box::pin(async move {
             let response = call.await?;
             match (&prepared.scrubber, scrub) {

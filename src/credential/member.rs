@@ -15,10 +15,11 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::error::CredentialError;
-use super::kinds::{Form, Half, MemberSettings, Part, can_change};
+use super::kinds::{Form, Half, MemberSettings, Part, PerRequest, can_change};
 use super::location::Location;
-use super::scrub::Scrubber;
+use super::rewrite::Secrets;
 use super::scope::Scope;
+use super::scrub::Scrubber;
 use crate::secret::ValueRules;
 use crate::secret::cache::{SecretEntry, SecretVersion};
 use crate::secret::reference::SecretRef;
@@ -27,8 +28,15 @@ use crate::secret::reference::SecretRef;
 pub struct Member {
     parts: Vec<Part>,
     secrets: Vec<(SecretRef, Arc<SecretEntry>)>,
+    per_request: Option<PerRequestBound>,
     prepared: ArcSwapOption<Prepared>,
     reference: Arc<str>,
+}
+
+/// Work for each request, and where among the member's secrets those that it needs are.
+struct PerRequestBound {
+    work: Arc<PerRequest>,
+    secrets: Vec<usize>,
 }
 
 /// What a member puts into a request, for one version of its secrets.
@@ -39,6 +47,8 @@ pub struct Prepared {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Percent-encoded `name=value` pairs.
     parameters: Vec<Zeroizing<String>>,
+    /// What is still to be done for each request, and with what.
+    pub per_request: Option<(Arc<PerRequest>, Secrets)>,
     /// Finds the secrets in answers; absent where all of them are too short to be searched for.
     pub scrubber: Option<Arc<Scrubber>>,
 }
@@ -56,22 +66,35 @@ impl Member {
     pub fn bind(settings: &MemberSettings, scope: &Scope<'_>) -> Result<Self, CredentialError> {
         let parts = settings.parts.clone();
         let mut secrets: Vec<(SecretRef, Arc<SecretEntry>)> = Vec::new();
-        for reference in parts.iter().flat_map(Part::secrets) {
-            if secrets.iter().any(|(known, _)| known == reference) {
-                continue;
-            }
+        let mut bound = |reference: &SecretRef, rules: ValueRules| {
             let token = settings.tokens.iter().find(|token| token.reference == *reference);
             let entry = match token {
                 Some(token) => scope.token(token),
-                None => scope.entry(reference, ValueRules::HeaderSafe),
+                None => scope.entry(reference, rules),
             };
             let entry = entry.map_err(|cause| CredentialError::Secret {
                 reference: reference.to_string(),
                 cause: Arc::new(cause),
             })?;
-            secrets.push((reference.clone(), entry));
+            let known = secrets.iter().position(|(_, known)| Arc::ptr_eq(known, &entry));
+            Ok::<_, CredentialError>(known.unwrap_or_else(|| {
+                secrets.push((reference.clone(), entry));
+                secrets.len() - 1
+            }))
+        };
+        for reference in parts.iter().flat_map(Part::secrets) {
+            bound(reference, ValueRules::HeaderSafe)?;
         }
-        Ok(Self { parts, secrets, prepared: ArcSwapOption::empty(), reference: settings.reference() })
+        let per_request = match &settings.per_request {
+            None => None,
+            Some(work) => {
+                let used = work.rewriter().secrets();
+                let secrets = used.iter().map(|used| bound(&used.reference, used.rules)).collect::<Result<_, _>>()?;
+                Some(PerRequestBound { work: Arc::new(work.clone()), secrets })
+            }
+        };
+        let reference = settings.reference();
+        Ok(Self { parts, secrets, per_request, prepared: ArcSwapOption::empty(), reference })
     }
 
     /// Whether there are values for all of its secrets.
@@ -152,6 +175,10 @@ impl Member {
             stamp: STAMPS.fetch_add(1, Ordering::Relaxed),
             headers: Vec::new(),
             parameters: Vec::new(),
+            per_request: self.per_request.as_ref().map(|bound| {
+                let own = bound.secrets.iter().filter_map(|at| values.get(*at));
+                (bound.work.clone(), Secrets::new(own.map(|(_, version)| version.clone()).collect()))
+            }),
             scrubber: None,
         };
         for part in &self.parts {

@@ -82,6 +82,12 @@ pub enum Fault {
     Credential,
     /// The target would be too long with the credential in its query.
     TargetTooLong,
+    /// The request cannot carry its credential, such as a body that is no form; the text tells the app why.
+    Unfit(&'static str),
+    /// The body has to be held while the credential is put into it, and is too large for that.
+    BodyTooLargeToRewrite,
+    /// The request may not be sent with, or because of, what it holds; the text tells the app why.
+    Forbidden(&'static str),
     /// The app went away.
     DownstreamGone,
     /// The app's body is malformed.

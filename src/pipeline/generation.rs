@@ -9,6 +9,8 @@ use super::error::{DeniedBy, EgressError};
 use super::route_stack::RouteStack;
 use super::shared::Shared;
 use super::tunnel::TunnelPermit;
+use crate::credential::Location;
+use crate::credential::kinds::MemberSettings;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider};
 use crate::policy::decide::{ConnectDecision, LocalDecision, Refusal};
@@ -278,9 +280,10 @@ impl LiveProvider {
         let upstream = shared.upstream(&provider.upstream)?;
         // The credential's own parameter is a secret wherever it stands, also where the app sent one of its own.
         let mut names = provider.redact_query.clone();
-        for part in provider.routes.iter().flat_map(|route| route.settings.credential.iter().flat_map(|member| &member.parts)) {
-            if let crate::credential::Location::Query(name) = &part.location {
-                names.push(name.clone());
+        let members = provider.routes.iter().flat_map(|route| &route.settings.credential);
+        for location in members.flat_map(MemberSettings::locations) {
+            if let Location::Query(name) = location {
+                names.push(name);
             }
         }
         let redaction = Arc::new(Redaction::new(mode, &names, &provider.redact_path));

@@ -7,6 +7,7 @@ use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
 
 use super::location::Location;
+use super::rewrite::Rewrite;
 use super::token::Token;
 
 pub mod basic;
@@ -22,6 +23,20 @@ pub struct MemberSettings {
     pub parts: Vec<Part>,
     /// The tokens among what the parts name, and how each is got.
     pub tokens: Vec<Token>,
+    /// What is done for each request, after the parts were injected.
+    pub per_request: Option<PerRequest>,
+}
+
+/// Work for each request. One variant for each kind that has some; settings only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PerRequest {}
+
+impl PerRequest {
+    /// What does it.
+    #[must_use]
+    pub fn rewriter(&self) -> &dyn Rewrite {
+        match *self {}
+    }
 }
 
 /// A secret that a credential uses, and how.
@@ -37,7 +52,20 @@ impl MemberSettings {
     /// A member without tokens.
     #[must_use]
     pub fn of(parts: Vec<Part>) -> Self {
-        Self { parts, tokens: Vec::new() }
+        Self { parts, ..Self::default() }
+    }
+
+    /// A member without parts: all of it is work for each request.
+    #[must_use]
+    pub fn per_request(work: PerRequest) -> Self {
+        Self { per_request: Some(work), ..Self::default() }
+    }
+
+    /// The places that belong to it.
+    #[must_use]
+    pub fn locations(&self) -> Vec<Location> {
+        let own = self.per_request.as_ref().map(|work| work.rewriter().locations());
+        self.parts.iter().map(|part| part.location.clone()).chain(own.into_iter().flatten()).collect()
     }
 
     /// Whether some of its secrets are per tenant.
@@ -56,18 +84,14 @@ impl MemberSettings {
     #[must_use]
     pub fn reference(&self) -> Arc<str> {
         let mut references: Vec<String> = Vec::new();
-        for reference in self.parts.iter().flat_map(Part::secrets).map(ToString::to_string) {
+        let own = self.per_request.iter().flat_map(|work| work.rewriter().secrets());
+        let own = own.map(|used| used.reference.to_string());
+        for reference in self.parts.iter().flat_map(Part::secrets).map(ToString::to_string).chain(own) {
             if !references.contains(&reference) {
                 references.push(reference);
             }
         }
         references.join(",").into()
-    }
-
-    /// The places that belong to it.
-    #[must_use]
-    pub fn locations(&self) -> Vec<Location> {
-        self.parts.iter().map(|part| part.location.clone()).collect()
     }
 
     /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.
@@ -80,7 +104,8 @@ impl MemberSettings {
             let rules = input.rules;
             input.alternatives.into_iter().map(move |reference| Used { reference, rules })
         });
-        parts.chain(inputs).collect()
+        let own = self.per_request.as_ref().map(|work| work.rewriter().secrets());
+        parts.chain(inputs).chain(own.into_iter().flatten()).collect()
     }
 }
 

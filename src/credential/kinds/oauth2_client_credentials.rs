@@ -88,7 +88,10 @@ impl Config {
         let from = settings.endpoint.shown();
         let token =
             Token::new("oauth2_client_credentials", &from, TokenSettings::Oauth2ClientCredentials(settings));
-        Ok(MemberSettings { parts: bearer::parts(token.reference.clone()), tokens: vec![token] })
+        Ok(MemberSettings {
+            tokens: vec![token.clone()],
+            ..MemberSettings::of(bearer::parts(token.reference))
+        })
     }
 
     fn compile(&self, directory: &Path) -> Result<Settings, String> {

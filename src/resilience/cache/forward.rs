@@ -329,6 +329,9 @@ const fn is_bridged(fault: Fault) -> bool {
         | Fault::QuotaHeld
         | Fault::Upgrade
         | Fault::TargetTooLong
+        | Fault::Unfit(_)
+        | Fault::BodyTooLargeToRewrite
+        | Fault::Forbidden(_)
         | Fault::DownstreamGone
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled

@@ -303,5 +303,8 @@ fn was_held_back(failure: &Failure) -> bool {
                 | Fault::ConnectionLimit
                 | Fault::Credential
                 | Fault::TargetTooLong
+                | Fault::Unfit(_)
+                | Fault::BodyTooLargeToRewrite
+                | Fault::Forbidden(_)
         )
 }

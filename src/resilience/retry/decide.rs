@@ -276,11 +276,14 @@ fn trigger_of_failure(fault: Fault, progress: Progress) -> Result<Trigger, Why> 
         | Fault::Total
         | Fault::Credential
         | Fault::TargetTooLong
+        | Fault::Unfit(_)
+        | Fault::Forbidden(_)
         | Fault::Internal => Err(Why::Refused),
         Fault::DownstreamGone
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled
-        | Fault::BodyTooLarge => Err(Why::Downstream),
+        | Fault::BodyTooLarge
+        | Fault::BodyTooLargeToRewrite => Err(Why::Downstream),
     }
 }
 
