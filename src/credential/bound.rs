@@ -10,10 +10,11 @@ use super::error::CredentialError;
 use super::kinds::MemberSettings;
 use super::location::Locations;
 use super::member::{Member, Prepared};
+use super::overlap::{self, News, Overlap};
 use super::scope::Scope;
 use super::token::TokenEnv;
 use crate::secret::cache::{RefreshOutcome, SecretCache};
-use crate::telemetry::{HealResult, ProviderMetrics};
+use crate::telemetry::{HealResult, OverlapEvent, ProviderMetrics};
 
 /// How long the member of a list that worked is used first; then the newer one is tried again.
 const PREFER: Duration = Duration::from_secs(30);
@@ -25,6 +26,8 @@ pub struct Credential {
     started: Instant,
     /// Member that is preferred, and until when: milliseconds since `started`, times [`SLOTS`], plus the member.
     preference: AtomicU64,
+    overlap: Overlap,
+    tenant: Option<Arc<str>>,
     metrics: Arc<ProviderMetrics>,
 }
 
@@ -53,12 +56,20 @@ impl Credential {
         metrics: Arc<ProviderMetrics>,
     ) -> Result<Self, CredentialError> {
         let bound = members.iter().map(|member| Member::bind(member, scope)).collect::<Result<_, _>>()?;
-        Ok(Self::of(bound, members, metrics))
+        Ok(Self { tenant: scope.tenant.map(Arc::from), ..Self::of(bound, members, metrics) })
     }
 
     fn of(members: Vec<Member>, settings: &[MemberSettings], metrics: Arc<ProviderMetrics>) -> Self {
         let locations = Locations::new(settings.iter().flat_map(MemberSettings::locations));
-        Self { members, locations, started: Instant::now(), preference: AtomicU64::new(0), metrics }
+        Self {
+            members,
+            locations,
+            started: Instant::now(),
+            preference: AtomicU64::new(0),
+            overlap: Overlap::default(),
+            tenant: None,
+            metrics,
+        }
     }
 
     /// The places that belong to it.
@@ -195,5 +206,22 @@ impl Credential {
         self.metrics.healed(HealResult::Healed);
         let until = self.now() + u64::try_from(PREFER.as_millis()).unwrap_or(0);
         self.preference.store(until * SLOTS + choice as u64 % SLOTS, Ordering::Relaxed);
+    }
+
+    /// A member was not refused; `success` where the answer shows that it was accepted. In an overlap that says whether the
+    /// older ones are still needed.
+    pub fn accepted(&self, choice: usize, success: bool) {
+        if self.members.len() < 2 || choice == 0 && !success {
+            return;
+        }
+        if choice > 0 {
+            self.metrics.overlap(OverlapEvent::OldNeeded);
+        }
+        let Some(news) = self.overlap.accepted(choice, Instant::now()) else { return };
+        if news == News::SafeToRemove {
+            self.metrics.overlap(OverlapEvent::SafeToRemove);
+        }
+        let reference = |at: usize| self.members.get(at).map_or("", |member| member.reference());
+        overlap::tell(news, "provider", (reference(0), reference(choice.max(1))), self.tenant.as_deref());
     }
 }

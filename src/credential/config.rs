@@ -8,7 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::kinds::{MemberSettings, basic, bearer, header, oauth2_client_credentials, query};
+use super::kinds::{
+    MemberSettings, apple, basic, bearer, github_app, google_service_account, header, oauth2_client_credentials, query,
+};
 use crate::secret::reference::SecretRef;
 
 /// The closed list of kinds that are built. One line per kind; adding one is a variant here and its line in
@@ -27,19 +29,33 @@ pub enum Kind {
     Query(query::Config),
     /// A token for the client itself (RFC 6749 section 4.4).
     Oauth2ClientCredentials(Box<oauth2_client_credentials::Config>),
+    /// A token for a service account of Google.
+    GoogleServiceAccount(Box<google_service_account::Config>),
+    /// An installation token of a GitHub App.
+    GithubApp(Box<github_app::Config>),
+    /// A JWT for Apple.
+    Apple(Box<apple::Config>),
 }
 
-const BUILT: [&str; 6] = ["bearer", "basic", "header", "query", "oauth2_client_credentials", "none"];
+const BUILT: [&str; 9] = [
+    "bearer",
+    "basic",
+    "header",
+    "query",
+    "oauth2_client_credentials",
+    "google_service_account",
+    "github_app",
+    "apple",
+    "none",
+];
 
 /// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 9] = [
+const NOT_YET: [&str; 7] = [
     "body",
     "placeholder",
     "oauth2_refresh_token",
     "jwt_bearer",
     "token_exchange",
-    "google_service_account",
-    "github_app",
     "aws_sigv4",
     "hmac",
 ];
@@ -71,6 +87,9 @@ impl CredentialConfig {
             }
             Kind::Query(config) => Ok(vec![of(vec![config.part()?])]),
             Kind::Oauth2ClientCredentials(config) => Ok(vec![config.member(directory)?]),
+            Kind::GoogleServiceAccount(config) => Ok(vec![config.member(directory)?]),
+            Kind::GithubApp(config) => Ok(vec![config.member(directory)?]),
+            Kind::Apple(config) => Ok(vec![config.member()?]),
         }
     }
 
@@ -186,6 +205,9 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                 "header" => Kind::Header(map.next_value()?),
                 "query" => Kind::Query(map.next_value()?),
                 "oauth2_client_credentials" => Kind::Oauth2ClientCredentials(map.next_value()?),
+                "google_service_account" => Kind::GoogleServiceAccount(map.next_value()?),
+                "github_app" => Kind::GithubApp(map.next_value()?),
+                "apple" => Kind::Apple(map.next_value()?),
                 "none" => {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     Kind::None
@@ -200,6 +222,9 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                         "header",
                         "query",
                         "oauth2_client_credentials",
+                        "google_service_account",
+                        "github_app",
+                        "apple",
                         "none",
                         "required",
                     ];
@@ -227,6 +252,9 @@ impl JsonSchema for CredentialConfig {
         let header = generator.subschema_for::<OneOrMany<header::Config>>();
         let query = generator.subschema_for::<query::Config>();
         let client_credentials = generator.subschema_for::<oauth2_client_credentials::Config>();
+        let google = generator.subschema_for::<google_service_account::Config>();
+        let github = generator.subschema_for::<github_app::Config>();
+        let apple = generator.subschema_for::<apple::Config>();
         json_schema!({
             "description": "What outgate puts into each request, and where. One kind; `none` allows without a credential.",
             "anyOf": [
@@ -242,6 +270,9 @@ impl JsonSchema for CredentialConfig {
                         "header": header,
                         "query": query,
                         "oauth2_client_credentials": client_credentials,
+                        "google_service_account": google,
+                        "github_app": github,
+                        "apple": apple,
                         "none": { "description": "no credential" },
                         "required": { "type": "boolean", "description": "readiness waits until its secrets were read" },
                     },

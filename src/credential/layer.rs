@@ -6,16 +6,17 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::Either;
 use http::Response;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
 use tokio::time::Instant;
 use tower::Service;
 
 use super::bound::Credential;
-use super::tenants::Credentials;
 use super::error::CredentialError;
 use super::member::Prepared;
 use super::scrub::{Scrub, scrub_response};
+use super::tenants::Credentials;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
@@ -111,8 +112,8 @@ impl<S: Inner> Inject<S> {
         }
         let scrub = self.scrub;
         let call = match &prepared.per_request {
-            None => self.inner.call(request),
-            Some(_) => self.rewritten(request, prepared.clone()),
+            None => Either::Left(self.inner.call(request)),
+            Some(_) => Either::Right(self.rewritten(request, prepared.clone())),
         };
         Box::pin(async move {
             let response = call.await?;

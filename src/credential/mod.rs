@@ -21,6 +21,7 @@ pub mod kinds;
 pub mod layer;
 pub mod location;
 pub mod member;
+pub mod overlap;
 pub mod rewrite;
 pub mod scope;
 pub mod scrub;

@@ -146,6 +146,19 @@ impl Heal for Credentials {
             credential.worked(choice);
         }
     }
+
+    fn overlaps(&self) -> bool {
+        match self {
+            Self::One(credential) => credential.len() > 1,
+            Self::PerTenant(tenants) => tenants.members.len() > 1,
+        }
+    }
+
+    fn accepted(&self, tenant: Option<&str>, choice: usize, success: bool) {
+        if let Some(credential) = self.live(tenant) {
+            credential.accepted(choice, success);
+        }
+    }
 }
 
 /// The credentials of the tenants that were named of late.

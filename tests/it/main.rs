@@ -27,6 +27,7 @@ mod shadow;
 mod stores;
 mod streaming;
 mod support;
+mod tenants;
 mod timeouts;
 mod upgrade;
 mod upstream;

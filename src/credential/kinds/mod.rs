@@ -10,8 +10,11 @@ use super::location::Location;
 use super::rewrite::Rewrite;
 use super::token::Token;
 
+pub mod apple;
 pub mod basic;
 pub mod bearer;
+pub mod github_app;
+pub mod google_service_account;
 pub mod header;
 pub mod oauth2_client_credentials;
 pub mod query;

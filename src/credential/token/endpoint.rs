@@ -13,6 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use zeroize::Zeroizing;
 
 use super::{Issued, TokenEnv};
+use crate::message::target::Target;
 use crate::secret::http::{ClientSettings, HttpAnswer, HttpCall, HttpClient, configured_addresses};
 use crate::secret::reference::SecretRef;
 use crate::secret::stores::document::Document;
@@ -95,14 +96,50 @@ impl TokenClient {
         headers: HeaderMap,
         repeat: bool,
     ) -> Result<TokenAnswer, TokenFault> {
-        let Some((endpoint, client)) = &self.endpoint else {
-            return Err(TokenFault::Setup("it has no endpoint"));
-        };
-        let mut call = HttpCall::login(&endpoint.url.target, endpoint.path(), form.0);
+        let (endpoint, _) = self.endpoint()?;
+        let mut call = form.call(&endpoint.url.target, endpoint.path());
         call.repeat = repeat;
-        call.headers = headers;
-        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        call.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        call.headers.extend(headers);
+        self.ask(call).await
+    }
+
+    /// Posts a form, which may be repeated, to a URL that stands in a key. Whose URLs may stand there is the caller's to
+    /// judge; it is one of the endpoint's scheme.
+    ///
+    /// # Errors
+    /// As [`TokenClient::post`].
+    pub async fn post_to(&self, url: &StoreAddress, form: Form) -> Result<TokenAnswer, TokenFault> {
+        let (endpoint, _) = self.endpoint()?;
+        if url.target.scheme != endpoint.url.target.scheme {
+            return Err(TokenFault::Setup("the scheme of its URL is not the one of its endpoint"));
+        }
+        self.ask(form.call(&url.target, path_of(url))).await
+    }
+
+    /// Posts JSON, which may be repeated, to a path below the endpoint's. `path` starts with a slash and is percent-encoded.
+    ///
+    /// # Errors
+    /// As [`TokenClient::post`].
+    pub async fn post_json(
+        &self,
+        path: &str,
+        headers: HeaderMap,
+        body: SecretBytes,
+    ) -> Result<TokenAnswer, TokenFault> {
+        let (endpoint, _) = self.endpoint()?;
+        let path = format!("{}{path}", endpoint.url.prefix);
+        let mut call = HttpCall { headers, ..HttpCall::login(&endpoint.url.target, path, body) };
+        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.ask(call).await
+    }
+
+    fn endpoint(&self) -> Result<&(TokenEndpoint, HttpClient), TokenFault> {
+        self.endpoint.as_ref().ok_or(TokenFault::Setup("it has no endpoint"))
+    }
+
+    async fn ask(&self, mut call: HttpCall) -> Result<TokenAnswer, TokenFault> {
+        let (_, client) = self.endpoint()?;
+        call.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         let answer = client.send(call).await?;
         if !answer.status.is_success() {
             client.count_refusal(answer.status);
@@ -114,8 +151,12 @@ impl TokenClient {
 
 impl TokenEndpoint {
     fn path(&self) -> String {
-        if self.url.prefix.is_empty() { "/".to_owned() } else { self.url.prefix.clone() }
+        path_of(&self.url)
     }
+}
+
+fn path_of(url: &StoreAddress) -> String {
+    if url.prefix.is_empty() { "/".to_owned() } else { url.prefix.clone() }
 }
 
 /// The error codes of RFC 6749 section 5.2 and RFC 8693 section 2.2.2; what is not in this list is not repeated.
@@ -161,6 +202,12 @@ impl Form {
         text.push(b'=');
         percent_encode(value, FORM).for_each(|piece| text.extend_from_slice(piece.as_bytes()));
         Self(text)
+    }
+
+    fn call(self, target: &Target, path: String) -> HttpCall {
+        let mut call = HttpCall::login(target, path, self.0);
+        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        call
     }
 
     /// The same, where there is a value.
@@ -209,8 +256,16 @@ impl TokenAnswer {
     /// # Errors
     /// There is no access token.
     pub fn issued(&self, otherwise: Option<Duration>) -> Result<Issued, TokenFault> {
-        let token = self.text("access_token").filter(|token| !token.is_empty());
-        let token = token.ok_or(TokenFault::Garbled("it has no `access_token`"))?;
+        self.issued_as("access_token", otherwise)
+    }
+
+    /// The same, where the token has another name.
+    ///
+    /// # Errors
+    /// There is no such field.
+    pub fn issued_as(&self, name: &str, otherwise: Option<Duration>) -> Result<Issued, TokenFault> {
+        let token = self.text(name).filter(|token| !token.is_empty());
+        let token = token.ok_or(TokenFault::Garbled("it has no token"))?;
         let life = self.0.number(&["expires_in"]).map(Duration::from_secs);
         let life = life.or_else(|| self.life_from_date(SystemTime::now()));
         Ok(Issued { token: token.as_bytes().to_vec().into(), life: life.or(otherwise) })

@@ -45,6 +45,11 @@ impl Bound {
         self.entries.len()
     }
 
+    /// The reference of an alternative.
+    pub(super) fn reference(&self, at: usize) -> Option<String> {
+        self.entries.get(at).map(|entry| entry.reference().to_string())
+    }
+
     /// Reads again what was refused; whether there is another value now.
     pub(super) async fn heal(&self, choice: usize) -> bool {
         match self.entries.get(choice.min(self.entries.len().saturating_sub(1))) {

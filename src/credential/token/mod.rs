@@ -31,7 +31,7 @@ pub use source::TokenSource;
 #[cfg(test)]
 pub use source::entry;
 
-use super::kinds::oauth2_client_credentials;
+use super::kinds::{apple, github_app, google_service_account, oauth2_client_credentials};
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretBytes, TokenFault};
 use crate::upstream::UpstreamEnv;
@@ -50,6 +50,12 @@ pub struct Token {
 pub enum TokenSettings {
     /// RFC 6749 section 4.4.
     Oauth2ClientCredentials(oauth2_client_credentials::Settings),
+    /// A service account of Google.
+    GoogleServiceAccount(google_service_account::Settings),
+    /// An installation of a GitHub App.
+    GithubApp(github_app::Settings),
+    /// A JWT for Apple.
+    Apple(apple::Settings),
 }
 
 impl TokenSettings {
@@ -58,6 +64,9 @@ impl TokenSettings {
     pub fn grant(&self) -> &dyn Grant {
         match self {
             Self::Oauth2ClientCredentials(settings) => settings,
+            Self::GoogleServiceAccount(settings) => settings,
+            Self::GithubApp(settings) => settings,
+            Self::Apple(settings) => settings,
         }
     }
 }
@@ -115,5 +124,7 @@ pub struct Issued {
     pub life: Option<Duration>,
 }
 
+#[cfg(test)]
+pub(crate) mod rig;
 #[cfg(test)]
 mod tests;

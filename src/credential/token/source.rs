@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::endpoint::TokenClient;
 use super::inputs::{Bound, Inputs};
 use super::{Issued, Token, TokenEnv, TokenSettings};
+use crate::credential::overlap::{self, Overlap};
 use crate::credential::scope::Scope;
 use crate::secret::cache::SecretCache;
 use crate::secret::reference::SecretRef;
@@ -25,6 +26,8 @@ pub struct TokenSource {
     settings: TokenSettings,
     inputs: Vec<Bound>,
     client: Result<TokenClient, TokenFault>,
+    overlap: Overlap,
+    tenant: Option<String>,
 }
 
 impl TokenSource {
@@ -37,6 +40,8 @@ impl TokenSource {
             settings: token.settings.clone(),
             inputs: Vec::new(),
             client: Err(TokenFault::Input(Box::new(error))),
+            overlap: Overlap::default(),
+            tenant: None,
         })
     }
 
@@ -49,7 +54,8 @@ impl TokenSource {
         let inputs = grant.inputs();
         let inputs = inputs.iter().map(|input| Bound::new(input, scope)).collect::<Result<_, _>>()?;
         let client = TokenClient::new(grant.endpoint(), &token.reference, scope.env);
-        Ok(Self { settings: token.settings.clone(), inputs, client })
+        let tenant = scope.tenant.map(str::to_owned);
+        Ok(Self { settings: token.settings.clone(), inputs, client, overlap: Overlap::default(), tenant })
     }
 
     async fn issue(&self) -> Result<Reading, TokenFault> {
@@ -58,7 +64,10 @@ impl TokenSource {
         let mut refused = TokenFault::Setup("it names no secret");
         for choice in 0..most {
             refused = match self.attempt(client, choice).await {
-                Ok(reading) => return Ok(reading),
+                Ok(reading) => {
+                    self.accepted(choice, most);
+                    return Ok(reading);
+                }
                 // In an overlap one of the list may be refused, or not be there yet, or not any more.
                 Err(fault @ (TokenFault::Refused { .. } | TokenFault::Input(_) | TokenFault::Key(_))) => {
                     fault
@@ -67,6 +76,17 @@ impl TokenSource {
             };
         }
         Err(refused)
+    }
+
+    /// A token was issued for the secret at `choice` of a list.
+    fn accepted(&self, choice: usize, most: usize) {
+        if most < 2 {
+            return;
+        }
+        let Some(news) = self.overlap.accepted(choice, Instant::now()) else { return };
+        let list = self.inputs.iter().find(|input| input.len() > 1);
+        let reference = |at| list.and_then(|list| list.reference(at)).unwrap_or_default();
+        overlap::tell(news, "token", (&reference(0), &reference(choice.max(1))), self.tenant.as_deref());
     }
 
     /// One alternative: again with a new value, if what was refused was replaced meanwhile.

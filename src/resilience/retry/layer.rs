@@ -201,6 +201,7 @@ impl Course {
         if let Outcome::Answered { verdict, .. } = ended {
             if verdict.class != Class::Unauthorized {
                 self.worked();
+                self.accepted(verdict.class);
             } else if let Some(step) = self.heal(ended).await {
                 return Some(step);
             }
@@ -219,6 +220,14 @@ impl Course {
             self.healing = Healing::Told;
             let choice = self.exchange.facts().credential_choice;
             heal.worked(self.tenant.as_deref(), choice);
+        }
+    }
+
+    /// In an overlap it counts which of the credentials is still needed.
+    fn accepted(&self, class: Class) {
+        if let Some(heal) = self.plan.heal.as_ref().filter(|heal| heal.overlaps()) {
+            let choice = self.exchange.facts().credential_choice;
+            heal.accepted(self.tenant.as_deref(), choice, class == Class::Success);
         }
     }
 

@@ -61,6 +61,14 @@ pub trait Heal: Send + Sync {
 
     /// The member was accepted after another had been refused.
     fn worked(&self, tenant: Option<&str>, choice: usize);
+
+    /// Whether there are several members: only then it wants to know which were accepted.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
+    /// The provider did not refuse the member; `success` where the answer shows that it was accepted.
+    fn accepted(&self, _tenant: Option<&str>, _choice: usize, _success: bool) {}
 }
 
 /// `retry.reason` of a request that was sent again with another credential.

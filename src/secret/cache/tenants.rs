@@ -122,6 +122,3 @@ impl SecretCache {
         self.of_tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -15,15 +15,15 @@ struct Members {
 }
 
 impl Heal for Members {
-    fn preferred(&self) -> usize {
+    fn preferred(&self, _: Option<&str>) -> usize {
         0
     }
-    fn heal(&self, tried: usize, _: u64) -> BoxFuture<'_, Option<usize>> {
+    fn heal<'a>(&'a self, _: Option<&'a str>, tried: usize, _: u64) -> BoxFuture<'a, Option<usize>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.tried.lock().unwrap().push(tried);
         Box::pin(std::future::ready(self.next))
     }
-    fn worked(&self, choice: usize) {
+    fn worked(&self, _: Option<&str>, choice: usize) {
         self.worked.lock().unwrap().push(choice);
     }
 }
