@@ -17,6 +17,7 @@
 pub mod bound;
 pub mod config;
 pub mod error;
+pub mod jwt;
 pub mod kinds;
 pub mod layer;
 pub mod location;
