@@ -189,6 +189,9 @@ fn allowed(
 ) -> Json {
     let settings = &route.settings;
     let locations = Locations::new(settings.credential.iter().flat_map(MemberSettings::locations));
+    // Shown by the connection, whatever the route says.
+    let certificate = upstream_identity(provider).filter(|_| settings.credential.is_empty());
+    let shown = certificate.as_ref().map(|_| "the TLS handshake".to_owned());
     let value =
         |key: &[&str], text: String| json!({ "value": text, "from": origin(policy, &route.effective, key) });
     let seconds = |duration: std::time::Duration| humantime::format_duration(duration).to_string();
@@ -202,8 +205,8 @@ fn allowed(
         "route": &*route.name,
         "at": place(policy, route.place),
         "credential": {
-            "references": settings.credential.iter().map(|member| references(member)).collect::<Vec<_>>(),
-            "places": places(&locations, &settings.credential),
+            "references": settings.credential.iter().map(references).chain(certificate.clone()).collect::<Vec<_>>(),
+            "places": places(&locations, &settings.credential).into_iter().chain(shown).collect::<Vec<_>>(),
             "from": origin(policy, &route.effective, &["credential"]),
         },
         "stripped": stripped(&locations, headers),
@@ -221,6 +224,10 @@ fn allowed(
         },
         "layers": layers(route, &|path| at_path(policy, &route.effective, path)),
     })
+}
+
+fn upstream_identity(provider: &Provider) -> Option<String> {
+    provider.upstream.identity.as_ref().map(|(certificate, key)| format!("{certificate} + {key}"))
 }
 
 fn references(member: &MemberSettings) -> String {

@@ -56,7 +56,7 @@ pub struct Prepared {
 static STAMPS: AtomicU64 = AtomicU64::new(1);
 
 /// What RFC 3986 calls unreserved stays as it is.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 impl Member {
     /// Binds a member to the live secrets.

@@ -11,6 +11,7 @@ use super::shared::Shared;
 use super::tunnel::TunnelPermit;
 use crate::credential::Location;
 use crate::credential::kinds::MemberSettings;
+use crate::credential::kinds::placeholder::known::Known;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider};
 use crate::policy::decide::{ConnectDecision, LocalDecision, Refusal};
@@ -89,8 +90,11 @@ impl Generation {
         }
         let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let fleet = shared.layers.join(&policy, &shared.secrets);
+        let routes = policy.providers.iter().flat_map(|provider| &provider.routes);
+        let known = Known::new(routes.flat_map(|route| &route.settings.credential));
+        let around = Around { shared, fleet: fleet.as_ref(), placeholders: known.as_ref() };
         for provider in &policy.providers {
-            providers.push(LiveProvider::build(provider, mode, shared, fleet.as_ref())?);
+            providers.push(LiveProvider::build(provider, mode, &around)?);
         }
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
         let redaction = Arc::new(union_redaction(mode, &policy));
@@ -270,13 +274,19 @@ impl Generation {
     }
 }
 
+/// What the stacks of a generation have in common while they are built.
+pub(super) struct Around<'a> {
+    /// State that outlives the generation.
+    pub(super) shared: &'a Shared,
+    /// The store that pods share.
+    pub(super) fleet: Option<&'a Arc<Fleet>>,
+    /// All placeholders of the policy.
+    pub(super) placeholders: Option<&'a Arc<Known>>,
+}
+
 impl LiveProvider {
-    fn build(
-        provider: &Arc<Provider>,
-        mode: QueryMode,
-        shared: &Shared,
-        fleet: Option<&Arc<Fleet>>,
-    ) -> Result<Self, UpstreamError> {
+    fn build(provider: &Arc<Provider>, mode: QueryMode, around: &Around<'_>) -> Result<Self, UpstreamError> {
+        let shared = around.shared;
         let upstream = shared.upstream(&provider.upstream)?;
         // The credential's own parameter is a secret wherever it stands, also where the app sent one of its own.
         let mut names = provider.redact_query.clone();
@@ -290,7 +300,7 @@ impl LiveProvider {
         let routes = provider
             .routes
             .iter()
-            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, shared, fleet)))
+            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, around)))
             .collect();
         let tunnel_metrics = shared.telemetry.metrics.route(&provider.name, TUNNEL);
         Ok(Self { upstream, routes, tunnel_metrics })

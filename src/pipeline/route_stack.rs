@@ -7,8 +7,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Response};
 
 use super::error::EgressError;
-use super::shared::Shared;
+use super::generation::Around;
 use crate::credential::Locations;
+use crate::credential::kinds::placeholder::known::Guard;
 use crate::credential::layer::Inject;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
@@ -16,7 +17,6 @@ use crate::message::request::EgressRequest;
 use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::resilience::circuit_breaker::FallbackAnswer;
-use crate::resilience::fleet::Fleet;
 use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
 use crate::resilience::{Layers, RouteService, wrap};
@@ -42,6 +42,7 @@ pub struct RouteStack {
     tenant: Option<Tenant>,
     locations: Locations,
     edits: HeaderEdits,
+    placeholders: Option<Guard>,
     service: RouteService,
 }
 
@@ -52,9 +53,9 @@ impl RouteStack {
         route: &Route,
         upstream: &Arc<Upstream>,
         redaction: &Arc<Redaction>,
-        shared: &Shared,
-        fleet: Option<&Arc<Fleet>>,
+        around: &Around<'_>,
     ) -> Self {
+        let Around { shared, fleet, placeholders } = *around;
         let settings = &route.settings;
         let timeouts = settings.timeouts;
         let attempt =
@@ -83,6 +84,7 @@ impl RouteStack {
             tenant: provider.tenant.clone(),
             locations,
             edits: settings.headers.clone(),
+            placeholders: placeholders.map(|known| known.guard(&settings.credential)),
             service,
         }
     }
@@ -101,6 +103,12 @@ impl RouteStack {
         };
         headers.remove(&tenant.header);
         Ok(found)
+    }
+
+    /// Refuses a request that holds a placeholder of the policy where it would not be replaced.
+    pub fn check_placeholders(&self, headers: &HeaderMap, target: &PathAndQuery) -> Result<(), EgressError> {
+        let Some(guard) = &self.placeholders else { return Ok(()) };
+        guard.check(headers, target).map_err(|_| EgressError::denied(MISPLACED))
     }
 
     /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers.
@@ -126,6 +134,8 @@ impl RouteStack {
         Ok(response)
     }
 }
+
+const MISPLACED: &str = "the request holds a placeholder where it is not replaced: that of another provider, or at another place (`placeholder.in`)";
 
 /// A tenant's name, if it looks as the policy says.
 fn tenant_name(value: &http::HeaderValue, pattern: &TenantPattern) -> Result<Arc<str>, EgressError> {

@@ -90,6 +90,7 @@ fn outgoing(
 
     let mut headers = std::mem::take(&mut parts.headers);
     clean_request(&mut headers);
+    route.check_placeholders(&headers, &judged.path_and_query)?;
     let tenant = route.tenant(&mut headers)?;
     let path_and_query = route.prepare(&mut headers, judged.path_and_query.clone());
     headers.append(VIA, proxy.pseudonym.member(parts.version));

@@ -23,6 +23,7 @@ mod program;
 mod quota;
 mod records;
 mod reload;
+mod rewrite;
 mod shadow;
 mod stores;
 mod streaming;

@@ -13,11 +13,16 @@ use super::token::Token;
 pub mod apple;
 pub mod basic;
 pub mod bearer;
+pub mod body;
 pub mod github_app;
 pub mod google_service_account;
 pub mod header;
+pub mod hmac;
+pub mod mtls;
 pub mod oauth2_client_credentials;
+pub mod placeholder;
 pub mod query;
+mod values;
 
 /// One alternative of a credential, compiled. Equal ones share what is live over reloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -32,13 +37,24 @@ pub struct MemberSettings {
 
 /// Work for each request. One variant for each kind that has some; settings only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PerRequest {}
+pub enum PerRequest {
+    /// Fields of a body.
+    Body(body::Settings),
+    /// Dummies that are replaced.
+    Placeholder(placeholder::Settings),
+    /// A signature over parts of the request.
+    Hmac(hmac::Settings),
+}
 
 impl PerRequest {
     /// What does it.
     #[must_use]
     pub fn rewriter(&self) -> &dyn Rewrite {
-        match *self {}
+        match self {
+            Self::Body(settings) => settings,
+            Self::Placeholder(settings) => settings,
+            Self::Hmac(settings) => settings,
+        }
     }
 }
 

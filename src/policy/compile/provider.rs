@@ -95,8 +95,15 @@ impl Compiler<'_> {
         let scheme = upstream.settings.scheme;
         let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
         let routes = self.routes(&config, merged, path, entry.key_place);
-        let has_credential = routes.iter().any(|route| !route.settings.credential.is_empty());
-        if has_credential && scheme == Scheme::Http && !plaintext_credential {
+        let shows_certificate = config.credential.as_ref().is_some_and(|one| one.identity().is_some());
+        let has_credential =
+            shows_certificate || routes.iter().any(|route| !route.settings.credential.is_empty());
+        if shows_certificate && scheme == Scheme::Http {
+            self.mistake(
+                &path.key("credential"),
+                "a client certificate needs TLS, and `upstream.scheme` is `http`",
+            );
+        } else if has_credential && scheme == Scheme::Http && !plaintext_credential {
             let hint = "`upstream.settings.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
             self.mistake_with(&path.key("upstream"), "a credential would be sent over plain http", hint);
         }

@@ -48,7 +48,7 @@ impl Compiler<'_> {
         let mut routes = Vec::new();
         let written: Vec<Node> = merged.get("routes").map(|node| node.items().to_vec()).unwrap_or_default();
         for (index, (route, node)) in config.routes.iter().flatten().zip(&written).enumerate() {
-            if let Some(route) = self.route(route, node, &base, &path.key("routes").index(index)) {
+            if let Some(route) = self.route(route, node, &base, config, &path.key("routes").index(index)) {
                 routes.push(Arc::new(route));
             }
         }
@@ -92,7 +92,14 @@ impl Compiler<'_> {
         }
     }
 
-    fn route(&mut self, config: &RouteConfig, node: &Node, base: &Node, path: &PolicyPath) -> Option<Route> {
+    fn route(
+        &mut self,
+        config: &RouteConfig,
+        node: &Node,
+        base: &Node,
+        provider: &ProviderConfig,
+        path: &PolicyPath,
+    ) -> Option<Route> {
         let Some(matching) = &config.matching else {
             self.mistake_with(
                 path,
@@ -106,6 +113,7 @@ impl Compiler<'_> {
         let own = without(node, &["match", "deny", "name"]);
         let effective = merge(base, &own);
         let merged = self.decode_merged(&effective, path)?;
+        self.check_identity(provider.credential.as_ref(), merged.credential.as_ref(), path);
         if config
             .timeouts
             .as_ref()
@@ -146,6 +154,30 @@ impl Compiler<'_> {
             settings,
             effective,
         })
+    }
+
+    /// A client certificate is shown by connections, which the routes of a provider share.
+    fn check_identity(
+        &mut self,
+        provider: Option<&CredentialConfig>,
+        route: Option<&CredentialConfig>,
+        path: &PolicyPath,
+    ) {
+        let of = |config: Option<&CredentialConfig>| {
+            let (certificate, key) = config?.identity()?;
+            Some((certificate.clone(), key.clone()))
+        };
+        match (of(provider), of(route)) {
+            (own, Some(other)) if own.as_ref() != Some(&other) => self.mistake_with(
+                &path.key("credential"),
+                "a client certificate belongs to the provider: its routes share connections",
+                "`mtls` as the provider's credential, or another provider with `doors: [local]`",
+            ),
+            (Some(_), None) => self.warnings.push(format!(
+                "{path}.credential: the provider's client certificate is shown on this route too: its routes share connections"
+            )),
+            _ => {}
+        }
     }
 
     fn methods(&mut self, matching: &MatchConfig, path: &PolicyPath) -> Option<Vec<Method>> {
