@@ -1,7 +1,8 @@
 //! `apple`: a JWT that outgate signs with a key of an Apple developer account (ES256, the `.p8` file).
 //!
 //! - `service: sign_in` (default): the client secret of Sign in with Apple. It is written into the field `client_secret` of
-//!   the forms that the app posts to `/auth/token` and `/auth/revoke`; `client_id`, `code` and the rest stay the app's.
+//!   the forms that the app posts to `/auth/token` and `/auth/revoke`; `client_id`, `code` and the rest stay the app's. A request
+//!   without a form is refused, as with [`body`]: for `GET /auth/keys` a route says `credential: none`.
 //! - `service: app_store_connect`: the token of the App Store Connect API, sent as `Authorization: Bearer`.
 //!
 //! ```yaml
@@ -28,7 +29,7 @@ use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{MemberSettings, bearer};
+use super::{MemberSettings, PerRequest, bearer, body};
 use crate::credential::config::OneOrMany;
 use crate::credential::jwt::{self, Algorithm, Claims, SigningKey};
 use crate::credential::token::endpoint::{TokenClient, TokenEndpoint};
@@ -98,7 +99,7 @@ impl Config {
         let token = Token::new("apple", "", TokenSettings::Apple(settings));
         let reference = token.reference.clone();
         let member = match self.service {
-            Service::SignIn => MemberSettings::default(),
+            Service::SignIn => MemberSettings::per_request(PerRequest::Body(body::Settings::one("client_secret", reference))),
             Service::AppStoreConnect => MemberSettings::of(bearer::parts(reference)),
         };
         Ok(MemberSettings { tokens: vec![token], ..member })

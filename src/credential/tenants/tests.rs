@@ -10,6 +10,7 @@ use crate::secret::fake::upstream_env;
 struct Rig {
     credentials: Credentials,
     cache: Arc<SecretCache>,
+    metrics: crate::telemetry::Metrics,
     _stop: tokio_util::sync::DropGuard,
     _directory: tempfile::TempDir,
 }
@@ -23,13 +24,13 @@ fn rig(text: &str, known: usize) -> Rig {
     let config: CredentialConfig = serde_yaml::from_str(text).unwrap();
     let members = config.members(directory.path()).unwrap();
     let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path())));
-    let metrics = crate::telemetry::Metrics::new().provider("api");
+    let metrics = crate::telemetry::Metrics::new();
     let env = TokenEnv { upstream: upstream_env() };
-    let credentials = Credentials::bind(&members, &cache, &env, metrics);
+    let credentials = Credentials::bind(&members, &cache, &env, metrics.provider("api"));
     let stop = CancellationToken::new();
     #[expect(clippy::disallowed_methods, reason = "a test")]
     tokio::spawn(cache.clone().run(stop.clone()));
-    Rig { credentials, cache, _stop: stop.drop_guard(), _directory: directory }
+    Rig { credentials, cache, metrics, _stop: stop.drop_guard(), _directory: directory }
 }
 
 impl Rig {
@@ -38,6 +39,17 @@ impl Rig {
             Credentials::One(_) => 0,
             Credentials::PerTenant(tenants) => tenants.seats().by_name.len(),
         }
+    }
+
+    /// The counts of the overlap's events.
+    fn told(&self) -> Vec<(&'static str, u64)> {
+        let text = self.metrics.encode();
+        let count = |event| {
+            let line = format!("outgate_credential_overlap_total{{provider=\"api\",event=\"{event}\"}} ");
+            let count = text.lines().find_map(|found| found.strip_prefix(line.as_str()));
+            (event, count.unwrap().parse().unwrap())
+        };
+        vec![count("old_needed"), count("safe_to_remove")]
     }
 
     fn is_live(&self, name: &str) -> bool {
@@ -115,4 +127,22 @@ async fn of_a_list_each_tenant_has_its_own_preference() {
     let preferred = |name: &str| Heal::preferred(&rig.credentials, Some(name));
     assert_eq!((preferred("t1"), preferred("t2"), preferred("nobody")), (1, 0, 0));
     assert!(!rig.is_live("nobody"), "nobody is bound by being asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rotation_is_told_for_each_tenant_apart_and_once() {
+    let rig = rig("{ bearer: [\"file:{tenant}\", \"file:t0\"] }", 3);
+    assert!(rig.use_of("t1").await && rig.use_of("t2").await && rig.credentials.overlaps());
+    let accepted = |name: &str, choice| Heal::accepted(&rig.credentials, Some(name), choice, true);
+    accepted("t1", 0);
+    accepted("t2", 1);
+    accepted("t2", 1);
+    for _ in 0..70 {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        accepted("t1", 0);
+    }
+    // What shows nothing is no acceptance.
+    Heal::accepted(&rig.credentials, Some("t2"), 0, false);
+    let told = rig.told();
+    assert_eq!(told, [("old_needed", 2), ("safe_to_remove", 1)]);
 }

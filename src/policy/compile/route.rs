@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::Compiler;
 use super::layers::Written;
+use crate::credential::CredentialConfig;
 use crate::credential::kinds::MemberSettings;
 use crate::credential::kinds::header::header_name;
 use crate::message::quantity::TimeSpan;

@@ -12,6 +12,7 @@ struct Members {
     asked: AtomicUsize,
     tried: Mutex<Vec<usize>>,
     worked: Mutex<Vec<usize>>,
+    accepted: Mutex<Vec<(usize, bool)>>,
 }
 
 impl Heal for Members {
@@ -25,6 +26,12 @@ impl Heal for Members {
     }
     fn worked(&self, _: Option<&str>, choice: usize) {
         self.worked.lock().unwrap().push(choice);
+    }
+    fn overlaps(&self) -> bool {
+        self.next.is_some()
+    }
+    fn accepted(&self, _: Option<&str>, choice: usize, success: bool) {
+        self.accepted.lock().unwrap().push((choice, success));
     }
 }
 
@@ -51,6 +58,19 @@ fn provider(accepts: usize) -> (impl Inner, Seen) {
         }
     });
     (service, seen)
+}
+
+#[tokio::test]
+async fn a_list_is_told_which_member_was_accepted() {
+    for (accepts, told) in [(0, vec![(0, true)]), (1, vec![(1, true)]), (2, vec![])] {
+        let members = Arc::new(Members { next: Some(1), ..Members::default() });
+        let (service, _) = provider(accepts);
+        healing(service, &members, 64).call(request()).await.unwrap();
+        assert_eq!(*members.accepted.lock().unwrap(), told, "{accepts}");
+    }
+    let alone = Arc::new(Members::default());
+    healing(provider(0).0, &alone, 64).call(request()).await.unwrap();
+    assert!(alone.accepted.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
