@@ -374,6 +374,10 @@ fn fault(fault: Fault) -> Answer {
             let title = "too many requests to this provider run already (`concurrency`)";
             row(503, "overloaded", "connection_limit_reached", Flag::Overloaded, title)
         }
+        Fault::OnlyIfCached => {
+            let title = "the request wants a kept answer only (`only-if-cached`), and none is kept";
+            row(504, "not_cached", "proxy_internal_response", Flag::NotCached, title)
+        }
         Fault::BreakerOpen => {
             let title = "the circuit breaker of this provider is open; nothing was sent";
             row(503, "breaker_open", "destination_unavailable", Flag::Overloaded, title)

@@ -92,7 +92,7 @@ impl Generation {
         let fleet = shared.layers.join(&policy, &shared.secrets);
         let routes = policy.providers.iter().flat_map(|provider| &provider.routes);
         let known = Known::new(routes.flat_map(|route| &route.settings.credential));
-        let around = Around { shared, fleet: fleet.as_ref(), placeholders: known.as_ref() };
+        let around = Around { generation: number, shared, fleet: fleet.as_ref(), placeholders: known.as_ref() };
         for provider in &policy.providers {
             providers.push(LiveProvider::build(provider, mode, &around)?);
         }
@@ -276,6 +276,8 @@ impl Generation {
 
 /// What the stacks of a generation have in common while they are built.
 pub(super) struct Around<'a> {
+    /// Its number.
+    pub(super) generation: u64,
     /// State that outlives the generation.
     pub(super) shared: &'a Shared,
     /// The store that pods share.

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, Response};
 
 use super::error::EgressError;
 use super::generation::Around;
+use super::renewals::{Origin, renewals};
 use crate::credential::Locations;
 use crate::credential::kinds::placeholder::known::Guard;
 use crate::credential::layer::Inject;
@@ -55,14 +56,25 @@ impl RouteStack {
         redaction: &Arc<Redaction>,
         around: &Around<'_>,
     ) -> Self {
-        let Around { shared, fleet, placeholders } = *around;
+        let Around { generation, shared, fleet, placeholders } = *around;
         let settings = &route.settings;
         let timeouts = settings.timeouts;
         let attempt =
             AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
         let credential = (!settings.credential.is_empty())
             .then(|| shared.credential(&provider.name, &settings.credential));
-        let layers = shared.layers.of(provider, route, attempt, fleet, credential.as_ref());
+        let metrics = shared.telemetry.metrics.route(&provider.name, &route.name);
+        let mut layers = shared.layers.of(provider, route, attempt, fleet, credential.as_ref());
+        if let Some((_, cache)) = &mut layers.cache {
+            let origin = Origin {
+                generation,
+                provider: provider.name.clone(),
+                route: route.name.clone(),
+                redaction: redaction.clone(),
+                metrics: metrics.clone(),
+            };
+            cache.renewals = Some(renewals(shared.telemetry.clone(), origin));
+        }
         let (service, locations) = match credential {
             None => (wrap(layers, upstream.service()), Locations::default()),
             Some(credential) => {
@@ -77,7 +89,7 @@ impl RouteStack {
             provider: provider.name.clone(),
             name: route.name.clone(),
             redaction: redaction.clone(),
-            metrics: shared.telemetry.metrics.route(&provider.name, &route.name),
+            metrics,
             deadline: timeouts.deadline,
             upgrade_idle: timeouts.upgrade_idle,
             max_body: settings.max_body,

@@ -113,6 +113,7 @@ fn outgoing(
         upgrade: websocket,
         credential_choice: 0,
         tenant,
+        leave: None,
         exchange,
     };
     Ok((request, client))

@@ -228,6 +228,7 @@ fn dial_result(fault: Fault) -> DialResult {
         | Fault::QueueFull
         | Fault::ConcurrencyLimit
         | Fault::BreakerOpen
+        | Fault::OnlyIfCached
         | Fault::Internal => DialResult::Connect,
     }
 }

@@ -35,6 +35,8 @@ struct Compiler<'a> {
     fleet: bool,
     /// Every key was of its type. If not, what is left is looked at for further mistakes, and never run.
     typed: bool,
+    /// How many of the mistakes are about the types of values.
+    of_types: usize,
 }
 
 impl Compiler<'_> {
@@ -131,9 +133,11 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
         files: Vec::new(),
         fleet: loaded.tree.get("fleet").is_some_and(|node| !matches!(node.value, super::tree::Value::Null)),
         typed: true,
+        of_types: 0,
     };
     let config = salvage::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);
     compiler.typed = compiler.mistakes.is_empty();
+    compiler.of_types = compiler.mistakes.len();
     let parts = config.map(|config| compiler.parts(&config));
     let Compiler { mistakes, warnings, secrets, stores, files, .. } = compiler;
     match parts {

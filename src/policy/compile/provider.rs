@@ -53,7 +53,7 @@ impl Compiler<'_> {
         let mut providers = Vec::new();
         for (entry, merged) in entries.iter().zip(&merged) {
             let path = root.key("providers").key(entry.key.clone());
-            if let Some(provider) = self.provider(entry, merged, &path, addresses) {
+            if let Some(provider) = self.provider(entry, (merged, defaults), &path, addresses) {
                 providers.push(Arc::new(provider));
             }
         }
@@ -76,7 +76,7 @@ impl Compiler<'_> {
     fn provider(
         &mut self,
         entry: &Entry,
-        merged: &Node,
+        (merged, defaults): (&Node, &Node),
         path: &PolicyPath,
         addresses: &Addresses,
     ) -> Option<Provider> {
@@ -94,7 +94,7 @@ impl Compiler<'_> {
         let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
         let scheme = upstream.settings.scheme;
         let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
-        let routes = self.routes(&config, merged, path, entry.key_place);
+        let routes = self.routes(&config, (merged, defaults), path, entry.key_place);
         let shows_certificate = config.credential.as_ref().is_some_and(|one| one.identity().is_some());
         let has_credential =
             shows_certificate || routes.iter().any(|route| !route.settings.credential.is_empty());

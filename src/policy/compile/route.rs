@@ -39,17 +39,19 @@ impl Compiler<'_> {
     pub(super) fn routes(
         &mut self,
         config: &ProviderConfig,
-        merged: &Node,
+        (merged, defaults): (&Node, &Node),
         path: &PolicyPath,
         place: Place,
     ) -> Vec<Arc<Route>> {
         let base = without(merged, &PROVIDER_ONLY);
         // First, so that what is wrong with the provider is told by its own path.
-        let own = self.settings(config, Written { effective: &base, own: None }, path);
+        let own = self.settings(config, Written { effective: &base, own: None, below: &[defaults] }, path);
         let mut routes = Vec::new();
         let written: Vec<Node> = merged.get("routes").map(|node| node.items().to_vec()).unwrap_or_default();
         for (index, (route, node)) in config.routes.iter().flatten().zip(&written).enumerate() {
-            if let Some(route) = self.route(route, node, &base, config, &path.key("routes").index(index)) {
+            if let Some(route) =
+                self.route((route, node), &[&base, defaults], config, &path.key("routes").index(index))
+            {
                 routes.push(Arc::new(route));
             }
         }
@@ -93,11 +95,11 @@ impl Compiler<'_> {
         }
     }
 
+    /// `below` is what the route is laid over, the nearest first.
     fn route(
         &mut self,
-        config: &RouteConfig,
-        node: &Node,
-        base: &Node,
+        (config, node): (&RouteConfig, &Node),
+        below: &[&Node],
         provider: &ProviderConfig,
         path: &PolicyPath,
     ) -> Option<Route> {
@@ -112,7 +114,7 @@ impl Compiler<'_> {
         let methods = self.methods(matching, &path.key("match").key("methods"));
         let pattern = self.pattern(matching, &path.key("match").key("path"))?;
         let own = without(node, &["match", "deny", "name"]);
-        let effective = merge(base, &own);
+        let effective = merge(below.first()?, &own);
         let merged = self.decode_merged(&effective, path)?;
         self.check_identity(provider.credential.as_ref(), merged.credential.as_ref(), path);
         if config
@@ -141,7 +143,7 @@ impl Compiler<'_> {
             }
             None => derived_name(methods.as_deref(), matching.path.as_deref()),
         };
-        let written = Written { effective: &effective, own: Some((node, &name)) };
+        let written = Written { effective: &effective, own: Some((node, &name)), below };
         let settings = self.settings(&merged, written, path)?;
         let shadow = merged.mode.unwrap_or_default().is_shadow();
         Some(Route {

@@ -92,6 +92,7 @@ fn blames_provider(fault: Fault) -> bool {
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled
         | Fault::BodyTooLarge
+        | Fault::OnlyIfCached
         | Fault::Internal => false,
     }
 }

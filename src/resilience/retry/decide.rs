@@ -271,6 +271,7 @@ fn trigger_of_failure(fault: Fault, progress: Progress) -> Result<Trigger, Why> 
         | Fault::QueueFull
         | Fault::ConcurrencyLimit
         | Fault::BreakerOpen
+        | Fault::OnlyIfCached
         | Fault::ConnectionLimit
         | Fault::Deadline
         | Fault::Total

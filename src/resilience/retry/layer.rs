@@ -377,6 +377,7 @@ fn copy_head(request: &EgressRequest) -> EgressRequest {
         upgrade: request.upgrade,
         credential_choice: request.credential_choice,
         tenant: request.tenant.clone(),
+        leave: None,
         exchange: request.exchange.clone(),
     }
 }

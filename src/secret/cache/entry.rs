@@ -206,11 +206,13 @@ impl SecretEntry {
             return RefreshOutcome::Unchanged;
         }
         let asked = self.book().ended;
-        if !self.may_heal() && self.turn.available_permits() > 0 {
+        if !self.may_heal() && !self.is_under_way() {
             return RefreshOutcome::TooSoon;
         }
         if self.is_made() {
-            self.mark_rejected();
+            if !self.is_under_way() {
+                self.mark_rejected();
+            }
             return self.ask_and_wait().await;
         }
         let Ok(_turn) = self.turn.acquire().await else {

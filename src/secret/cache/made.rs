@@ -60,6 +60,15 @@ impl SecretEntry {
         self.retry_at().is_some_and(|at| at > Instant::now())
     }
 
+    /// Whether a read runs, or was asked for and has not begun.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.reads() || self.book().wanted
+    }
+
+    fn reads(&self) -> bool {
+        self.turn.available_permits() == 0
+    }
+
     /// Asks for a read, if none is under way, and waits for the end of it.
     pub(super) async fn ask_and_wait(&self) -> RefreshOutcome {
         let mut ended = std::pin::pin!(self.ended.notified());
@@ -67,7 +76,7 @@ impl SecretEntry {
             let mut book = self.book();
             // Before the look at the turn: a read that ends between the two is not missed.
             ended.as_mut().enable();
-            if self.turn.available_permits() > 0 && !book.wanted {
+            if !self.reads() && !book.wanted {
                 (book.wanted, book.due_at) = (true, Some(Instant::now()));
                 self.wake.notify_one();
             }
