@@ -64,12 +64,7 @@ const BUILT: [&str; 13] = [
 ];
 
 /// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 4] = [
-    "oauth2_refresh_token",
-    "jwt_bearer",
-    "token_exchange",
-    "aws_sigv4",
-];
+const NOT_YET: [&str; 4] = ["oauth2_refresh_token", "jwt_bearer", "token_exchange", "aws_sigv4"];
 
 /// `credential:` as written.
 #[derive(Clone, Debug)]

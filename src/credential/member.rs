@@ -89,7 +89,8 @@ impl Member {
             None => None,
             Some(work) => {
                 let used = work.rewriter().secrets();
-                let secrets = used.iter().map(|used| bound(&used.reference, used.rules)).collect::<Result<_, _>>()?;
+                let secrets =
+                    used.iter().map(|used| bound(&used.reference, used.rules)).collect::<Result<_, _>>()?;
                 Some(PerRequestBound { work: Arc::new(work.clone()), secrets })
             }
         };

@@ -80,7 +80,8 @@ mod tests {
     fn said(accepted: &[(u64, usize)]) -> Vec<(u64, News)> {
         let (overlap, begin) = (Overlap::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let said = accepted.iter().map(|(seconds, choice)| (*seconds, overlap.accepted(*choice, at(*seconds))));
+        let said =
+            accepted.iter().map(|(seconds, choice)| (*seconds, overlap.accepted(*choice, at(*seconds))));
         said.filter_map(|(seconds, news)| Some((seconds, news?))).collect()
     }
 

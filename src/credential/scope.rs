@@ -36,7 +36,9 @@ impl Scope<'_> {
     /// The tenant's name does not fit.
     pub fn token(&self, token: &Token) -> Result<Arc<SecretEntry>, SecretError> {
         let Some(tenant) = self.tenant.filter(|_| token.is_per_tenant()) else {
-            return Ok(self.cache.made(&token.reference, || Arc::new(TokenSource::new(token, self.cache, self.env))));
+            return Ok(self
+                .cache
+                .made(&token.reference, || Arc::new(TokenSource::new(token, self.cache, self.env))));
         };
         let source = TokenSource::of(token, self)?;
         Ok(self.cache.tenant_made(&token.reference, tenant, || Arc::new(source)))

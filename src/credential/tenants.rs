@@ -83,7 +83,9 @@ impl Credentials {
     pub fn locations(&self) -> Locations {
         match self {
             Self::One(credential) => credential.locations().clone(),
-            Self::PerTenant(tenants) => Locations::new(tenants.members.iter().flat_map(MemberSettings::locations)),
+            Self::PerTenant(tenants) => {
+                Locations::new(tenants.members.iter().flat_map(MemberSettings::locations))
+            }
         }
     }
 
@@ -222,7 +224,12 @@ impl Seats {
     }
 
     /// The credential of a new tenant, or the one that another request was faster with; and those that had to leave.
-    fn take(&mut self, name: &str, credential: Arc<Credential>, now: Instant) -> (Arc<Credential>, Vec<Seat>) {
+    fn take(
+        &mut self,
+        name: &str,
+        credential: Arc<Credential>,
+        now: Instant,
+    ) -> (Arc<Credential>, Vec<Seat>) {
         if let Some(seat) = self.by_name.get_mut(name) {
             seat.used = now;
             return (seat.credential.clone(), Vec::new());

@@ -75,7 +75,8 @@ impl SecretRef {
     /// of the reference means: it climbs no path, opens no field within a field, and is no option of a program.
     pub fn for_tenant(&self, tenant: &str) -> Result<Self, SecretError> {
         let plain = |text: &str| {
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         let climbs = tenant == "." || tenant.contains("..") || tenant.starts_with('-');
         let in_field = self.field.as_deref().is_some_and(|field| field.contains(TENANT));
@@ -187,7 +188,9 @@ impl SecretRef {
 fn check_characters(rest: &str) -> Result<(), SecretError> {
     if rest.replace(TENANT, "").contains(['{', '}']) {
         // Reserved, so that a placeholder added later cannot change what a reference of today means.
-        return Err(SecretError::Reference("`{` and `}` are kept for placeholders, of which there is `{tenant}`"));
+        return Err(SecretError::Reference(
+            "`{` and `}` are kept for placeholders, of which there is `{tenant}`",
+        ));
     }
     if rest.contains(char::is_control) {
         return Err(SecretError::Reference("it holds a control character"));

@@ -615,7 +615,12 @@ fn hostile_issuer(request: &str) -> Option<Vec<u8>> {
     let path = request.split(' ').nth(1)?;
     let echo = format!("{request:?}");
     let (status, body) = if path.contains("good") {
-        (200, format!("{{\"access_token\":\"{ISSUED}\",\"token\":\"{ISSUED}\",\"expires_in\":3600,\"echo\":{echo}}}"))
+        (
+            200,
+            format!(
+                "{{\"access_token\":\"{ISSUED}\",\"token\":\"{ISSUED}\",\"expires_in\":3600,\"echo\":{echo}}}"
+            ),
+        )
     } else if path.contains("garbage") {
         (200, format!("{ISSUED} {request}"))
     } else {
@@ -649,14 +654,19 @@ async fn no_token_kind_leaks_its_key_its_assertion_or_its_token() {
         "client_email": "robot@p.iam.gserviceaccount.com", "token_uri": "https://oauth2.googleapis.com/token",
     });
     let broken = account.to_string().replace("BEGIN PRIVATE KEY", "BEGIN NOTHING");
-    for (name, text) in [("app.pem", pem.clone()), ("account.json", account.to_string()), ("broken.json", broken)] {
+    for (name, text) in
+        [("app.pem", pem.clone()), ("account.json", account.to_string()), ("broken.json", broken)]
+    {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     let url = format!("http://{}", server.address);
     let mut credentials = vec![
-        "{ google_service_account: { key: \"file:{dir}/account.json\", self_signed: true, audience: a } }".to_owned(),
-        "{ google_service_account: { key: \"file:{dir}/broken.json\", self_signed: true, audience: a } }".to_owned(),
-        "{ apple: { service: app_store_connect, key_id: k, private_key: \"file:{dir}/app.pem\" } }".to_owned(),
+        "{ google_service_account: { key: \"file:{dir}/account.json\", self_signed: true, audience: a } }"
+            .to_owned(),
+        "{ google_service_account: { key: \"file:{dir}/broken.json\", self_signed: true, audience: a } }"
+            .to_owned(),
+        "{ apple: { service: app_store_connect, key_id: k, private_key: \"file:{dir}/app.pem\" } }"
+            .to_owned(),
     ];
     for path in ["good", "garbage", "refused"] {
         credentials.push(format!(
@@ -677,7 +687,8 @@ async fn no_token_kind_leaks_its_key_its_assertion_or_its_token() {
     let received = Mutex::new(Vec::new());
     let mut statuses = Vec::new();
     for number in 0..credentials.len() {
-        let text = format!("GET /p{number}/echo HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", proxy.address());
+        let text =
+            format!("GET /p{number}/echo HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", proxy.address());
         let got = raw(dial(proxy.address()).await, &text, &received).await;
         statuses.push(got.get(9..12).unwrap_or_default().to_owned());
     }

@@ -46,7 +46,8 @@ fn carried(seen: &Seen) -> &str {
 #[tokio::test]
 async fn each_tenant_carries_its_own_secret_and_its_name_goes_no_further() {
     let origin = HttpOrigin::with(None, |_| text(200, "ok")).await;
-    let proxy = Proxy::start_in(directory(&["acme", "globex"]), &policy(&origin, &format!("{TENANT}{BEARER}"))).await;
+    let proxy =
+        Proxy::start_in(directory(&["acme", "globex"]), &policy(&origin, &format!("{TENANT}{BEARER}"))).await;
     for tenant in ["acme", "globex", "acme"] {
         assert_eq!(get(&proxy, tenant, "/api/x").await.status, 200);
     }
@@ -56,7 +57,8 @@ async fn each_tenant_carries_its_own_secret_and_its_name_goes_no_further() {
     assert!(seen.iter().all(|one| one.header("x-tenant").is_none()));
     // Who names none is refused, and so is who names two.
     let none = local_request(proxy.address(), "GET", "/api/x", "", "").await;
-    let two = local_request(proxy.address(), "GET", "/api/x", "X-Tenant: acme\r\nX-Tenant: globex\r\n", "").await;
+    let two =
+        local_request(proxy.address(), "GET", "/api/x", "X-Tenant: acme\r\nX-Tenant: globex\r\n", "").await;
     assert_eq!((none.status, two.status, origin.requests().len()), (400, 400, 3));
     // Names of tenants are no labels, and none is in the record.
     let records = proxy.records(5).await;
@@ -64,7 +66,10 @@ async fn each_tenant_carries_its_own_secret_and_its_name_goes_no_further() {
     let (metrics, status) = (proxy.metrics(), admin(&proxy, "GET", "/status").await.text());
     assert!(!metrics.contains("acme") && !status.contains("acme"));
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    assert_eq!((&status["tenant_secrets"][0]["tenants"], &status["tenant_secrets"][0]["missing"]), (&2.into(), &0.into()));
+    assert_eq!(
+        (&status["tenant_secrets"][0]["tenants"], &status["tenant_secrets"][0]["missing"]),
+        (&2.into(), &0.into())
+    );
 }
 
 #[tokio::test]
@@ -95,9 +100,35 @@ async fn no_name_climbs_out_of_its_place() {
     let proxy = Proxy::start_in(dir, &policy(&origin, &format!("{TENANT}{BEARER}"))).await;
     let long = "a".repeat(129);
     for name in [
-        "..", ".", "../acme", "acme/..", "acme/../..", "./acme", "/acme", "acme/", "a/b", "acme\\..", "..\\acme", "a..b",
-        "%2e%2e", "..%2f", "acme%00", "acme#x", "acme@1", "acme?x", "acme x", "acme,globex", "{tenant}", "~", "*", "$HOME",
-        "acme;x", "acme:x", "\"acme\"", "", &long,
+        "..",
+        ".",
+        "../acme",
+        "acme/..",
+        "acme/../..",
+        "./acme",
+        "/acme",
+        "acme/",
+        "a/b",
+        "acme\\..",
+        "..\\acme",
+        "a..b",
+        "%2e%2e",
+        "..%2f",
+        "acme%00",
+        "acme#x",
+        "acme@1",
+        "acme?x",
+        "acme x",
+        "acme,globex",
+        "{tenant}",
+        "~",
+        "*",
+        "$HOME",
+        "acme;x",
+        "acme:x",
+        "\"acme\"",
+        "",
+        &long,
     ] {
         let got = get(&proxy, name, "/api/x").await;
         assert_eq!((got.status, got.header("outgate-error")), (400, Some("bad_request")), "{name:?}");
@@ -218,22 +249,33 @@ fn where_a_tenant_cannot_be_known_check_says_so() {
             Err(rejection) => rejection.render(false),
         }
     };
-    let provider = |keys: &str| format!("version: 1\nproviders:\n  api:\n    hosts: [api.example.test]\n{keys}");
+    let provider =
+        |keys: &str| format!("version: 1\nproviders:\n  api:\n    hosts: [api.example.test]\n{keys}");
     let bearer = "    credential: { bearer: \"file:/run/{tenant}/key\" }\n";
     assert_eq!(mistakes(&provider(&format!("{TENANT}{bearer}"))), "");
     for (policy, says) in [
         (provider(bearer), "not every request names its tenant"),
-        (provider(&format!("    tenant: {{ header: X-Tenant }}\n{bearer}")), "not every request names its tenant"),
         (
-            provider(&format!("    tenant: {{ header: X-Tenant, required: true, pattern: \"[a-z@]+\" }}\n{bearer}")),
+            provider(&format!("    tenant: {{ header: X-Tenant }}\n{bearer}")),
+            "not every request names its tenant",
+        ),
+        (
+            provider(&format!(
+                "    tenant: {{ header: X-Tenant, required: true, pattern: \"[a-z@]+\" }}\n{bearer}"
+            )),
             "lets characters pass that may not stand there",
         ),
         (provider("    tenant: { header: X-Tenant, pattern: \"(a|b)\" }\n"), "expected characters, classes"),
         (
-            provider(&format!("{TENANT}    credential: {{ bearer: \"file:/run/{{tenant}}/key\", required: true }}\n")),
+            provider(&format!(
+                "{TENANT}    credential: {{ bearer: \"file:/run/{{tenant}}/key\", required: true }}\n"
+            )),
             "readiness cannot wait",
         ),
-        ("version: 1\nadmin: { token: \"file:/run/{tenant}\" }\n".to_owned(), "`{tenant}` has no meaning here"),
+        (
+            "version: 1\nadmin: { token: \"file:/run/{tenant}\" }\n".to_owned(),
+            "`{tenant}` has no meaning here",
+        ),
     ] {
         let told = mistakes(&policy);
         assert!(told.contains(says), "{policy}\n{told}");

@@ -95,11 +95,14 @@ impl Config {
             Service::AppStoreConnect => self.app_store_connect()?,
         };
         is_public("key_id", &self.key_id)?;
-        let settings = Settings { key_id: self.key_id.clone(), private_key: self.private_key.0.clone(), claims };
+        let settings =
+            Settings { key_id: self.key_id.clone(), private_key: self.private_key.0.clone(), claims };
         let token = Token::new("apple", "", TokenSettings::Apple(settings));
         let reference = token.reference.clone();
         let member = match self.service {
-            Service::SignIn => MemberSettings::per_request(PerRequest::Body(body::Settings::one("client_secret", reference))),
+            Service::SignIn => {
+                MemberSettings::per_request(PerRequest::Body(body::Settings::one("client_secret", reference)))
+            }
             Service::AppStoreConnect => MemberSettings::of(bearer::parts(reference)),
         };
         Ok(MemberSettings { tokens: vec![token], ..member })

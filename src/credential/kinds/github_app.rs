@@ -114,7 +114,9 @@ impl<'de> Deserialize<'de> for Id {
                 Ok(Id(Half::Plain(number.to_string())))
             }
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<Id, E> {
-                u64::try_from(number).map_err(|_| E::custom("an id is not negative")).and_then(|id| self.visit_u64(id))
+                u64::try_from(number)
+                    .map_err(|_| E::custom("an id is not negative"))
+                    .and_then(|id| self.visit_u64(id))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Id, E> {
                 let plain = text.strip_prefix("plain:").or_else(|| digits(text).then_some(text));
@@ -219,7 +221,8 @@ impl Config {
                 Permission::Write => "write",
                 Permission::Admin => "admin",
             };
-            let words: BTreeMap<_, _> = self.permissions.iter().map(|(name, how)| (name, word(how))).collect();
+            let words: BTreeMap<_, _> =
+                self.permissions.iter().map(|(name, how)| (name, word(how))).collect();
             body["permissions"] = json!(words);
         }
         body
@@ -248,7 +251,8 @@ impl Settings {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, self.authorization(app, inputs).await?);
         headers.insert(ACCEPT, HeaderValue::from_static("application/vnd.github+json"));
-        headers.insert(HeaderName::from_static("x-github-api-version"), HeaderValue::from_static("2022-11-28"));
+        headers
+            .insert(HeaderName::from_static("x-github-api-version"), HeaderValue::from_static("2022-11-28"));
         // GitHub refuses requests without one.
         headers.insert(USER_AGENT, HeaderValue::from_static("outgate"));
         Ok(headers)
@@ -291,7 +295,8 @@ impl Grant for Settings {
             let headers = self.headers(&app, inputs).await?;
             let path = format!("/app/installations/{installation}/access_tokens");
             let body = self.body.as_bytes().to_vec().into();
-            let issued = client.post_json(&path, headers, body).await?.issued_as("token", Some(TOKEN_LIFE))?;
+            let issued =
+                client.post_json(&path, headers, body).await?.issued_as("token", Some(TOKEN_LIFE))?;
             Ok(Issued { life: issued.life.map(|life| life.min(TOKEN_LIFE)), ..issued })
         })
     }

@@ -78,9 +78,14 @@ pub struct Settings {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Way {
-    SelfSigned { audience: Option<String> },
+    SelfSigned {
+        audience: Option<String>,
+    },
     /// `named`: the policy says which endpoint, and the key's own does not count.
-    Exchanged { endpoint: TokenEndpoint, named: bool },
+    Exchanged {
+        endpoint: TokenEndpoint,
+        named: bool,
+    },
 }
 
 impl Config {
@@ -94,7 +99,8 @@ impl Config {
             Way::SelfSigned { .. } => String::new(),
             Way::Exchanged { endpoint, .. } => endpoint.shown(),
         };
-        let token = Token::new("google_service_account", &from, TokenSettings::GoogleServiceAccount(settings));
+        let token =
+            Token::new("google_service_account", &from, TokenSettings::GoogleServiceAccount(settings));
         let parts = bearer::parts(token.reference.clone());
         Ok(MemberSettings { tokens: vec![token], ..MemberSettings::of(parts) })
     }
@@ -115,17 +121,23 @@ impl Config {
             ("ca", self.ca.is_some()),
         ];
         if let Some((name, _)) = beside.into_iter().find(|(_, written)| *written) {
-            return Err(format!("`{name}` needs a token endpoint, and with `self_signed: true` none is asked"));
+            return Err(format!(
+                "`{name}` needs a token endpoint, and with `self_signed: true` none is asked"
+            ));
         }
         if self.audience.is_some() != self.scopes.is_empty() {
-            return Err("with `self_signed: true` either `audience` or `scopes` says what it is for".to_owned());
+            return Err(
+                "with `self_signed: true` either `audience` or `scopes` says what it is for".to_owned()
+            );
         }
         Ok(Way::SelfSigned { audience: self.audience.clone() })
     }
 
     fn exchanged(&self, directory: &Path) -> Result<Way, String> {
         if self.audience.is_some() {
-            return Err("`audience` is of self-signed tokens: add `self_signed: true`, or name `scopes`".to_owned());
+            return Err(
+                "`audience` is of self-signed tokens: add `self_signed: true`, or name `scopes`".to_owned()
+            );
         }
         if self.scopes.is_empty() {
             return Err("missing key `scopes`: what the token shall be good for".to_owned());
@@ -171,7 +183,9 @@ impl AccountKey {
         if google && url.target.scheme == Scheme::Https && url.target.port == 443 {
             Ok(url)
         } else {
-            Err(TokenFault::Key("its `token_uri` is not one of Google's: name it as `token_url` in the policy"))
+            Err(TokenFault::Key(
+                "its `token_uri` is not one of Google's: name it as `token_url` in the policy",
+            ))
         }
     }
 }

@@ -143,7 +143,11 @@ impl SecretStore for TokenSource {
 
 /// The token's entry among the secrets; made where no token of these settings lives yet.
 #[cfg(test)]
-pub fn entry(token: &Token, cache: &SecretCache, env: &TokenEnv) -> std::sync::Arc<crate::secret::SecretEntry> {
+pub fn entry(
+    token: &Token,
+    cache: &SecretCache,
+    env: &TokenEnv,
+) -> std::sync::Arc<crate::secret::SecretEntry> {
     cache.made(&token.reference, || std::sync::Arc::new(TokenSource::new(token, cache, env)))
 }
 

@@ -82,7 +82,13 @@ impl Compiler<'_> {
     }
 
     /// The same where `{tenant}` may stand in it: in a credential.
-    fn uses_secret_of(&mut self, path: &PolicyPath, reference: &SecretRef, required: bool, rules: ValueRules) {
+    fn uses_secret_of(
+        &mut self,
+        path: &PolicyPath,
+        reference: &SecretRef,
+        required: bool,
+        rules: ValueRules,
+    ) {
         let store = reference.store();
         let known = store == "env"
             || store == "file"

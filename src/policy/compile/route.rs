@@ -15,8 +15,8 @@ use crate::message::quantity::TimeSpan;
 use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
 use crate::policy::merge::merge;
 use crate::policy::pattern::PathPattern;
-use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
 
 /// Keys of a provider that a route cannot have, so they do not stand in its merged text.
@@ -233,11 +233,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn credential(
-        &mut self,
-        provider: &ProviderConfig,
-        path: &PolicyPath,
-    ) -> Option<Vec<MemberSettings>> {
+    fn credential(&mut self, provider: &ProviderConfig, path: &PolicyPath) -> Option<Vec<MemberSettings>> {
         let Some(config) = &provider.credential else { return Some(Vec::new()) };
         match config.members(&self.directory) {
             Ok(members) => {

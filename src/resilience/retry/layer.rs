@@ -148,9 +148,10 @@ impl Course {
             upgrade: request.upgrade,
             attempts: 0,
             running: false,
-            choice: plan.heal.as_ref().map_or(request.credential_choice, |heal| {
-                heal.preferred(request.tenant.as_deref())
-            }),
+            choice: plan
+                .heal
+                .as_ref()
+                .map_or(request.credential_choice, |heal| heal.preferred(request.tenant.as_deref())),
             tenant: request.tenant.clone(),
             healing: Healing::Unneeded,
             plan,

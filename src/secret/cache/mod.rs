@@ -39,9 +39,9 @@ pub use tenants::TenantSecrets;
 
 pub use entry::{HEAL_INTERVAL, READ_TIMEOUT, RefreshOutcome, SecretEntry, SecretVersion};
 
-use super::{SecretStore, Stores};
 use super::reference::SecretRef;
 use super::value::ValueRules;
+use super::{SecretStore, Stores};
 
 type Key = (SecretRef, ValueRules);
 
@@ -154,7 +154,11 @@ impl SecretCache {
 
     /// The entry of a value that outgate makes itself, by `maker` where there is no entry of that reference yet. `reference`
     /// is one of [`SecretRef::made`], whose mark stands for everything that `maker` was made from.
-    pub fn made(&self, reference: &SecretRef, maker: impl FnOnce() -> Arc<dyn SecretStore>) -> Arc<SecretEntry> {
+    pub fn made(
+        &self,
+        reference: &SecretRef,
+        maker: impl FnOnce() -> Arc<dyn SecretStore>,
+    ) -> Arc<SecretEntry> {
         let key = (reference.clone(), ValueRules::HeaderSafe);
         if let Some(entry) = self.lock().get(&key) {
             return Arc::clone(entry);

@@ -78,7 +78,8 @@ impl SecretCache {
         let mut all: BTreeMap<String, TenantSecrets> = BTreeMap::new();
         for entry in self.held() {
             let reference = entry.template().map(ToString::to_string).unwrap_or_default();
-            let empty = TenantSecrets { reference: reference.clone(), tenants: 0, missing: 0, failed_reads: 0 };
+            let empty =
+                TenantSecrets { reference: reference.clone(), tenants: 0, missing: 0, failed_reads: 0 };
             let sum = all.entry(reference).or_insert(empty);
             sum.tenants += 1;
             sum.missing += usize::from(entry.current().is_err());
@@ -112,7 +113,8 @@ impl SecretCache {
         if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
             return entry;
         }
-        let entry = SecretEntry::of_tenant(key.0.clone(), template.clone(), key.1, store, Arc::clone(&self.wake));
+        let entry =
+            SecretEntry::of_tenant(key.0.clone(), template.clone(), key.1, store, Arc::clone(&self.wake));
         let entry = Arc::new(entry);
         entries.insert(key, Arc::downgrade(&entry));
         entry

@@ -26,7 +26,8 @@ async fn claims(keys: &str) -> (Value, Value, Duration) {
 async fn the_client_secret_of_sign_in() {
     let (header, claims, life) = claims("team_id: TEAM123456, client_id: com.example.web").await;
     assert_eq!(header, json!({ "alg": "ES256", "typ": "JWT", "kid": "KEY1234567" }));
-    let expected = json!({ "iss": "TEAM123456", "sub": "com.example.web", "aud": "https://appleid.apple.com" });
+    let expected =
+        json!({ "iss": "TEAM123456", "sub": "com.example.web", "aud": "https://appleid.apple.com" });
     assert_eq!(claims, expected);
     assert!(life <= Duration::from_secs(840));
 }
@@ -57,7 +58,10 @@ fn mistakes_are_told() {
         ("team_id: t", "missing key `client_id`"),
         ("team_id: t, client_id: c, issuer_id: i", "`issuer_id` is not used with this `service`"),
         ("service: app_store_connect, team_id: t", "`team_id` is not used with this `service`"),
-        ("team_id: \"env:TEAM\", client_id: c", "`team_id` is an id as Apple shows it, and no secret reference"),
+        (
+            "team_id: \"env:TEAM\", client_id: c",
+            "`team_id` is an id as Apple shows it, and no secret reference",
+        ),
     ] {
         let text = format!("{{ apple: {{ key_id: K, private_key: env:KEY, {keys} }} }}");
         assert_eq!(member(&text, std::path::Path::new("/")).unwrap_err(), says);

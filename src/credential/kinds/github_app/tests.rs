@@ -21,9 +21,10 @@ fn in_an_hour() -> String {
 
 #[tokio::test]
 async fn an_apps_jwt_is_exchanged_for_a_token_of_its_installation() {
-    let server =
-        FakeServer::start(|_| Reply::Answer(201, json!({ "token": "ghs_one", "expires_at": in_an_hour() }).to_string()))
-            .await;
+    let server = FakeServer::start(|_| {
+        Reply::Answer(201, json!({ "token": "ghs_one", "expires_at": in_an_hour() }).to_string())
+    })
+    .await;
     let pair = Pair::rsa();
     let directory = directory(&pair);
     let text = format!(
@@ -40,7 +41,10 @@ async fn an_apps_jwt_is_exchanged_for_a_token_of_its_installation() {
     assert_eq!(asked.header("x-github-api-version"), "2022-11-28");
     assert_eq!(asked.header("user-agent"), "outgate");
     let body: Value = serde_json::from_str(&asked.body).unwrap();
-    assert_eq!(body, json!({ "repositories": ["shop"], "permissions": { "contents": "read", "issues": "write" } }));
+    assert_eq!(
+        body,
+        json!({ "repositories": ["shop"], "permissions": { "contents": "read", "issues": "write" } })
+    );
     let (header, claims) = pair.read(asked.header("authorization").strip_prefix("Bearer ").unwrap());
     assert_eq!(header, json!({ "alg": "RS256", "typ": "JWT" }));
     assert_eq!(claims["iss"], "123456");
@@ -84,7 +88,9 @@ async fn a_refusal_or_an_answer_without_token_is_no_token() {
 
 #[test]
 fn ids_are_numbers_texts_or_references_and_mistakes_are_told() {
-    let of = |keys: &str| member(&format!("{{ github_app: {{ private_key: env:KEY, {keys} }} }}"), std::path::Path::new("/"));
+    let of = |keys: &str| {
+        member(&format!("{{ github_app: {{ private_key: env:KEY, {keys} }} }}"), std::path::Path::new("/"))
+    };
     for keys in [
         "app_id: 1, installation_id: 2",
         "app_id: \"1\", installation_id: \"2\"",
@@ -96,8 +102,14 @@ fn ids_are_numbers_texts_or_references_and_mistakes_are_told() {
     }
     for (keys, says) in [
         ("app_id: 1, installation_id: \"plain:x\"", "`installation_id` is a number"),
-        ("app_id: 1, installation_id: 2, repositories: [acme/shop]", "`repositories`: names without their owner"),
-        ("app_id: 1, installation_id: 2, api_url: \"https://github.com\"", "`api_url`: the API of github.com is at"),
+        (
+            "app_id: 1, installation_id: 2, repositories: [acme/shop]",
+            "`repositories`: names without their owner",
+        ),
+        (
+            "app_id: 1, installation_id: 2, api_url: \"https://github.com\"",
+            "`api_url`: the API of github.com is at",
+        ),
         ("app_id: 1, installation_id: 2, api_url: \"http://ghe.example\"", "`api_url`: over http everybody"),
         ("app_id: -1, installation_id: 2", "an id is not negative"),
         ("app_id: \"plain:a/b\", installation_id: 2", "an id is 1 to 64 letters"),

@@ -61,10 +61,15 @@ async fn a_self_signed_token_asks_nobody() {
     let pair = Pair::rsa();
     let directory = directory(&key(&pair, "https://oauth2.googleapis.com/token"));
     for (what, audience, scope) in [
-        ("audience: \"https://pubsub.googleapis.com/\"", json!("https://pubsub.googleapis.com/"), Value::Null),
+        (
+            "audience: \"https://pubsub.googleapis.com/\"",
+            json!("https://pubsub.googleapis.com/"),
+            Value::Null,
+        ),
         ("scopes: [a, b]", Value::Null, json!("a b")),
     ] {
-        let text = format!("{{ google_service_account: {{ key: file:key.json, self_signed: true, {what} }} }}");
+        let text =
+            format!("{{ google_service_account: {{ key: file:key.json, self_signed: true, {what} }} }}");
         let (token, life) = issued(&text, directory.path()).await.unwrap();
         let (_, claims) = pair.read(&token);
         let email = json!("robot@p.iam.gserviceaccount.com");
@@ -106,7 +111,11 @@ async fn keys_that_are_none_are_told_without_a_word_of_them() {
         ("type", json!("CANARY"), "it is not of a service account (`type`)"),
         ("client_email", Value::Null, "it has no `client_email`"),
         ("private_key", Value::Null, "it has no `private_key`"),
-        ("private_key", json!("CANARY"), "it is no private key in PEM (PKCS#8, PKCS#1 or SEC1, not encrypted)"),
+        (
+            "private_key",
+            json!("CANARY"),
+            "it is no private key in PEM (PKCS#8, PKCS#1 or SEC1, not encrypted)",
+        ),
         ("private_key", json!(Pair::p256().pem), "it is no RSA key of 2048 to 8192 bits"),
     ] {
         let mut bad = good.clone();
@@ -147,7 +156,10 @@ fn mistakes_are_told() {
         ("self_signed: false", "missing key `scopes`: what the token shall be good for"),
         ("audience: a", "`audience` is of self-signed tokens: add `self_signed: true`, or name `scopes`"),
         ("self_signed: true", "with `self_signed: true` either `audience` or `scopes` says what it is for"),
-        ("self_signed: true, audience: a, scopes: [b]", "with `self_signed: true` either `audience` or `scopes` says what it is for"),
+        (
+            "self_signed: true, audience: a, scopes: [b]",
+            "with `self_signed: true` either `audience` or `scopes` says what it is for",
+        ),
         (
             "self_signed: true, audience: a, subject: u",
             "`subject` needs a token endpoint, and with `self_signed: true` none is asked",

@@ -76,7 +76,10 @@ async fn they_live_with_their_holder_and_are_in_no_list_of_the_policys() {
     assert_eq!(cache.status().len(), 1);
     let counted = cache.tenant_secrets();
     assert_eq!(counted.len(), 1);
-    assert_eq!((counted[0].reference.as_str(), counted[0].tenants, counted[0].missing), ("test:kv/{tenant}", 2, 1));
+    assert_eq!(
+        (counted[0].reference.as_str(), counted[0].tenants, counted[0].missing),
+        ("test:kv/{tenant}", 2, 1)
+    );
     // A changed store is asked anew.
     let other = Scripted::new(Some("other"));
     cache.adopt(stores().with("test", Arc::clone(&other) as Arc<dyn SecretStore>));
