@@ -240,6 +240,19 @@ impl Scene {
                 ),
             ),
             ("query", origin, format!("{{ query: {{ name: key, value: \"{query}\" }} }}")),
+            ("body", origin, format!("{{ body: {{ field: key, value: \"{query}\" }} }}")),
+            (
+                "dummy",
+                origin,
+                format!("{{ placeholder: {{ token: {DUMMY}, value: \"{header}\", in: [header] }} }}"),
+            ),
+            (
+                "hmac",
+                origin,
+                format!(
+                    "{{ hmac: {{ key: \"{header}\", content: \"{{target}}{{body}}\", signature: {{ header: X-Api-Key }} }} }}"
+                ),
+            ),
             ("list", origin, format!("{{ bearer: [\"{bearer}\", \"{old}\"] }}")),
             ("refused", self.refused, format!("{{ bearer: \"{bearer}\" }}")),
             ("untrusted", self.other.address, format!("{{ bearer: \"{bearer}\" }}")),
@@ -255,8 +268,25 @@ impl Scene {
 
 const PATHS: [&str; 11] =
     ["ok", "401", "500", "echo", "trailers", "garbage", "no-http", "switch", "two-lengths", "cut", "reset"];
-const PROVIDERS: [&str; 11] =
-    ["api", "basic", "header", "format", "query", "list", "refused", "untrusted", "mute", "bad", "missing"];
+const PROVIDERS: [&str; 14] = [
+    "api",
+    "basic",
+    "header",
+    "format",
+    "query",
+    "body",
+    "dummy",
+    "hmac",
+    "list",
+    "refused",
+    "untrusted",
+    "mute",
+    "bad",
+    "missing",
+];
+
+/// What the app holds in place of a key. No canary.
+const DUMMY: &str = "placeholder-000001";
 
 /// Sends bytes and keeps every byte that comes back.
 async fn raw(stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &str, received: &Mutex<Vec<u8>>) -> String {
@@ -296,8 +326,9 @@ async fn play(proxy: SocketAddr, admin: SocketAddr, ca: &str) -> Vec<u8> {
             if provider == "mute" && path != "ok" {
                 continue;
             }
+            let dummy = if provider == "dummy" { format!("X-Api-Key: {DUMMY}\r\n") } else { String::new() };
             let text = format!(
-                "POST /{provider}/v1/{path}?token={SENT_BY_APP} HTTP/1.1\r\nHost: {proxy}\r\nX-Secret: {SENT_BY_APP}\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
+                "POST /{provider}/v1/{path}?token={SENT_BY_APP} HTTP/1.1\r\nHost: {proxy}\r\nX-Secret: {SENT_BY_APP}\r\n{dummy}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\nConnection: close\r\n\r\na=1"
             );
             let got = raw(dial(proxy).await, &text, &received).await;
             statuses.push(format!("{provider}/{path} {}", got.get(9..12).unwrap_or("none")));
@@ -348,6 +379,11 @@ async fn play(proxy: SocketAddr, admin: SocketAddr, ca: &str) -> Vec<u8> {
         "basic/echo 200",
         "format/trailers 200",
         "api/switch 502",
+        "body/echo 200",
+        "body/401 401",
+        "dummy/echo 200",
+        "dummy/trailers 200",
+        "hmac/ok 200",
     ] {
         assert!(statuses.iter().any(|one| one == expected), "{expected}: {statuses:?}");
     }
@@ -369,6 +405,16 @@ fn literal_policies(good: &str) -> Vec<String> {
         extra(&format!("{{ header: {{ name: X-Key, value: env:A, format: \"{LITERAL}\" }} }}")),
         extra(&format!("{{ query: {{ name: key, value: {LITERAL} }} }}")),
         extra(&format!("{{ token: {LITERAL} }}")),
+        extra(&format!("{{ body: {{ field: k, value: {LITERAL} }} }}")),
+        extra(&format!("{{ placeholder: {{ token: \"x {LITERAL}\", value: env:A, in: [path] }} }}")),
+        extra(&format!("{{ placeholder: {{ token: {LITERAL}, value: {LITERAL}, in: [path] }} }}")),
+        extra(&format!("{{ mtls: {{ certificate: {LITERAL}, key: {LITERAL} }} }}")),
+        extra(&format!(
+            "{{ hmac: {{ key: {LITERAL}, content: \"{{body}}\", signature: {{ header: X }} }} }}"
+        )),
+        extra(&format!(
+            "{{ hmac: {{ key: env:A, content: \"{{{LITERAL}}}\", signature: {{ header: X }} }} }}"
+        )),
         extra(&format!("{{ bearer: {{ value: {LITERAL} }} }}")),
         extra(LITERAL),
         extra(&format!("{{ bearer: {LITERAL}, bearer: {LITERAL} }}")),

@@ -462,10 +462,12 @@ mod tests {
             members in prop::collection::btree_map("[a-cA-C\"\\\\é]{0,3}", any_json(), 0..8),
             pretty in any::<bool>(),
         ) {
-            let before = Value::Object(members.into_iter().collect());
-            let text = if pretty { serde_json::to_string_pretty(&before) } else { serde_json::to_string(&before) };
-            let after = set(text.unwrap().as_bytes(), &path("ab"), b"KEY").unwrap();
-            let mut expected = before;
+            let members = Value::Object(members.into_iter().collect());
+            let text = if pretty { serde_json::to_string_pretty(&members) } else { serde_json::to_string(&members) };
+            let text = text.unwrap();
+            let after = set(text.as_bytes(), &path("ab"), b"KEY").unwrap();
+            // Numbers as the parser reads them, which may be one digit off.
+            let mut expected: Value = serde_json::from_str(&text).unwrap();
             let object = expected.as_object_mut().unwrap();
             object.retain(|key, _| !key.eq_ignore_ascii_case("ab"));
             object.insert("ab".into(), json!("KEY"));

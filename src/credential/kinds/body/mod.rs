@@ -225,7 +225,6 @@ mod tests {
             ("{ field: a..b, value: env:K }", "up to 8 names"),
             ("{ field: '', value: env:K }", "up to 8 names"),
             ("{ field: a, value: env:K, max: 1GiB }", "16MiB"),
-            ("{ field: a, value: env:K, max: 0B }", "16MiB"),
             ("{ field: a, value: 'plain:x' }", "no secret"),
             ("fields: [{ field: a, value: env:K }, { field: A, value: env:L }]", "twice"),
             ("fields: [{ field: a, value: env:K }, { field: a.b, value: env:L }]", "inside"),

@@ -210,6 +210,9 @@ fn write(location: &Location, text: Zeroizing<Vec<u8>>, request: &mut EgressRequ
             };
             let (name, value) = (percent_encode(name.as_bytes(), QUERY), percent_encode(&text, QUERY));
             let longer = format!("{target}{joint}{name}={value}");
+            if longer.len() >= usize::from(u16::MAX) {
+                return Err(Failure::not_sent(Fault::TargetTooLong));
+            }
             request.path_and_query =
                 PathAndQuery::try_from(longer).map_err(|_| Failure::not_sent(Fault::TargetTooLong))?;
         }

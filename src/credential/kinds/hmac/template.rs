@@ -62,12 +62,15 @@ pub fn parse(text: &str, allowed: impl Fn(&Piece) -> bool) -> Result<Vec<Piece>,
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {
         let (name, after) = after.split_once('}').ok_or("`{` without `}`")?;
+        if before.contains('}') {
+            return Err("`}` without `{`".to_owned());
+        }
         if !before.is_empty() {
             pieces.push(Piece::Text(before.to_owned()));
         }
         let piece = named(name)?;
         if !allowed(&piece) {
-            return Err(format!("`{{{name}}}` has no meaning here"));
+            return Err(format!("`{{{}}}` has no meaning here", shown(name)));
         }
         pieces.push(piece);
         rest = after;
@@ -84,7 +87,7 @@ pub fn parse(text: &str, allowed: impl Fn(&Piece) -> bool) -> Result<Vec<Piece>,
 fn named(name: &str) -> Result<Piece, String> {
     if let Some(field) = name.strip_prefix("header:") {
         let field =
-            HeaderName::from_bytes(field.as_bytes()).map_err(|_| format!("`{field}` is no header name"))?;
+            HeaderName::from_bytes(field.as_bytes()).map_err(|_| "`{header:<name>}` holds no header name")?;
         return Ok(Piece::Header(field));
     }
     if name == "basic" {
@@ -93,8 +96,14 @@ fn named(name: &str) -> Result<Piece, String> {
     let found = NAMES.iter().find(|(known, _)| *known == name).map(|(_, piece)| piece.clone());
     found.ok_or_else(|| {
         let known: Vec<&str> = NAMES.iter().map(|(known, _)| *known).collect();
-        format!("`{{{name}}}` is none of {}, header:<name>, basic", known.join(", "))
+        format!("`{{{}}}` is none of {}, header:<name>, basic", shown(name), known.join(", "))
     })
+}
+
+/// A name that may be told: what does not look like one may be a secret that was pasted.
+fn shown(name: &str) -> &str {
+    let plain = name.len() <= 16 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if plain { name } else { "..." }
 }
 
 #[cfg(test)]

@@ -160,9 +160,14 @@ fn escaped(
         return Ok(None);
     }
     let write = |value: &[u8]| encoded(value, set);
-    match (swap(text.as_bytes(), ours, write)?, unescaped(text)) {
-        (None, Some(plain)) => swap(plain.as_bytes(), ours, write),
-        (swapped, _) => Ok(swapped),
+    let count = |text: &str| -> usize {
+        ours.iter()
+            .map(|one| memchr::memmem::find_iter(text.as_bytes(), one.token).take(MOST + 1).count())
+            .sum()
+    };
+    match unescaped(text) {
+        Some(plain) if count(&plain) > count(text) => swap(plain.as_bytes(), ours, write),
+        _ => swap(text.as_bytes(), ours, write),
     }
 }
 
@@ -253,7 +258,7 @@ mod tests {
         let grows =
             [Replacement { token: b"dummy-111111", value: b"0123456789abcdef", places: Places::of(&ALL) }];
         assert_eq!(target(&long.parse().unwrap(), &grows), Err(Unable::TooOften));
-        let long = format!("/dummy-111111{}", "x".repeat(65_515));
+        let long = format!("/dummy-111111{}", "x".repeat(65_520));
         assert_eq!(target(&long.parse().unwrap(), &grows), Err(Unable::TooLong));
     }
 
