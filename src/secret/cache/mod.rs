@@ -34,15 +34,15 @@ use tokio::sync::Notify;
 
 pub use entry::{HEAL_INTERVAL, READ_TIMEOUT, RefreshOutcome, SecretEntry, SecretVersion};
 
-use super::{SecretStore, Stores};
 use super::reference::SecretRef;
 use super::value::ValueRules;
+use super::{LiveStores, SecretStore, Stores};
 
 type Key = (SecretRef, ValueRules);
 
 /// All secrets that the policies in use refer to.
 pub struct SecretCache {
-    stores: ArcSwap<Stores>,
+    stores: LiveStores,
     /// Held for look-ups alone, never over an await.
     entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
@@ -94,13 +94,23 @@ impl SecretCache {
     /// An empty cache over `stores`.
     #[must_use]
     pub fn new(stores: Stores) -> Self {
-        Self { stores: ArcSwap::from_pointee(stores), entries: Mutex::default(), wake: Arc::default() }
+        Self {
+            stores: Arc::new(ArcSwap::from_pointee(stores)),
+            entries: Mutex::default(),
+            wake: Arc::default(),
+        }
     }
 
     /// The stores of the newest policy.
     #[must_use]
     pub fn stores(&self) -> Arc<Stores> {
         self.stores.load_full()
+    }
+
+    /// The stores of whichever policy is the newest then.
+    #[must_use]
+    pub fn live_stores(&self) -> LiveStores {
+        Arc::clone(&self.stores)
     }
 
     /// Takes the stores of a new policy. What came from a store that is another one now is read from the new one by
@@ -142,7 +152,11 @@ impl SecretCache {
 
     /// The entry of a value that outgate makes itself, by `maker` where there is no entry of that reference yet. `reference`
     /// is one of [`SecretRef::made`], whose mark stands for everything that `maker` was made from.
-    pub fn made(&self, reference: &SecretRef, maker: impl FnOnce() -> Arc<dyn SecretStore>) -> Arc<SecretEntry> {
+    pub fn made(
+        &self,
+        reference: &SecretRef,
+        maker: impl FnOnce() -> Arc<dyn SecretStore>,
+    ) -> Arc<SecretEntry> {
         let key = (reference.clone(), ValueRules::HeaderSafe);
         if let Some(entry) = self.lock().get(&key) {
             return Arc::clone(entry);
