@@ -8,7 +8,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::kinds::{MemberSettings, basic, bearer, header, oauth2_client_credentials, query};
+use super::kinds::{
+    MemberSettings, basic, bearer, header, jwt_bearer, oauth2_client_credentials, oauth2_refresh_token,
+    query, token_exchange,
+};
 use crate::secret::reference::SecretRef;
 
 /// The closed list of kinds that are built. One line per kind; adding one is a variant here and its line in
@@ -27,22 +30,29 @@ pub enum Kind {
     Query(query::Config),
     /// A token for the client itself (RFC 6749 section 4.4).
     Oauth2ClientCredentials(Box<oauth2_client_credentials::Config>),
+    /// A token for a refresh token (RFC 6749 section 6).
+    Oauth2RefreshToken(Box<oauth2_refresh_token::Config>),
+    /// A token for a JWT that outgate signs, or that JWT (RFC 7523).
+    JwtBearer(Box<jwt_bearer::Config>),
+    /// A token for another token (RFC 8693).
+    TokenExchange(Box<token_exchange::Config>),
 }
 
-const BUILT: [&str; 6] = ["bearer", "basic", "header", "query", "oauth2_client_credentials", "none"];
-
-/// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 9] = [
-    "body",
-    "placeholder",
+const BUILT: [&str; 9] = [
+    "bearer",
+    "basic",
+    "header",
+    "query",
+    "oauth2_client_credentials",
     "oauth2_refresh_token",
     "jwt_bearer",
     "token_exchange",
-    "google_service_account",
-    "github_app",
-    "aws_sigv4",
-    "hmac",
+    "none",
 ];
+
+/// Kinds of the policy's contract that are not built yet; they are refused by name.
+const NOT_YET: [&str; 6] =
+    ["body", "placeholder", "google_service_account", "github_app", "aws_sigv4", "hmac"];
 
 /// `credential:` as written.
 #[derive(Clone, Debug)]
@@ -71,6 +81,9 @@ impl CredentialConfig {
             }
             Kind::Query(config) => Ok(vec![of(vec![config.part()?])]),
             Kind::Oauth2ClientCredentials(config) => Ok(vec![config.member(directory)?]),
+            Kind::Oauth2RefreshToken(config) => Ok(vec![config.member(directory)?]),
+            Kind::JwtBearer(config) => Ok(vec![config.member(directory)?]),
+            Kind::TokenExchange(config) => Ok(vec![config.member(directory)?]),
         }
     }
 
@@ -186,6 +199,9 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                 "header" => Kind::Header(map.next_value()?),
                 "query" => Kind::Query(map.next_value()?),
                 "oauth2_client_credentials" => Kind::Oauth2ClientCredentials(map.next_value()?),
+                "oauth2_refresh_token" => Kind::Oauth2RefreshToken(map.next_value()?),
+                "jwt_bearer" => Kind::JwtBearer(map.next_value()?),
+                "token_exchange" => Kind::TokenExchange(map.next_value()?),
                 "none" => {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     Kind::None
@@ -200,6 +216,9 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                         "header",
                         "query",
                         "oauth2_client_credentials",
+                        "oauth2_refresh_token",
+                        "jwt_bearer",
+                        "token_exchange",
                         "none",
                         "required",
                     ];
@@ -227,6 +246,9 @@ impl JsonSchema for CredentialConfig {
         let header = generator.subschema_for::<OneOrMany<header::Config>>();
         let query = generator.subschema_for::<query::Config>();
         let client_credentials = generator.subschema_for::<oauth2_client_credentials::Config>();
+        let refresh_token = generator.subschema_for::<oauth2_refresh_token::Config>();
+        let jwt_bearer = generator.subschema_for::<jwt_bearer::Config>();
+        let token_exchange = generator.subschema_for::<token_exchange::Config>();
         json_schema!({
             "description": "What outgate puts into each request, and where. One kind; `none` allows without a credential.",
             "anyOf": [
@@ -242,6 +264,9 @@ impl JsonSchema for CredentialConfig {
                         "header": header,
                         "query": query,
                         "oauth2_client_credentials": client_credentials,
+                        "oauth2_refresh_token": refresh_token,
+                        "jwt_bearer": jwt_bearer,
+                        "token_exchange": token_exchange,
                         "none": { "description": "no credential" },
                         "required": { "type": "boolean", "description": "readiness waits until its secrets were read" },
                     },

@@ -6,12 +6,16 @@ use crate::secret::reference::SecretRef;
 
 use super::location::Location;
 use super::token::Token;
+pub use super::token::rotation::KeepSettings;
 
 pub mod basic;
 pub mod bearer;
 pub mod header;
+pub mod jwt_bearer;
 pub mod oauth2_client_credentials;
+pub mod oauth2_refresh_token;
 pub mod query;
+pub mod token_exchange;
 
 /// One alternative of a credential, compiled. Equal ones share what is live over reloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,6 +40,11 @@ impl MemberSettings {
     #[must_use]
     pub fn of(parts: Vec<Part>) -> Self {
         Self { parts, tokens: Vec::new() }
+    }
+
+    /// The places where its tokens keep what rotates.
+    pub fn kept(&self) -> impl Iterator<Item = &KeepSettings> {
+        self.tokens.iter().filter_map(|token| token.settings.grant().keep())
     }
 
     /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use super::endpoint::TokenClient;
 use super::inputs::{Bound, Inputs};
+use super::rotation::GrantState;
 use super::{Issued, Token, TokenEnv, TokenSettings};
 use crate::secret::cache::SecretCache;
 use crate::secret::reference::SecretRef;
-use crate::secret::{ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
+use crate::secret::{LiveStores, ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
 
 /// Where in its life a token is replaced: from here to [`LATEST`], by chance, so that a fleet does not come in step.
 const EARLIEST: f64 = 0.75;
@@ -18,12 +19,17 @@ const LATEST: f64 = 0.85;
 /// How long before its end a token is not sent any more, because it may end on its way; a tenth of a short life.
 const MARGIN: Duration = Duration::from_secs(5);
 /// What a token may take beyond the time of its client: secrets that are read first, a refresh token that is stored.
-const BESIDE: Duration = Duration::from_secs(10);
+const BESIDE: Duration = Duration::from_secs(20);
 
 /// Gets one token, again and again.
-pub struct TokenSource {
+pub struct TokenSource(Arc<Maker>);
+
+/// What a try holds on to.
+struct Maker {
     settings: TokenSettings,
     inputs: Vec<Bound>,
+    stores: LiveStores,
+    state: GrantState,
     client: Result<TokenClient, TokenFault>,
 }
 
@@ -34,9 +40,12 @@ impl TokenSource {
         let grant = token.settings.grant();
         let inputs = grant.inputs().iter().map(|input| Bound::new(input, cache)).collect();
         let client = TokenClient::new(grant.endpoint(), &token.reference, env);
-        Self { settings: token.settings.clone(), inputs, client }
+        let (stores, state) = (cache.live_stores(), GrantState::default());
+        Self(Arc::new(Maker { settings: token.settings.clone(), inputs, stores, state, client }))
     }
+}
 
+impl Maker {
     async fn issue(&self) -> Result<Reading, TokenFault> {
         let client = self.client.as_ref().map_err(Clone::clone)?;
         let most = self.inputs.iter().map(Bound::len).max().unwrap_or(1).max(1);
@@ -45,9 +54,12 @@ impl TokenSource {
             refused = match self.attempt(client, choice).await {
                 Ok(reading) => return Ok(reading),
                 // In an overlap one of the list may be refused, or not be there yet, or not any more.
-                Err(fault @ (TokenFault::Refused { .. } | TokenFault::Input(_) | TokenFault::Key(_))) => {
-                    fault
-                }
+                Err(
+                    fault @ (TokenFault::Refused { .. }
+                    | TokenFault::Dead
+                    | TokenFault::Input(_)
+                    | TokenFault::Key(_)),
+                ) => fault,
                 Err(fault) => return Err(fault),
             };
         }
@@ -56,14 +68,14 @@ impl TokenSource {
 
     /// One alternative: again with a new value, if what was refused was replaced meanwhile.
     async fn attempt(&self, client: &TokenClient, choice: usize) -> Result<Reading, TokenFault> {
-        let inputs = Inputs { bound: &self.inputs, choice };
+        let inputs = Inputs { bound: &self.inputs, choice, stores: &self.stores, state: &self.state };
         let grant = self.settings.grant();
         let asked = Instant::now();
         let fault = match grant.issue(&inputs, client).await {
             Ok(issued) => return Ok(reading(issued, asked, fastrand::f64())),
             Err(fault) => fault,
         };
-        if !matches!(fault, TokenFault::Refused { .. }) {
+        if !matches!(fault, TokenFault::Refused { .. } | TokenFault::Dead) {
             return Err(fault);
         }
         let mut changed = false;
@@ -79,6 +91,13 @@ impl TokenSource {
     }
 }
 
+/// Not broken off with who waits: an exchange that used up a refresh token goes on until its outcome is kept. It is bounded
+/// by its client's and its shelf's own times.
+#[expect(clippy::disallowed_methods, reason = "bounded, and single by the cache; see above")]
+fn begin<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(work)
+}
+
 /// When it ends and when the next one is got. `random` is in 0..1.
 fn reading(issued: Issued, asked: Instant, random: f64) -> Reading {
     let Some(life) = issued.life else { return issued.token.into() };
@@ -92,8 +111,11 @@ fn reading(issued: Issued, asked: Instant, random: f64) -> Reading {
 
 impl SecretStore for TokenSource {
     fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
+        let maker = Arc::clone(&self.0);
         Box::pin(async move {
-            self.issue().await.map_err(|fault| SecretError::Token { reference: reference.clone(), fault })
+            let fault = |fault| SecretError::Token { reference: reference.clone(), fault };
+            let issuing = begin(async move { maker.issue().await });
+            issuing.await.unwrap_or(Err(TokenFault::Setup("it ended by a mistake of ours"))).map_err(fault)
         })
     }
 

@@ -9,14 +9,15 @@ use http::{HeaderName, HeaderValue, Method};
 use super::Compiler;
 use super::layers::Written;
 use crate::credential::CredentialConfig;
-use crate::credential::kinds::MemberSettings;
 use crate::credential::kinds::header::header_name;
+use crate::credential::kinds::{KeepSettings, MemberSettings};
 use crate::message::quantity::TimeSpan;
 use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
 use crate::policy::merge::merge;
 use crate::policy::pattern::PathPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
+use crate::secret::StoreConfig;
 
 /// Keys of a provider that a route cannot have, so they do not stand in its merged text.
 const PROVIDER_ONLY: [&str; 11] = [
@@ -210,12 +211,38 @@ impl Compiler<'_> {
                     // What a token is got with is wanted with the token.
                     self.uses_secret_under(path, &used.reference, config.required, used.rules);
                 }
+                for keep in members.iter().flat_map(MemberSettings::kept) {
+                    self.check_kept(keep, path);
+                }
                 Some(members)
             }
             Err(message) => {
                 self.mistake(path, message);
                 None
             }
+        }
+    }
+
+    /// A place where a rotating refresh token is kept: all pods that share the grant must reach it, and it must be writable.
+    fn check_kept(&mut self, keep: &KeepSettings, path: &PolicyPath) {
+        if self.fleet && !keep.is_shared() {
+            self.mistake_with(
+                path,
+                "the policy has a `fleet`, and this refresh token rotates in a file: each pod would end the tokens of the others",
+                "`store: { vault: \"<store>:<path>\" }` or `store: { redis: { url: \"env:REDIS_URL\" } }`",
+            );
+        }
+        let Some(reference) = keep.written() else { return };
+        let store = self.stores.iter().find(|(name, _)| name == reference.store());
+        if !matches!(store, Some((_, StoreConfig::Vault(_)))) {
+            self.mistake_with(
+                path,
+                format!(
+                    "`store.vault` needs a store of the kind `vault`, and `{}` is none",
+                    reference.store()
+                ),
+                "a store under `secrets` such as `payments: { vault: { address: ... } }`",
+            );
         }
     }
 
