@@ -75,15 +75,16 @@ const first = new provider.RefreshToken({
 });
 write('seed', await first.save());
 
-// `/end` ends the token that it is called with, and refuses it: so there has to be another one.
+// Each path `/end...` ends the first token of a client that it is called with, and refuses it: there has to be another one.
 const ended = new Set();
 const api = http.createServer(async (request, response) => {
   const token = (request.headers.authorization ?? '').replace(/^Bearer /, '');
   const known = (await provider.AccessToken.find(token)) ?? (await provider.ClientCredentials.find(token));
   const client = known?.clientId;
-  const ends = request.url.endsWith('/end') && client && !ended.has(client);
+  const call = `${client} ${request.url}`;
+  const ends = request.url.startsWith('/end') && client && !ended.has(call);
   if (ends) {
-    ended.add(client);
+    ended.add(call);
     await known.destroy();
   }
   response.writeHead(client && !ends ? 200 : 401, { 'content-type': 'application/json' });
