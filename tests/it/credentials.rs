@@ -1,9 +1,9 @@
 //! Tokens that outgate gets itself, through the whole proxy: a storm on a token that has ended, and token endpoints that
 //! fail in every way.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
@@ -13,6 +13,7 @@ use super::leak::assert_without;
 use super::support::client::{Got, admin, http2, local_get, request};
 use super::support::origin::{HttpOrigin, RawOrigin, Seen, Stream, read_request, text};
 use super::support::proxy::Proxy;
+use super::world::until;
 
 /// Requests of the storm, on connections of fifty.
 const STORM: usize = 500;
@@ -23,19 +24,25 @@ struct Provider {
     /// The number of the token that is good; none while one is made.
     good: Arc<Mutex<Option<usize>>>,
     asked: Arc<AtomicUsize>,
+    /// The storm has begun: the second token is not made before that.
+    storming: Arc<AtomicBool>,
 }
 
 impl Provider {
     async fn start() -> Self {
         let (good, asked): (Arc<Mutex<Option<usize>>>, Arc<AtomicUsize>) = Default::default();
-        let (now, count) = (good.clone(), asked.clone());
+        let storming = Arc::<AtomicBool>::default();
+        let (now, count, storm) = (good.clone(), asked.clone(), storming.clone());
         let script = Arc::new(move |mut stream: Box<dyn Stream>, _| {
-            let (now, count) = (now.clone(), count.clone());
+            let (now, count, storm) = (now.clone(), count.clone(), storm.clone());
             let serving = async move {
                 while let Some(asked) = read_request(&mut stream).await {
                     let number = count.fetch_add(1, Ordering::SeqCst) + 1;
                     *now.lock().unwrap() = None;
                     tokio::time::sleep(Duration::from_secs(2)).await;
+                    if number == 2 {
+                        until("the storm begins", || storm.load(Ordering::SeqCst)).await;
+                    }
                     let wanted = match number {
                         1 => "refresh_token=the-first-one".to_owned(),
                         _ => format!("refresh_token=refresh-{}&", number - 1),
@@ -58,7 +65,7 @@ impl Provider {
             };
             Box::pin(serving) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
         });
-        Self { origin: RawOrigin::start(None, script).await, good, asked }
+        Self { origin: RawOrigin::start(None, script).await, good, asked, storming }
     }
 }
 
@@ -100,10 +107,11 @@ async fn a_storm_on_an_ended_token_leads_to_one_refresh_and_no_stale_request() {
     let proxy = Proxy::start_in(dir, &policy).await;
     assert_eq!(get_many(&proxy, 1).await, [200]);
     // It ends while the next one is made: nothing may be sent with it any more.
-    let mut ended = false;
-    while !ended {
-        ended = admin(&proxy, "GET", "/status").await.text().contains("\"expired\"");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !admin(&proxy, "GET", "/status").await.text().contains("\"expired\"") {
+        assert!(Instant::now() < deadline, "the first token does not end");
     }
+    provider.storming.store(true, Ordering::SeqCst);
     let answers = join_all((0..STORM / 50).map(|_| get_many(&proxy, 50))).await.concat();
     assert_eq!((answers.len(), answers.iter().filter(|status| **status == 200).count()), (STORM, STORM));
     assert_eq!(provider.asked.load(Ordering::SeqCst), 2, "the first token, and exactly one refresh");
