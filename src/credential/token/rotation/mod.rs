@@ -3,7 +3,7 @@
 //!
 //! 1. A process that wants an access token looks whether another has got a newer one; then it takes that, and asks nobody.
 //! 2. Else it writes into the shelf that it is busy. So the shelf can be written before anything is used up; and the
-//!    others wait. A mark that nobody takes away counts for [`LEASE`], by the watch of who waits: clocks are not compared.
+//!    others wait. A mark that nobody takes away counts for twelve seconds, by the watch of who waits: clocks are not compared.
 //! 3. It asks, once: such a request is never repeated.
 //! 4. It writes what it got, and only then is the access token used. What cannot be written stays in memory, and is
 //!    written before anything else is done.
@@ -151,9 +151,8 @@ impl GrantState {
                     continue;
                 }
             }
-            match self.turn(seed, shelf, &key, sheet, page, exchange).await? {
-                Some(issued) => return Ok(issued),
-                None => continue,
+            if let Some(issued) = self.turn(seed, shelf, &key, sheet, page, exchange).await? {
+                return Ok(issued);
             }
         }
     }
