@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::kinds::{
-    MemberSettings, apple, basic, bearer, body, github_app, google_service_account, header, hmac, mtls,
-    oauth2_client_credentials, placeholder, query,
+    MemberSettings, apple, basic, bearer, body, github_app, google_service_account, header, hmac, jwt_bearer, mtls,
+    oauth2_client_credentials, oauth2_refresh_token, placeholder, query, token_exchange,
 };
 use crate::secret::reference::SecretRef;
 
@@ -45,9 +45,15 @@ pub enum Kind {
     GithubApp(Box<github_app::Config>),
     /// A JWT for Apple.
     Apple(Box<apple::Config>),
+    /// A token for a refresh token (RFC 6749 section 6).
+    Oauth2RefreshToken(Box<oauth2_refresh_token::Config>),
+    /// A token for a JWT that outgate signs, or that JWT (RFC 7523).
+    JwtBearer(Box<jwt_bearer::Config>),
+    /// A token for another token (RFC 8693).
+    TokenExchange(Box<token_exchange::Config>),
 }
 
-const BUILT: [&str; 13] = [
+const BUILT: [&str; 16] = [
     "bearer",
     "basic",
     "header",
@@ -60,11 +66,14 @@ const BUILT: [&str; 13] = [
     "google_service_account",
     "github_app",
     "apple",
+    "oauth2_refresh_token",
+    "jwt_bearer",
+    "token_exchange",
     "none",
 ];
 
 /// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 4] = ["oauth2_refresh_token", "jwt_bearer", "token_exchange", "aws_sigv4"];
+const NOT_YET: [&str; 1] = ["aws_sigv4"];
 
 /// `credential:` as written.
 #[derive(Clone, Debug)]
@@ -97,6 +106,9 @@ impl CredentialConfig {
             Kind::Placeholder(list) => placeholder::members(&list.0),
             Kind::Hmac(config) => config.members(),
             Kind::Oauth2ClientCredentials(config) => Ok(vec![config.member(directory)?]),
+            Kind::Oauth2RefreshToken(config) => Ok(vec![config.member(directory)?]),
+            Kind::JwtBearer(config) => Ok(vec![config.member(directory)?]),
+            Kind::TokenExchange(config) => Ok(vec![config.member(directory)?]),
             Kind::GoogleServiceAccount(config) => Ok(vec![config.member(directory)?]),
             Kind::GithubApp(config) => Ok(vec![config.member(directory)?]),
             Kind::Apple(config) => Ok(vec![config.member()?]),
@@ -244,6 +256,9 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                 "google_service_account" => Kind::GoogleServiceAccount(map.next_value()?),
                 "github_app" => Kind::GithubApp(map.next_value()?),
                 "apple" => Kind::Apple(map.next_value()?),
+                "oauth2_refresh_token" => Kind::Oauth2RefreshToken(map.next_value()?),
+                "jwt_bearer" => Kind::JwtBearer(map.next_value()?),
+                "token_exchange" => Kind::TokenExchange(map.next_value()?),
                 "none" => {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     Kind::None
@@ -265,6 +280,9 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                         "google_service_account",
                         "github_app",
                         "apple",
+                        "oauth2_refresh_token",
+                        "jwt_bearer",
+                        "token_exchange",
                         "none",
                         "required",
                     ];
@@ -299,6 +317,9 @@ impl JsonSchema for CredentialConfig {
         let google = generator.subschema_for::<google_service_account::Config>();
         let github = generator.subschema_for::<github_app::Config>();
         let apple = generator.subschema_for::<apple::Config>();
+        let refresh_token = generator.subschema_for::<oauth2_refresh_token::Config>();
+        let jwt_bearer = generator.subschema_for::<jwt_bearer::Config>();
+        let token_exchange = generator.subschema_for::<token_exchange::Config>();
         json_schema!({
             "description": "What outgate puts into each request, and where. One kind; `none` allows without a credential.",
             "anyOf": [
@@ -321,6 +342,9 @@ impl JsonSchema for CredentialConfig {
                         "google_service_account": google,
                         "github_app": github,
                         "apple": apple,
+                        "oauth2_refresh_token": refresh_token,
+                        "jwt_bearer": jwt_bearer,
+                        "token_exchange": token_exchange,
                         "none": { "description": "no credential" },
                         "required": { "type": "boolean", "description": "readiness waits until its secrets were read" },
                     },

@@ -317,6 +317,11 @@ pub enum TokenFault {
     /// The new refresh token could not be kept, so the access token is not used.
     #[error("the new refresh token could not be stored: {0}")]
     NotKept(&'static str),
+    /// The endpoint said that the refresh token is over, and there is no newer one.
+    #[error(
+        "its refresh token was refused for good (invalid_grant): the consent must be given anew, and the secret replaced"
+    )]
+    Dead,
     /// The settings cannot be used.
     #[error("it cannot be asked for: {0}")]
     Setup(&'static str),
@@ -335,6 +340,7 @@ impl TokenFault {
             Self::Input(_) => "token_input",
             Self::Key(_) => "token_key",
             Self::NotKept(_) => "token_not_kept",
+            Self::Dead => "token_grant_dead",
             Self::Setup(_) => "token_setup",
         }
     }

@@ -69,7 +69,7 @@ fn assert_clean(sink: &str, text: &str) {
     assert_without(&ALL, sink, text);
 }
 
-fn assert_without(secrets: &[&str], sink: &str, text: &str) {
+pub fn assert_without(secrets: &[&str], sink: &str, text: &str) {
     for (number, secret) in secrets.iter().enumerate() {
         let spellings = spellings(secret);
         let search = aho_corasick::AhoCorasick::new(spellings.iter().map(|(spelling, _)| spelling)).unwrap();

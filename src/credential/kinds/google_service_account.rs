@@ -27,13 +27,12 @@ use serde::Deserialize;
 use super::{MemberSettings, bearer};
 use crate::credential::config::OneOrMany;
 use crate::credential::jwt::{self, Algorithm, Claims, SigningKey};
-use crate::credential::token::endpoint::{Form, TokenClient, TokenEndpoint};
+use crate::credential::token::endpoint::{Form, TokenClient, TokenEndpoint, TokenUrl};
 use crate::credential::token::{Grant, Input, Inputs, Issued, Token, TokenSettings};
 use crate::message::target::Scheme;
 use crate::secret::TokenFault;
 use crate::secret::reference::SecretRef;
 use crate::secret::stores::document::Document;
-use crate::secret::stores::server::StoreAddress;
 
 /// What a key's `token_uri` is, unless the key is very old.
 const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
@@ -62,7 +61,7 @@ pub struct Config {
     /// Of a self-signed token, in place of `scopes`: the API that it is for, such as `https://pubsub.googleapis.com/`.
     pub audience: Option<String>,
     /// The token endpoint. Default: the key's own `token_uri`, which must be Google's.
-    pub token_url: Option<StoreAddress>,
+    pub token_url: Option<TokenUrl>,
     /// PEM file of the authorities that the endpoint is trusted by, in place of the system's.
     pub ca: Option<String>,
 }
@@ -175,9 +174,9 @@ impl AccountKey {
     }
 
     /// Where its tokens come from, if that is Google.
-    fn token_uri(&self) -> Result<StoreAddress, TokenFault> {
+    fn token_uri(&self) -> Result<TokenUrl, TokenFault> {
         let text = self.0.text(&["token_uri"]).unwrap_or(TOKEN_URI);
-        let url: StoreAddress = text.parse().map_err(|_| TokenFault::Key("its `token_uri` is not a URL"))?;
+        let url: TokenUrl = text.parse().map_err(|_| TokenFault::Key("its `token_uri` is not a URL"))?;
         let host = url.target.host.as_str();
         let google = host == "accounts.google.com" || host.ends_with(".googleapis.com");
         if google && url.target.scheme == Scheme::Https && url.target.port == 443 {
@@ -211,7 +210,7 @@ impl Settings {
         let url = if named { endpoint.url.clone() } else { key.token_uri()? };
         let claims = Claims::lasting(SystemTime::now(), LIFE)
             .text("iss", key.email()?)
-            .text("aud", &format!("{}{}", url.target, url.prefix))
+            .text("aud", &format!("{}{}", url.target, url.path))
             .text("scope", self.scope.as_deref().unwrap_or_default());
         let claims = match &self.subject {
             Some(subject) => claims.text("sub", subject),

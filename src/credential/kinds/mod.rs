@@ -9,6 +9,7 @@ use crate::secret::reference::SecretRef;
 use super::location::Location;
 use super::rewrite::Rewrite;
 use super::token::Token;
+pub use super::token::rotation::KeepSettings;
 
 pub mod apple;
 pub mod basic;
@@ -18,10 +19,13 @@ pub mod github_app;
 pub mod google_service_account;
 pub mod header;
 pub mod hmac;
+pub mod jwt_bearer;
 pub mod mtls;
 pub mod oauth2_client_credentials;
+pub mod oauth2_refresh_token;
 pub mod placeholder;
 pub mod query;
+pub mod token_exchange;
 mod values;
 
 /// One alternative of a credential, compiled. Equal ones share what is live over reloads.
@@ -111,6 +115,11 @@ impl MemberSettings {
             }
         }
         references.join(",").into()
+    }
+
+    /// The places where its tokens keep what rotates.
+    pub fn kept(&self) -> impl Iterator<Item = &KeepSettings> {
+        self.tokens.iter().filter_map(|token| token.settings.grant().keep())
     }
 
     /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.

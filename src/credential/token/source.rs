@@ -1,17 +1,19 @@
 //! A token as the cache of secrets sees it: something that is read, and ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::endpoint::TokenClient;
 use super::inputs::{Bound, Inputs};
+use super::rotation::GrantState;
 use super::{Issued, Token, TokenEnv, TokenSettings};
 use crate::credential::overlap::{self, Overlap};
 use crate::credential::scope::Scope;
 use crate::secret::cache::SecretCache;
 use crate::secret::reference::SecretRef;
-use crate::secret::{ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
+use crate::secret::{LiveStores, ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
 
 /// Where in its life a token is replaced: from here to [`LATEST`], by chance, so that a fleet does not come in step.
 const EARLIEST: f64 = 0.75;
@@ -19,12 +21,17 @@ const LATEST: f64 = 0.85;
 /// How long before its end a token is not sent any more, because it may end on its way; a tenth of a short life.
 const MARGIN: Duration = Duration::from_secs(5);
 /// What a token may take beyond the time of its client: secrets that are read first, a refresh token that is stored.
-const BESIDE: Duration = Duration::from_secs(10);
+const BESIDE: Duration = Duration::from_secs(20);
 
 /// Gets one token, again and again.
-pub struct TokenSource {
+pub struct TokenSource(Arc<Maker>);
+
+/// What a try holds on to.
+struct Maker {
     settings: TokenSettings,
     inputs: Vec<Bound>,
+    stores: LiveStores,
+    state: GrantState,
     client: Result<TokenClient, TokenFault>,
     overlap: Overlap,
     tenant: Option<String>,
@@ -36,12 +43,8 @@ impl TokenSource {
     pub fn new(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Self {
         let scope = Scope { cache, env, tenant: None };
         // Without a tenant no name can fail to fit.
-        Self::of(token, &scope).unwrap_or_else(|error| Self {
-            settings: token.settings.clone(),
-            inputs: Vec::new(),
-            client: Err(TokenFault::Input(Box::new(error))),
-            overlap: Overlap::default(),
-            tenant: None,
+        Self::of(token, &scope).unwrap_or_else(|error| {
+            Self(Arc::new(Maker::new(token, &scope, Vec::new(), Err(TokenFault::Input(Box::new(error))))))
         })
     }
 
@@ -54,8 +57,26 @@ impl TokenSource {
         let inputs = grant.inputs();
         let inputs = inputs.iter().map(|input| Bound::new(input, scope)).collect::<Result<_, _>>()?;
         let client = TokenClient::new(grant.endpoint(), &token.reference, scope.env);
-        let tenant = scope.tenant.map(str::to_owned);
-        Ok(Self { settings: token.settings.clone(), inputs, client, overlap: Overlap::default(), tenant })
+        Ok(Self(Arc::new(Maker::new(token, scope, inputs, client))))
+    }
+}
+
+impl Maker {
+    fn new(
+        token: &Token,
+        scope: &Scope<'_>,
+        inputs: Vec<Bound>,
+        client: Result<TokenClient, TokenFault>,
+    ) -> Self {
+        Self {
+            settings: token.settings.clone(),
+            inputs,
+            stores: scope.cache.live_stores(),
+            state: GrantState::default(),
+            client,
+            overlap: Overlap::default(),
+            tenant: scope.tenant.map(str::to_owned),
+        }
     }
 
     async fn issue(&self) -> Result<Reading, TokenFault> {
@@ -69,9 +90,12 @@ impl TokenSource {
                     return Ok(reading);
                 }
                 // In an overlap one of the list may be refused, or not be there yet, or not any more.
-                Err(fault @ (TokenFault::Refused { .. } | TokenFault::Input(_) | TokenFault::Key(_))) => {
-                    fault
-                }
+                Err(
+                    fault @ (TokenFault::Refused { .. }
+                    | TokenFault::Dead
+                    | TokenFault::Input(_)
+                    | TokenFault::Key(_)),
+                ) => fault,
                 Err(fault) => return Err(fault),
             };
         }
@@ -91,14 +115,14 @@ impl TokenSource {
 
     /// One alternative: again with a new value, if what was refused was replaced meanwhile.
     async fn attempt(&self, client: &TokenClient, choice: usize) -> Result<Reading, TokenFault> {
-        let inputs = Inputs { bound: &self.inputs, choice };
+        let inputs = Inputs { bound: &self.inputs, choice, stores: &self.stores, state: &self.state };
         let grant = self.settings.grant();
         let asked = Instant::now();
         let fault = match grant.issue(&inputs, client).await {
             Ok(issued) => return Ok(reading(issued, asked, fastrand::f64())),
             Err(fault) => fault,
         };
-        if !matches!(fault, TokenFault::Refused { .. }) {
+        if !matches!(fault, TokenFault::Refused { .. } | TokenFault::Dead) {
             return Err(fault);
         }
         let mut changed = false;
@@ -114,6 +138,13 @@ impl TokenSource {
     }
 }
 
+/// Not broken off with who waits: an exchange that used up a refresh token goes on until its outcome is kept. It is bounded
+/// by its client's and its shelf's own times.
+#[expect(clippy::disallowed_methods, reason = "bounded, and single by the cache; see above")]
+fn begin<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(work)
+}
+
 /// When it ends and when the next one is got. `random` is in 0..1.
 fn reading(issued: Issued, asked: Instant, random: f64) -> Reading {
     let Some(life) = issued.life else { return issued.token.into() };
@@ -127,8 +158,11 @@ fn reading(issued: Issued, asked: Instant, random: f64) -> Reading {
 
 impl SecretStore for TokenSource {
     fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
+        let maker = Arc::clone(&self.0);
         Box::pin(async move {
-            self.issue().await.map_err(|fault| SecretError::Token { reference: reference.clone(), fault })
+            let fault = |fault| SecretError::Token { reference: reference.clone(), fault };
+            let issuing = begin(async move { maker.issue().await });
+            issuing.await.unwrap_or(Err(TokenFault::Setup("it ended by a mistake of ours"))).map_err(fault)
         })
     }
 

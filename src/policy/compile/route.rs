@@ -9,8 +9,8 @@ use http::{HeaderName, HeaderValue, Method};
 use super::Compiler;
 use super::layers::Written;
 use crate::credential::CredentialConfig;
-use crate::credential::kinds::MemberSettings;
 use crate::credential::kinds::header::header_name;
+use crate::credential::kinds::{KeepSettings, MemberSettings};
 use crate::message::quantity::TimeSpan;
 use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
 use crate::policy::merge::merge;
@@ -18,6 +18,7 @@ use crate::policy::pattern::PathPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
+use crate::secret::StoreConfig;
 
 /// Keys of a provider that a route cannot have, so they do not stand in its merged text.
 const PROVIDER_ONLY: [&str; 11] = [
@@ -239,10 +240,17 @@ impl Compiler<'_> {
             Ok(members) => {
                 if members.iter().any(MemberSettings::is_per_tenant) {
                     self.check_tenants(provider, config.required, path);
+                    if members.iter().any(|member| member.kept().next().is_some()) {
+                        // One place for all: a tenant would get another's token.
+                        self.mistake(path, "a refresh token that rotates cannot be a tenant's: its `store` is one place for all tenants");
+                    }
                 }
                 for used in members.iter().flat_map(MemberSettings::uses) {
                     // What a token is got with is wanted with the token.
                     self.uses_secret_of(path, &used.reference, config.required, used.rules);
+                }
+                for keep in members.iter().flat_map(MemberSettings::kept) {
+                    self.check_kept(keep, path);
                 }
                 Some(members)
             }
@@ -275,6 +283,29 @@ impl Compiler<'_> {
             self.mistake(
                 &path.key("required"),
                 "secrets of tenants are read when a tenant is named: readiness cannot wait for them",
+            );
+        }
+    }
+
+    /// A place where a rotating refresh token is kept: all pods that share the grant must reach it, and it must be writable.
+    fn check_kept(&mut self, keep: &KeepSettings, path: &PolicyPath) {
+        if self.fleet && !keep.is_shared() {
+            self.mistake_with(
+                path,
+                "the policy has a `fleet`, and this refresh token rotates in a file: each pod would end the tokens of the others",
+                "`store: { vault: \"<store>:<path>\" }` or `store: { redis: { url: \"env:REDIS_URL\" } }`",
+            );
+        }
+        let Some(reference) = keep.written() else { return };
+        let store = self.stores.iter().find(|(name, _)| name == reference.store());
+        if !matches!(store, Some((_, StoreConfig::Vault(_)))) {
+            self.mistake_with(
+                path,
+                format!(
+                    "`store.vault` needs a store of the kind `vault`, and `{}` is none",
+                    reference.store()
+                ),
+                "a store under `secrets` such as `payments: { vault: { address: ... } }`",
             );
         }
     }

@@ -41,13 +41,13 @@ pub use entry::{HEAL_INTERVAL, READ_TIMEOUT, RefreshOutcome, SecretEntry, Secret
 
 use super::reference::SecretRef;
 use super::value::ValueRules;
-use super::{SecretStore, Stores};
+use super::{LiveStores, SecretStore, Stores};
 
 type Key = (SecretRef, ValueRules);
 
 /// All secrets that the policies in use refer to.
 pub struct SecretCache {
-    stores: ArcSwap<Stores>,
+    stores: LiveStores,
     /// Held for look-ups alone, never over an await.
     entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
     /// Those of tenants. Who uses them holds them.
@@ -102,7 +102,7 @@ impl SecretCache {
     #[must_use]
     pub fn new(stores: Stores) -> Self {
         Self {
-            stores: ArcSwap::from_pointee(stores),
+            stores: Arc::new(ArcSwap::from_pointee(stores)),
             entries: Mutex::default(),
             of_tenants: Mutex::default(),
             wake: Arc::default(),
@@ -113,6 +113,12 @@ impl SecretCache {
     #[must_use]
     pub fn stores(&self) -> Arc<Stores> {
         self.stores.load_full()
+    }
+
+    /// The stores of whichever policy is the newest then.
+    #[must_use]
+    pub fn live_stores(&self) -> LiveStores {
+        Arc::clone(&self.stores)
     }
 
     /// Takes the stores of a new policy. What came from a store that is another one now is read from the new one by
