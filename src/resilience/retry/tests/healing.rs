@@ -65,11 +65,11 @@ async fn a_list_is_told_which_member_was_accepted() {
     for (accepts, told) in [(0, vec![(0, true)]), (1, vec![(1, true)]), (2, vec![])] {
         let members = Arc::new(Members { next: Some(1), ..Members::default() });
         let (service, _) = provider(accepts);
-        healing(service, &members, 64).call(request()).await.unwrap();
+        healing(service, &members, 64).call(request(Method::GET, Body::empty())).await.unwrap();
         assert_eq!(*members.accepted.lock().unwrap(), told, "{accepts}");
     }
     let alone = Arc::new(Members::default());
-    healing(provider(0).0, &alone, 64).call(request()).await.unwrap();
+    healing(provider(0).0, &alone, 64).call(request(Method::GET, Body::empty())).await.unwrap();
     assert!(alone.accepted.lock().unwrap().is_empty());
 }
 
