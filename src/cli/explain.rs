@@ -230,15 +230,22 @@ fn upstream_identity(provider: &Provider) -> Option<String> {
     provider.upstream.identity.as_ref().map(|(certificate, key)| format!("{certificate} + {key}"))
 }
 
+/// Its secrets; of a token also what it is got with, and where what rotates is kept.
 fn references(member: &MemberSettings) -> String {
-    let mut all: Vec<String> = Vec::new();
-    for used in member.uses() {
-        let text = used.reference.to_string();
-        if !all.contains(&text) {
-            all.push(text);
-        }
+    let distinct = |references: Vec<String>| {
+        let mut all: Vec<String> = Vec::new();
+        references.into_iter().for_each(|text| all.extend((!all.contains(&text)).then_some(text)));
+        all.join(" + ")
+    };
+    let shown = member.parts.iter().flat_map(|part| part.secrets()).map(ToString::to_string).collect();
+    let mut text = distinct(shown);
+    for token in &member.tokens {
+        let grant = token.settings.grant();
+        let inputs = grant.inputs().into_iter().flat_map(|input| input.alternatives);
+        text.push_str(&format!(", got with {}", distinct(inputs.map(|one| one.to_string()).collect())));
+        text.extend(grant.keep().map(|keep| format!(", kept in {keep}")));
     }
-    all.join(" + ")
+    text
 }
 
 /// Where the credential goes, each place once.

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::kinds::{
-    MemberSettings, basic, bearer, body, header, hmac, mtls, oauth2_client_credentials, placeholder, query,
+    MemberSettings, apple, basic, bearer, body, github_app, google_service_account, header, hmac, jwt_bearer, mtls,
+    oauth2_client_credentials, oauth2_refresh_token, placeholder, query, token_exchange,
 };
 use crate::secret::reference::SecretRef;
 
@@ -38,9 +39,21 @@ pub enum Kind {
     Mtls(mtls::Config),
     /// A token for the client itself (RFC 6749 section 4.4).
     Oauth2ClientCredentials(Box<oauth2_client_credentials::Config>),
+    /// A token for a service account of Google.
+    GoogleServiceAccount(Box<google_service_account::Config>),
+    /// An installation token of a GitHub App.
+    GithubApp(Box<github_app::Config>),
+    /// A JWT for Apple.
+    Apple(Box<apple::Config>),
+    /// A token for a refresh token (RFC 6749 section 6).
+    Oauth2RefreshToken(Box<oauth2_refresh_token::Config>),
+    /// A token for a JWT that outgate signs, or that JWT (RFC 7523).
+    JwtBearer(Box<jwt_bearer::Config>),
+    /// A token for another token (RFC 8693).
+    TokenExchange(Box<token_exchange::Config>),
 }
 
-const BUILT: [&str; 10] = [
+const BUILT: [&str; 16] = [
     "bearer",
     "basic",
     "header",
@@ -50,18 +63,17 @@ const BUILT: [&str; 10] = [
     "hmac",
     "mtls",
     "oauth2_client_credentials",
+    "google_service_account",
+    "github_app",
+    "apple",
+    "oauth2_refresh_token",
+    "jwt_bearer",
+    "token_exchange",
     "none",
 ];
 
 /// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 6] = [
-    "oauth2_refresh_token",
-    "jwt_bearer",
-    "token_exchange",
-    "google_service_account",
-    "github_app",
-    "aws_sigv4",
-];
+const NOT_YET: [&str; 1] = ["aws_sigv4"];
 
 /// `credential:` as written.
 #[derive(Clone, Debug)]
@@ -94,6 +106,12 @@ impl CredentialConfig {
             Kind::Placeholder(list) => placeholder::members(&list.0),
             Kind::Hmac(config) => config.members(),
             Kind::Oauth2ClientCredentials(config) => Ok(vec![config.member(directory)?]),
+            Kind::Oauth2RefreshToken(config) => Ok(vec![config.member(directory)?]),
+            Kind::JwtBearer(config) => Ok(vec![config.member(directory)?]),
+            Kind::TokenExchange(config) => Ok(vec![config.member(directory)?]),
+            Kind::GoogleServiceAccount(config) => Ok(vec![config.member(directory)?]),
+            Kind::GithubApp(config) => Ok(vec![config.member(directory)?]),
+            Kind::Apple(config) => Ok(vec![config.member()?]),
         }
     }
 
@@ -235,6 +253,12 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                 "hmac" => Kind::Hmac(map.next_value()?),
                 "mtls" => Kind::Mtls(map.next_value()?),
                 "oauth2_client_credentials" => Kind::Oauth2ClientCredentials(map.next_value()?),
+                "google_service_account" => Kind::GoogleServiceAccount(map.next_value()?),
+                "github_app" => Kind::GithubApp(map.next_value()?),
+                "apple" => Kind::Apple(map.next_value()?),
+                "oauth2_refresh_token" => Kind::Oauth2RefreshToken(map.next_value()?),
+                "jwt_bearer" => Kind::JwtBearer(map.next_value()?),
+                "token_exchange" => Kind::TokenExchange(map.next_value()?),
                 "none" => {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     Kind::None
@@ -253,6 +277,12 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                         "hmac",
                         "mtls",
                         "oauth2_client_credentials",
+                        "google_service_account",
+                        "github_app",
+                        "apple",
+                        "oauth2_refresh_token",
+                        "jwt_bearer",
+                        "token_exchange",
                         "none",
                         "required",
                     ];
@@ -284,6 +314,12 @@ impl JsonSchema for CredentialConfig {
         let hmac = generator.subschema_for::<hmac::Config>();
         let placeholder = generator.subschema_for::<OneOrMany<placeholder::Config>>();
         let client_credentials = generator.subschema_for::<oauth2_client_credentials::Config>();
+        let google = generator.subschema_for::<google_service_account::Config>();
+        let github = generator.subschema_for::<github_app::Config>();
+        let apple = generator.subschema_for::<apple::Config>();
+        let refresh_token = generator.subschema_for::<oauth2_refresh_token::Config>();
+        let jwt_bearer = generator.subschema_for::<jwt_bearer::Config>();
+        let token_exchange = generator.subschema_for::<token_exchange::Config>();
         json_schema!({
             "description": "What outgate puts into each request, and where. One kind; `none` allows without a credential.",
             "anyOf": [
@@ -303,6 +339,12 @@ impl JsonSchema for CredentialConfig {
                         "hmac": hmac,
                         "mtls": mtls,
                         "oauth2_client_credentials": client_credentials,
+                        "google_service_account": google,
+                        "github_app": github,
+                        "apple": apple,
+                        "oauth2_refresh_token": refresh_token,
+                        "jwt_bearer": jwt_bearer,
+                        "token_exchange": token_exchange,
                         "none": { "description": "no credential" },
                         "required": { "type": "boolean", "description": "readiness waits until its secrets were read" },
                     },

@@ -16,6 +16,7 @@ use super::bound::Credential;
 use super::error::CredentialError;
 use super::member::Prepared;
 use super::scrub::{Scrub, scrub_response};
+use super::tenants::Credentials;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
@@ -25,14 +26,14 @@ use crate::resilience::{Inner, Pending};
 #[derive(Clone)]
 pub struct Inject<S> {
     inner: S,
-    credential: Arc<Credential>,
+    credentials: Arc<Credentials>,
     scrub: Scrub,
 }
 
 impl<S> Inject<S> {
     /// Puts the injection around the provider.
-    pub fn new(inner: S, credential: Arc<Credential>, scrub: Scrub) -> Self {
-        Self { inner, credential, scrub }
+    pub fn new(inner: S, credentials: Arc<Credentials>, scrub: Scrub) -> Self {
+        Self { inner, credentials, scrub }
     }
 }
 
@@ -46,28 +47,26 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
     }
 
     fn call(&mut self, request: EgressRequest) -> Pending {
-        match self.credential.choose(request.credential_choice) {
+        let credential = match self.credentials.of(request.tenant.as_deref()) {
+            Ok(credential) => credential,
+            Err(error) => return ready(Failure::not_sent(Fault::Credential).because(error)),
+        };
+        match credential.choose(request.credential_choice) {
             Ok((choice, member, prepared)) => {
                 let reference = member.reference().clone();
                 self.send(request, choice, reference, prepared)
             }
-            // A token that has ended, or was never there: it is waited for, within the deadline of the request.
-            Err(_) if self.credential.waits() => self.clone().send_later(request),
-            Err(error) => ready(self.missing(error)),
+            // A token that has ended or was never there, a tenant who is named for the first time: it is waited for, within the
+            // deadline of the request.
+            Err(_) if credential.waits() => self.clone().send_later(request, credential),
+            Err(error) => ready(missing(&credential, error)),
         }
     }
 }
 
 impl<S: Inner> Inject<S> {
-    fn missing(&self, error: CredentialError) -> Failure {
-        let mut failure = Failure::not_sent(Fault::Credential).because(error);
-        failure.retry_after = self.credential.asked_again_in();
-        failure
-    }
-
-    fn send_later(mut self, request: EgressRequest) -> Pending {
+    fn send_later(mut self, request: EgressRequest, credential: Arc<Credential>) -> Pending {
         Box::pin(async move {
-            let credential = self.credential.clone();
             let began = Instant::now();
             let obtained = credential.obtain(request.credential_choice).await;
             request.exchange.queued(began.elapsed());
@@ -75,7 +74,7 @@ impl<S: Inner> Inject<S> {
                 Ok((choice, member, prepared)) => {
                     self.send(request, choice, member.reference().clone(), prepared).await
                 }
-                Err(error) => Err(self.missing(error)),
+                Err(error) => Err(missing(&credential, error)),
             }
         })
     }
@@ -126,6 +125,12 @@ impl<S: Inner> Inject<S> {
             }
         })
     }
+}
+
+fn missing(credential: &Credential, error: CredentialError) -> Failure {
+    let mut failure = Failure::not_sent(Fault::Credential).because(error);
+    failure.retry_after = credential.asked_again_in();
+    failure
 }
 
 fn ready(failure: Failure) -> Pending {

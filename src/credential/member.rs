@@ -15,13 +15,13 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::error::CredentialError;
-use super::kinds::{Form, Half, MemberSettings, Part, PerRequest};
+use super::kinds::{Form, Half, MemberSettings, Part, PerRequest, can_change};
 use super::location::Location;
 use super::rewrite::Secrets;
+use super::scope::Scope;
 use super::scrub::Scrubber;
-use super::token::{self, TokenEnv};
 use crate::secret::ValueRules;
-use crate::secret::cache::{SecretCache, SecretEntry, SecretVersion};
+use crate::secret::cache::{SecretEntry, SecretVersion};
 use crate::secret::reference::SecretRef;
 
 /// One alternative of a credential, with the live secrets it is made of.
@@ -60,30 +60,47 @@ pub(super) const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').
 
 impl Member {
     /// Binds a member to the live secrets.
-    pub fn bind(settings: &MemberSettings, cache: &SecretCache, env: &TokenEnv) -> Self {
+    ///
+    /// # Errors
+    /// The tenant's name does not fit.
+    pub fn bind(settings: &MemberSettings, scope: &Scope<'_>) -> Result<Self, CredentialError> {
         let parts = settings.parts.clone();
         let mut secrets: Vec<(SecretRef, Arc<SecretEntry>)> = Vec::new();
         let mut bound = |reference: &SecretRef, rules: ValueRules| {
             let token = settings.tokens.iter().find(|token| token.reference == *reference);
-            let entry = token
-                .map_or_else(|| cache.entry_under(reference, rules), |token| token::entry(token, cache, env));
+            let entry = match token {
+                Some(token) => scope.token(token),
+                None => scope.entry(reference, rules),
+            };
+            let entry = entry.map_err(|cause| CredentialError::Secret {
+                reference: reference.to_string(),
+                cause: Arc::new(cause),
+            })?;
             let known = secrets.iter().position(|(_, known)| Arc::ptr_eq(known, &entry));
-            known.unwrap_or_else(|| {
+            Ok::<_, CredentialError>(known.unwrap_or_else(|| {
                 secrets.push((reference.clone(), entry));
                 secrets.len() - 1
-            })
+            }))
         };
         for reference in parts.iter().flat_map(Part::secrets) {
-            bound(reference, ValueRules::HeaderSafe);
+            bound(reference, ValueRules::HeaderSafe)?;
         }
-        let per_request = settings.per_request.as_ref().map(|work| {
-            let used = work.rewriter().secrets();
-            let secrets = used.iter().map(|used| bound(&used.reference, used.rules)).collect();
-            PerRequestBound { work: Arc::new(work.clone()), secrets }
-        });
-        let reference =
-            secrets.iter().map(|(reference, _)| reference.to_string()).collect::<Vec<_>>().join(",");
-        Self { parts, secrets, per_request, prepared: ArcSwapOption::empty(), reference: reference.into() }
+        let per_request = match &settings.per_request {
+            None => None,
+            Some(work) => {
+                let used = work.rewriter().secrets();
+                let secrets =
+                    used.iter().map(|used| bound(&used.reference, used.rules)).collect::<Result<_, _>>()?;
+                Some(PerRequestBound { work: Arc::new(work.clone()), secrets })
+            }
+        };
+        let reference = settings.reference();
+        Ok(Self { parts, secrets, per_request, prepared: ArcSwapOption::empty(), reference })
+    }
+
+    /// Whether there are values for all of its secrets.
+    pub fn has_values(&self) -> bool {
+        self.secrets().all(|entry| entry.current().is_ok())
     }
 
     /// The last preparation, whether or not its secrets can still be had.
@@ -98,20 +115,20 @@ impl Member {
 
     /// Whether reading its secrets again could give another value; the environment cannot change.
     pub fn can_change(&self) -> bool {
-        self.secrets.iter().any(|(reference, _)| reference.store() != "env")
+        self.secrets.iter().any(|(reference, _)| can_change(reference))
     }
 
-    /// Waits for the tokens that are missing. The future may be dropped.
+    /// Waits for the tokens that are missing, and for a tenant's secrets that were never read. The future may be dropped.
     pub async fn obtain(&self) {
-        for entry in self.secrets().filter(|entry| entry.is_made()) {
+        for entry in self.secrets().filter(|entry| entry.is_waited_for()) {
             // What went wrong stands in the entry.
             let _ = entry.obtain().await;
         }
     }
 
-    /// Whether waiting for a token that is missing could help.
+    /// Whether waiting for what is missing could help.
     pub fn waits(&self) -> bool {
-        self.secrets().any(|entry| entry.is_made() && entry.current().is_err())
+        self.secrets().any(|entry| entry.is_waited_for() && entry.current().is_err())
     }
 
     /// The live secrets, for healing.

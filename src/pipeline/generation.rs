@@ -92,8 +92,7 @@ impl Generation {
         let fleet = shared.layers.join(&policy, &shared.secrets);
         let routes = policy.providers.iter().flat_map(|provider| &provider.routes);
         let known = Known::new(routes.flat_map(|route| &route.settings.credential));
-        let around =
-            Around { generation: number, shared, fleet: fleet.as_ref(), placeholders: known.as_ref() };
+        let around = Around { generation: number, shared, fleet: fleet.as_ref(), placeholders: known.as_ref() };
         for provider in &policy.providers {
             providers.push(LiveProvider::build(provider, mode, &around)?);
         }
@@ -303,7 +302,7 @@ impl LiveProvider {
         let routes = provider
             .routes
             .iter()
-            .map(|route| Arc::new(RouteStack::build((provider, route), &upstream, &redaction, around)))
+            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, around)))
             .collect();
         let tunnel_metrics = shared.telemetry.metrics.route(&provider.name, TUNNEL);
         Ok(Self { upstream, routes, tunnel_metrics })

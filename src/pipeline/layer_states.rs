@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::live_fleet::LiveFleet;
-use crate::credential::Credential;
+use crate::credential::Credentials;
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
 use crate::policy::layers::{LayerSettings, Owner};
 use crate::resilience::Layers;
@@ -90,7 +90,7 @@ impl LayerStates {
         route: &Route,
         attempt: AttemptTimeouts,
         fleet: Option<&Arc<Fleet>>,
-        credential: Option<&Arc<Credential>>,
+        credential: Option<&Arc<Credentials>>,
     ) -> Layers {
         let settings = &route.settings.layers;
         let identity = |owner: &Owner| Identity { provider: provider.name.clone(), owner: owner.clone() };
@@ -297,14 +297,18 @@ impl Used {
 fn route_cache(
     settings: &CacheSettings,
     keys: &KeySource,
-    credential: Option<&Arc<Credential>>,
+    credential: Option<&Arc<Credentials>>,
 ) -> RouteCache {
     let (versioned, available) = (credential.cloned(), credential.cloned());
     RouteCache {
         settings: settings.clone(),
         source: keys.clone(),
-        version: Arc::new(move || versioned.as_ref().map_or(0, |credential| credential.version())),
-        available: Arc::new(move || available.as_ref().is_none_or(|credential| credential.is_available())),
+        version: Arc::new(move |tenant| {
+            versioned.as_ref().map_or(0, |credential| credential.version(tenant))
+        }),
+        available: Arc::new(move |tenant| {
+            available.as_ref().is_none_or(|credential| credential.is_available(tenant))
+        }),
         renewals: None,
     }
 }

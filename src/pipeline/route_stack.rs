@@ -16,6 +16,7 @@ use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
 use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::resilience::circuit_breaker::FallbackAnswer;
 use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
@@ -49,7 +50,8 @@ pub struct RouteStack {
 impl RouteStack {
     /// Builds the stack of a route around its provider's upstream.
     pub(super) fn build(
-        (provider, route): (&Provider, &Route),
+        provider: &Provider,
+        route: &Route,
         upstream: &Arc<Upstream>,
         redaction: &Arc<Redaction>,
         around: &Around<'_>,
@@ -76,7 +78,7 @@ impl RouteStack {
         let (service, locations) = match credential {
             None => (wrap(layers, upstream.service()), Locations::default()),
             Some(credential) => {
-                let locations = credential.locations().clone();
+                let locations = credential.locations();
                 let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
                 // A single value from the environment can neither change nor be replaced.
                 let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
@@ -104,7 +106,7 @@ impl RouteStack {
         let Some(tenant) = &self.tenant else { return Ok(None) };
         let mut values = headers.get_all(&tenant.header).iter();
         let found = match (values.next(), values.next()) {
-            (Some(value), None) => Some(tenant_name(value)?),
+            (Some(value), None) => Some(tenant_name(value, &tenant.pattern)?),
             (None, _) if tenant.required => {
                 return Err(EgressError::BadRequest("the header that names the tenant is missing"));
             }
@@ -147,13 +149,12 @@ impl RouteStack {
 
 const MISPLACED: &str = "the request holds a placeholder where it is not replaced: that of another provider, or at another place (`placeholder.in`)";
 
-/// A tenant's name: 1 to 128 printable characters of ASCII.
-fn tenant_name(value: &http::HeaderValue) -> Result<Arc<str>, EgressError> {
+/// A tenant's name, if it looks as the policy says.
+fn tenant_name(value: &http::HeaderValue, pattern: &TenantPattern) -> Result<Arc<str>, EgressError> {
     let text = value.to_str().map_err(|_| BAD_TENANT)?.trim();
-    if text.is_empty() || text.len() > MAX_TENANT { Err(BAD_TENANT) } else { Ok(text.into()) }
+    if pattern.admits(text) { Ok(text.into()) } else { Err(BAD_TENANT) }
 }
 
-const MAX_TENANT: usize = 128;
 const BAD_TENANT: EgressError = EgressError::BadRequest(
-    "the header that names the tenant has no plain value of 1 to 128 characters, once",
+    "the header that names the tenant does not hold one name as the policy wants it (`tenant.pattern`), once",
 );

@@ -20,9 +20,15 @@ pub enum SecretError {
     /// The text starts like a reference and is not a good one.
     #[error("not a good secret reference: {0}")]
     Reference(&'static str),
-    /// A placeholder stands in the reference.
-    #[error("`{{tenant}}` in a secret reference is not supported yet")]
+    /// `{tenant}` stands in a reference where no request, and so no tenant, is known.
+    #[error("`{{tenant}}` has no meaning here: only a provider's credential can be a tenant's")]
     Placeholder,
+    /// The name of the tenant cannot stand in the reference.
+    #[error("the tenant of this request cannot have a secret `{reference}`: its name does not fit")]
+    Tenant {
+        /// The reference, with its placeholder.
+        reference: SecretRef,
+    },
     /// The part before the colon is no store of this policy.
     #[error(
         "the text before `:` is no store of this policy (there are {known}); a literal secret is refused: use `env:NAME` or `file:/path`"
@@ -155,7 +161,7 @@ impl SecretError {
         match self {
             Self::Literal => "literal",
             Self::Reference(_) => "bad_reference",
-            Self::Placeholder => "not_supported",
+            Self::Placeholder | Self::Tenant { .. } => "tenant",
             Self::UnknownStore { .. } => "unknown_store",
             Self::StoreName => "store_name",
             Self::StoreSetup { .. } => "store_setup",
@@ -311,6 +317,11 @@ pub enum TokenFault {
     /// The new refresh token could not be kept, so the access token is not used.
     #[error("the new refresh token could not be stored: {0}")]
     NotKept(&'static str),
+    /// The endpoint said that the refresh token is over, and there is no newer one.
+    #[error(
+        "its refresh token was refused for good (invalid_grant): the consent must be given anew, and the secret replaced"
+    )]
+    Dead,
     /// The settings cannot be used.
     #[error("it cannot be asked for: {0}")]
     Setup(&'static str),
@@ -329,6 +340,7 @@ impl TokenFault {
             Self::Input(_) => "token_input",
             Self::Key(_) => "token_key",
             Self::NotKept(_) => "token_not_kept",
+            Self::Dead => "token_grant_dead",
             Self::Setup(_) => "token_setup",
         }
     }
@@ -350,7 +362,7 @@ mod tests {
         assert!(!format!("{denied:?}").contains("CANARY"));
         assert_eq!(
             SecretError::Placeholder.to_string(),
-            "`{tenant}` in a secret reference is not supported yet"
+            "`{tenant}` has no meaning here: only a provider's credential can be a tenant's"
         );
     }
 }

@@ -34,11 +34,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-pub use cache::{RefreshOutcome, SecretCache, SecretEntry, SecretState, SecretStatus, SecretVersion};
+pub use cache::{RefreshOutcome, SecretCache, SecretEntry, SecretState, SecretStatus, SecretVersion, TenantSecrets};
 pub use config::{StoreConfig, StoreEnv, StoreMistake};
 pub use error::{SecretError, TokenFault};
 pub use reference::SecretRef;
@@ -85,6 +86,11 @@ pub trait SecretStore: Send + Sync {
     /// A provider rejected the value. The read that follows must not be answered from what the store itself keeps.
     fn rejected(&self, _reference: &SecretRef) {}
 
+    /// What it can be written through, where it can.
+    fn ledger(&self) -> Option<&dyn Ledger> {
+        None
+    }
+
     /// When [`SecretStore::upkeep`] wants to be called next, where the store keeps a login of its own alive.
     fn upkeep_at(&self) -> Option<Instant> {
         None
@@ -94,6 +100,32 @@ pub trait SecretStore: Send + Sync {
     fn upkeep(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
+}
+
+/// The stores of the newest policy, live.
+pub type LiveStores = Arc<ArcSwap<Stores>>;
+
+/// A store that outgate can also write to. For what outgate itself learned and must not lose; a secret of its own each,
+/// which holds nothing else.
+pub trait Ledger: Send + Sync {
+    /// What stands at a path.
+    fn look<'a>(&'a self, reference: &'a SecretRef) -> BoxFuture<'a, Result<LedgerEntry, SecretError>>;
+
+    /// Writes, if the version that stands there is still `version`; gives whether it was.
+    fn put<'a>(
+        &'a self,
+        reference: &'a SecretRef,
+        text: &'a str,
+        version: u64,
+    ) -> BoxFuture<'a, Result<bool, SecretError>>;
+}
+
+/// What stands at a path of a [`Ledger`].
+pub struct LedgerEntry {
+    /// The text; none where nothing was written yet.
+    pub text: Option<Zeroizing<String>>,
+    /// Its version; 0 where nothing was ever written.
+    pub version: u64,
 }
 
 /// How a change of a secret can be noticed.

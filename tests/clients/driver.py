@@ -18,6 +18,7 @@ from pathlib import Path
 
 import loopback
 from checks import Check, Tools, all_checks
+from grants import check_grants
 from once import check_once
 from origin import Origins, Seen
 from outgate import PROVIDERS, Outgate, clean_environment, credential
@@ -217,6 +218,7 @@ def main() -> int:
             check_the_rest(report, driver, outgate, leaks)
             check_once(report, os.path.abspath(options.outgate), folder / "once", apps, sys.executable, secrets,
                        environment | {"APP_KEY": DUMMY}, options.only)
+            check_grants(report, os.path.abspath(options.outgate), folder / "grants", apps, node, environment, options.only)
         finally:
             outgate.stop()
             origins.close()

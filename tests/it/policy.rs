@@ -81,6 +81,7 @@ fn every_policy_in_the_documents_compiles() {
         "docs/threats.md",
         "docs/operations.md",
         "docs/layers.md",
+        "docs/credentials.md",
         "docs/stores.md",
     ];
     for document in documents {

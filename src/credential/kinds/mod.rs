@@ -1,22 +1,31 @@
 //! The kinds of credential, one file each. A kind makes [`MemberSettings`] of what the policy says: [`Part`]s, which are a
 //! place, the secrets or tokens that stand in it, and how they are written; and the [`Token`]s that outgate gets itself.
 
+use std::sync::Arc;
+
 use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
 
 use super::location::Location;
 use super::rewrite::Rewrite;
 use super::token::Token;
+pub use super::token::rotation::KeepSettings;
 
+pub mod apple;
 pub mod basic;
 pub mod bearer;
 pub mod body;
+pub mod github_app;
+pub mod google_service_account;
 pub mod header;
 pub mod hmac;
+pub mod jwt_bearer;
 pub mod mtls;
 pub mod oauth2_client_credentials;
+pub mod oauth2_refresh_token;
 pub mod placeholder;
 pub mod query;
+pub mod token_exchange;
 mod values;
 
 /// One alternative of a credential, compiled. Equal ones share what is live over reloads.
@@ -82,6 +91,37 @@ impl MemberSettings {
         self.parts.iter().map(|part| part.location.clone()).chain(own.into_iter().flatten()).collect()
     }
 
+    /// Whether some of its secrets are per tenant.
+    #[must_use]
+    pub fn is_per_tenant(&self) -> bool {
+        self.uses().iter().any(|used| used.reference.is_per_tenant())
+    }
+
+    /// Whether reading its secrets again could give another value.
+    #[must_use]
+    pub fn can_change(&self) -> bool {
+        self.uses().iter().any(|used| can_change(&used.reference))
+    }
+
+    /// The references of the secrets that stand in a request, for the record.
+    #[must_use]
+    pub fn reference(&self) -> Arc<str> {
+        let mut references: Vec<String> = Vec::new();
+        let own = self.per_request.iter().flat_map(|work| work.rewriter().secrets());
+        let own = own.map(|used| used.reference.to_string());
+        for reference in self.parts.iter().flat_map(Part::secrets).map(ToString::to_string).chain(own) {
+            if !references.contains(&reference) {
+                references.push(reference);
+            }
+        }
+        references.join(",").into()
+    }
+
+    /// The places where its tokens keep what rotates.
+    pub fn kept(&self) -> impl Iterator<Item = &KeepSettings> {
+        self.tokens.iter().filter_map(|token| token.settings.grant().keep())
+    }
+
     /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.
     #[must_use]
     pub fn uses(&self) -> Vec<Used> {
@@ -95,6 +135,11 @@ impl MemberSettings {
         let own = self.per_request.as_ref().map(|work| work.rewriter().secrets());
         parts.chain(inputs).chain(own.into_iter().flatten()).collect()
     }
+}
+
+/// Whether reading a secret again could give another value; the environment cannot change.
+pub fn can_change(reference: &SecretRef) -> bool {
+    reference.store() != "env"
 }
 
 /// One place of a request and what outgate writes there.
@@ -148,7 +193,9 @@ impl Part {
 }
 
 impl Half {
-    fn secret(&self) -> Option<&SecretRef> {
+    /// The secret, where it is one.
+    #[must_use]
+    pub fn secret(&self) -> Option<&SecretRef> {
         match self {
             Self::Secret(reference) => Some(reference),
             Self::Plain(_) => None,

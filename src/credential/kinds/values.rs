@@ -58,6 +58,12 @@ impl JsonSchema for ValuesConfig {
 pub struct ValueSettings(Half);
 
 impl ValueSettings {
+    /// A secret, or a token that outgate gets itself.
+    #[must_use]
+    pub fn secret(reference: SecretRef) -> Self {
+        Self(Half::Secret(reference))
+    }
+
     /// The secret it is, if it is one.
     #[must_use]
     pub fn used(&self) -> Option<Used> {

@@ -2,22 +2,28 @@
 //! one deadline, bounded answers, no redirects, no word of an answer in an error.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
 use zeroize::Zeroizing;
 
 use super::{Issued, TokenEnv};
+use crate::message::target::{Authority, Scheme, Target};
 use crate::secret::http::{ClientSettings, HttpAnswer, HttpCall, HttpClient, configured_addresses};
 use crate::secret::reference::SecretRef;
 use crate::secret::stores::document::Document;
 use crate::secret::stores::server::{Plaintext, StoreAddress, read_ca};
 use crate::secret::{SecretBytes, TokenFault};
+use crate::upstream::ranges::{IpClass, classify};
 
 /// Bound of connecting to a token endpoint, and again of the TLS handshake.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -26,11 +32,82 @@ pub const TOTAL: Duration = Duration::from_secs(5);
 /// What may stand in a form as it is (RFC 3986 section 2.3).
 const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// A token endpoint's URL as written: `https`, or `http` to this very host. Its path and query are kept as they are; it
+/// has no fragment (RFC 6749 section 3.2), and nothing before an `@`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenUrl {
+    /// Its origin.
+    pub target: Target,
+    /// Path and query; begins with `/`.
+    pub path: String,
+}
+
+impl FromStr for TokenUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "expected a URL such as `https://login.example.com/oauth2/token`";
+        let (scheme, rest) = text.split_once("://").ok_or(FORM)?;
+        let scheme = match scheme {
+            "https" => Scheme::Https,
+            "http" => Scheme::Http,
+            _ => return Err(FORM),
+        };
+        let (authority, path) = rest.find(['/', '?', '#']).map_or((rest, ""), |at| rest.split_at(at));
+        if path.contains('#') {
+            return Err("a token endpoint's URL has no fragment");
+        }
+        if !path.is_ascii() || path.contains(|c: char| c.is_ascii_control() || " \"<>\\^`{|}".contains(c)) {
+            return Err("the URL has characters that must be percent-encoded");
+        }
+        let Authority { host, port } = Authority::parse(authority).map_err(|_| FORM)?;
+        if host.ip().is_some_and(|ip| classify(ip) == IpClass::Metadata) {
+            return Err("that is the address of a cloud's metadata service, which is no token endpoint");
+        }
+        let port = port.unwrap_or_else(|| scheme.default_port());
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        Ok(Self { target: Target { scheme, host, port }, path })
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for TokenUrl {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TokenUrl".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^https?://", "examples": ["https://login.example.com/oauth2/token"] })
+    }
+}
+
+impl From<&TokenUrl> for TokenUrl {
+    fn from(url: &TokenUrl) -> Self {
+        url.clone()
+    }
+}
+
+impl From<&StoreAddress> for TokenUrl {
+    fn from(address: &StoreAddress) -> Self {
+        let path = if address.prefix.is_empty() { "/".to_owned() } else { address.prefix.clone() };
+        Self { target: address.target.clone(), path }
+    }
+}
+
 /// Where tokens come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenEndpoint {
-    /// Its URL: `https`, or `http` to this very host.
-    pub url: StoreAddress,
+    /// Its URL.
+    pub url: TokenUrl,
     /// PEM of the authorities that it is trusted by in place of the system's.
     pub ca: Option<Arc<[u8]>>,
 }
@@ -40,18 +117,29 @@ impl TokenEndpoint {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn compile(url: &StoreAddress, ca: Option<&str>, directory: &Path) -> Result<Self, String> {
-        if let Some((_, mistake)) = url.check_plaintext(Plaintext::Deny) {
+    pub fn compile(url: impl Into<TokenUrl>, ca: Option<&str>, directory: &Path) -> Result<Self, String> {
+        let url = url.into();
+        let address = StoreAddress { target: url.target.clone(), prefix: String::new() };
+        if let Some((_, mistake)) = address.check_plaintext(Plaintext::Deny) {
             return Err(mistake.replace(", or say `plaintext: allow`", ""));
         }
         let ca = ca.map(|path| read_ca(&directory.join(path))).transpose();
-        Ok(Self { url: url.clone(), ca: ca.map_err(|what| format!("`ca`: {what}"))? })
+        Ok(Self { url, ca: ca.map_err(|what| format!("`ca`: {what}"))? })
     }
 
     /// Host, and path if there is one: what names a token in logs.
     #[must_use]
     pub fn shown(&self) -> String {
-        format!("{}{}", self.url.target.host, self.url.prefix)
+        let path = self.url.path.split('?').next().unwrap_or_default().trim_end_matches('/');
+        format!("{}{path}", self.url.target.host)
+    }
+
+    /// The URL as a text, with a port only where it is not the scheme's own: who an assertion is for.
+    #[must_use]
+    pub fn url_text(&self) -> String {
+        let Target { scheme, host, port } = &self.url.target;
+        let port = if *port == scheme.default_port() { String::new() } else { format!(":{port}") };
+        format!("{}://{host}{port}{}", scheme.as_str(), self.url.path)
     }
 }
 
@@ -95,26 +183,62 @@ impl TokenClient {
         headers: HeaderMap,
         repeat: bool,
     ) -> Result<TokenAnswer, TokenFault> {
-        let Some((endpoint, client)) = &self.endpoint else {
-            return Err(TokenFault::Setup("it has no endpoint"));
-        };
-        let mut call = HttpCall::login(&endpoint.url.target, endpoint.path(), form.0);
+        let (endpoint, _) = self.endpoint()?;
+        let mut call = form.call(&endpoint.url.target, endpoint.url.path.clone());
         call.repeat = repeat;
-        call.headers = headers;
-        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        call.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        call.headers.extend(headers);
+        self.ask(call).await
+    }
+
+    /// Posts a form, which may be repeated, to a URL that stands in a key. Whose URLs may stand there is the caller's to
+    /// judge; it is one of the endpoint's scheme.
+    ///
+    /// # Errors
+    /// As [`TokenClient::post`].
+    pub async fn post_to(&self, url: &TokenUrl, form: Form) -> Result<TokenAnswer, TokenFault> {
+        let (endpoint, _) = self.endpoint()?;
+        if url.target.scheme != endpoint.url.target.scheme {
+            return Err(TokenFault::Setup("the scheme of its URL is not the one of its endpoint"));
+        }
+        self.ask(form.call(&url.target, url.path.clone())).await
+    }
+
+    /// Posts JSON, which may be repeated, to a path below the endpoint's. `path` starts with a slash and is percent-encoded.
+    ///
+    /// # Errors
+    /// As [`TokenClient::post`].
+    pub async fn post_json(
+        &self,
+        path: &str,
+        headers: HeaderMap,
+        body: SecretBytes,
+    ) -> Result<TokenAnswer, TokenFault> {
+        let (endpoint, _) = self.endpoint()?;
+        let path = format!("{}{path}", endpoint.url.path.trim_end_matches('/'));
+        let mut call = HttpCall { headers, ..HttpCall::login(&endpoint.url.target, path, body) };
+        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.ask(call).await
+    }
+
+    fn endpoint(&self) -> Result<&(TokenEndpoint, HttpClient), TokenFault> {
+        self.endpoint.as_ref().ok_or(TokenFault::Setup("it has no endpoint"))
+    }
+
+    async fn ask(&self, mut call: HttpCall) -> Result<TokenAnswer, TokenFault> {
+        let (_, client) = self.endpoint()?;
+        call.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         let answer = client.send(call).await?;
         if !answer.status.is_success() {
             client.count_refusal(answer.status);
             return Err(refusal(&answer));
         }
-        TokenAnswer::parse(&answer.body)
-    }
-}
-
-impl TokenEndpoint {
-    fn path(&self) -> String {
-        if self.url.prefix.is_empty() { "/".to_owned() } else { self.url.prefix.clone() }
+        let token = TokenAnswer::parse(&answer.body)?;
+        // Some answer 200 and say in the body that it is none (Slack, GitHub).
+        if token.text("access_token").is_none() && token.0.at(&["error"]).is_some() {
+            client.count_refusal(StatusCode::BAD_REQUEST);
+            return Err(refusal(&answer));
+        }
+        Ok(token)
     }
 }
 
@@ -129,11 +253,20 @@ const CODES: [&str; 7] = [
     "invalid_target",
 ];
 
+/// What Slack and GitHub say for `invalid_grant` of a refresh token.
+const GRANT_IS_OVER: [&str; 3] = ["invalid_refresh_token", "bad_refresh_token", "token_expired"];
+
 fn refusal(answer: &HttpAnswer) -> TokenFault {
     let document = Document::parse(&answer.body).ok();
     let said = document.as_ref().and_then(|document| document.text(&["error"]));
-    let code = said.and_then(|said| CODES.into_iter().find(|code| *code == said)).unwrap_or("other");
-    TokenFault::Refused { status: answer.status.as_u16(), code }
+    TokenFault::Refused { status: answer.status.as_u16(), code: code_of(said) }
+}
+
+fn code_of(said: Option<&str>) -> &'static str {
+    match said {
+        Some(said) if GRANT_IS_OVER.contains(&said) => "invalid_grant",
+        said => said.and_then(|said| CODES.into_iter().find(|code| *code == said)).unwrap_or("other"),
+    }
 }
 
 /// The body of a token request, in memory that is wiped.
@@ -161,6 +294,12 @@ impl Form {
         text.push(b'=');
         percent_encode(value, FORM).for_each(|piece| text.extend_from_slice(piece.as_bytes()));
         Self(text)
+    }
+
+    fn call(self, target: &Target, path: String) -> HttpCall {
+        let mut call = HttpCall::login(target, path, self.0);
+        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        call
     }
 
     /// The same, where there is a value.
@@ -197,27 +336,55 @@ impl TokenAnswer {
         Document::parse(body).map(Self).map_err(|_| TokenFault::Garbled("it is not JSON"))
     }
 
+    #[cfg(test)]
+    pub(super) fn of(body: &str) -> Self {
+        Self::parse(body.as_bytes()).unwrap()
+    }
+
     /// What stands in a string field.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.text(&[name])
     }
 
-    /// The access token with its life: `expires_in` in seconds (also as a string, as some write it), or the date of
-    /// `expires_at` (Square), or none (Salesforce): then `otherwise`.
+    /// The access token with its life: `expires_in` in seconds (also as a string or with a fraction, as some write it);
+    /// or the moment of `expires_at` or `expires_on` (Square: a date; others: seconds since 1970); or none (Salesforce):
+    /// then `otherwise`.
     ///
     /// # Errors
-    /// There is no access token.
+    /// There is no access token, or it is of a type that is not sent as a bearer token.
     pub fn issued(&self, otherwise: Option<Duration>) -> Result<Issued, TokenFault> {
-        let token = self.text("access_token").filter(|token| !token.is_empty());
-        let token = token.ok_or(TokenFault::Garbled("it has no `access_token`"))?;
-        let life = self.0.number(&["expires_in"]).map(Duration::from_secs);
-        let life = life.or_else(|| self.life_from_date(SystemTime::now()));
+        self.issued_as("access_token", otherwise)
+    }
+
+    /// The same, where the token has another name.
+    ///
+    /// # Errors
+    /// There is no such field.
+    pub fn issued_as(&self, name: &str, otherwise: Option<Duration>) -> Result<Issued, TokenFault> {
+        let token = self.text(name).filter(|token| !token.is_empty());
+        let token = token.ok_or(TokenFault::Garbled("it has no token"))?;
+        // RFC 6749 section 7.1. Others than these two name what is a bearer token all the same (`bot`, `N_A`).
+        let bound = |kind: &str| ["dpop", "mac"].iter().any(|bound| kind.eq_ignore_ascii_case(bound));
+        if self.text("token_type").is_some_and(bound) {
+            return Err(TokenFault::Garbled("its token is bound to a key, and no bearer token"));
+        }
+        let life = self.seconds("expires_in").or_else(|| self.life_from_date(SystemTime::now()));
         Ok(Issued { token: token.as_bytes().to_vec().into(), life: life.or(otherwise) })
     }
 
+    fn seconds(&self, name: &str) -> Option<Duration> {
+        let value = self.0.at(&[name])?;
+        let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+
     fn life_from_date(&self, now: SystemTime) -> Option<Duration> {
-        let end = humantime::parse_rfc3339_weak(self.text("expires_at")?).ok()?;
+        let since_1970 = self.seconds("expires_at").or_else(|| self.seconds("expires_on"));
+        let end = match since_1970 {
+            Some(seconds) => UNIX_EPOCH.checked_add(seconds)?,
+            None => humantime::parse_rfc3339_weak(self.text("expires_at")?).ok()?,
+        };
         // A date that lies in the past by our clock is a token that is over, and not one without end.
         Some(end.duration_since(now).unwrap_or_default())
     }
@@ -252,7 +419,11 @@ mod tests {
         };
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":3600}"#), 3600);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":"3599"}"#), 3599);
+        assert_eq!(seconds(r#"{"access_token":"t","expires_in":59.5}"#), 59);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":null}"#), 7);
+        assert_eq!(seconds(r#"{"access_token":"t","expires_in":1e300}"#), 7);
+        assert_eq!(seconds(r#"{"access_token":"t","expires_at":1000000000}"#), 0);
+        assert_eq!(seconds(r#"{"access_token":"t","expires_on":"1000000000"}"#), 0);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":-5}"#), 7);
         assert_eq!(seconds(r#"{"access_token":"t"}"#), 7);
         assert_eq!(seconds(r#"{"access_token":"t","expires_at":"2001-01-01T00:00:00Z"}"#), 0);
@@ -263,13 +434,45 @@ mod tests {
     }
 
     #[test]
+    fn urls_are_kept_as_they_are_and_checked() {
+        for (text, target, path) in [
+            ("https://idp.example.com", "https://idp.example.com", "/"),
+            ("https://IdP.example.com:8443/a/b/?p=x&y", "https://idp.example.com:8443", "/a/b/?p=x&y"),
+            ("https://idp.example.com?p=x", "https://idp.example.com", "/?p=x"),
+            ("http://127.0.0.1:80/t", "http://127.0.0.1", "/t"),
+        ] {
+            let url: TokenUrl = text.parse().unwrap();
+            let endpoint = TokenEndpoint { url, ca: None };
+            assert_eq!(endpoint.url_text(), format!("{target}{path}"));
+        }
+        for text in [
+            "idp.example.com/t",
+            "ftp://idp.example.com",
+            "https://",
+            "https://user:word@idp.example.com/t",
+            "https://idp.example.com/#f",
+            "https://idp.example.com/a b",
+            "https://169.254.169.254/token",
+        ] {
+            assert!(text.parse::<TokenUrl>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn answers_without_a_token_are_refused_and_codes_are_from_a_closed_list() {
-        for body in ["{}", r#"{"access_token":""}"#, r#"{"access_token":5}"#, "[]"] {
+        for body in [
+            "{}",
+            r#"{"access_token":"t","token_type":"DPoP"}"#,
+            r#"{"access_token":""}"#,
+            r#"{"access_token":5}"#,
+            "[]",
+        ] {
             assert!(TokenAnswer::parse(body.as_bytes()).unwrap().issued(None).is_err(), "{body}");
         }
         assert!(TokenAnswer::parse(b"<html>").is_err());
         for (body, code) in [
             (r#"{"error":"invalid_grant","error_description":"CANARY"}"#, "invalid_grant"),
+            (r#"{"ok":false,"error":"invalid_refresh_token"}"#, "invalid_grant"),
             (r#"{"error":"CANARY"}"#, "other"),
             ("CANARY", "other"),
         ] {

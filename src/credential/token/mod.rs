@@ -11,13 +11,17 @@
 //! | the provider refuses it | a new one is got, at most once per 30 s |
 //! | the endpoint fails | the old one serves until its end, then 503 with `Retry-After`; asked again after 6 s, doubling up to 5 min |
 //! | the endpoint refuses what the token is got with | that is read again, and the next of its list is tried |
+//! | a refresh token was refused for good | it is not sent again; the secret is read again with each try |
 //!
 //! To the rest of the program a token is a secret like any other: an entry of the
 //! [`SecretCache`](crate::secret::SecretCache), named `token:<kind>/<from>#<mark>`, with version, age and errors in
 //! `/status` and the metrics.
 
+pub mod client;
 pub mod endpoint;
+mod extra;
 mod inputs;
+pub mod rotation;
 mod source;
 
 use std::sync::Arc;
@@ -26,10 +30,15 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::BoxFuture;
 
+pub use extra::Extra;
 pub use inputs::{Input, Inputs};
-pub use source::{TokenSource, entry};
+pub use source::TokenSource;
+#[cfg(test)]
+pub use source::entry;
 
-use super::kinds::oauth2_client_credentials;
+use super::kinds::{
+    apple, github_app, google_service_account, jwt_bearer, oauth2_client_credentials, oauth2_refresh_token, token_exchange,
+};
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretBytes, TokenFault};
 use crate::upstream::UpstreamEnv;
@@ -48,6 +57,18 @@ pub struct Token {
 pub enum TokenSettings {
     /// RFC 6749 section 4.4.
     Oauth2ClientCredentials(oauth2_client_credentials::Settings),
+    /// A service account of Google.
+    GoogleServiceAccount(google_service_account::Settings),
+    /// An installation of a GitHub App.
+    GithubApp(github_app::Settings),
+    /// A JWT for Apple.
+    Apple(apple::Settings),
+    /// RFC 6749 section 6.
+    Oauth2RefreshToken(Box<oauth2_refresh_token::Settings>),
+    /// RFC 7523.
+    JwtBearer(Box<jwt_bearer::Settings>),
+    /// RFC 8693.
+    TokenExchange(token_exchange::Settings),
 }
 
 impl TokenSettings {
@@ -56,6 +77,12 @@ impl TokenSettings {
     pub fn grant(&self) -> &dyn Grant {
         match self {
             Self::Oauth2ClientCredentials(settings) => settings,
+            Self::GoogleServiceAccount(settings) => settings,
+            Self::GithubApp(settings) => settings,
+            Self::Apple(settings) => settings,
+            Self::Oauth2RefreshToken(settings) => &**settings,
+            Self::JwtBearer(settings) => &**settings,
+            Self::TokenExchange(settings) => settings,
         }
     }
 }
@@ -69,6 +96,13 @@ impl Token {
         let mark = digest(&SHA256, format!("{settings:?}").as_bytes());
         let mark: String = mark.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         Self { reference: SecretRef::made(kind, from, &mark), settings }
+    }
+
+    /// Whether each tenant has its own: something that it is got with is per tenant.
+    #[must_use]
+    pub fn is_per_tenant(&self) -> bool {
+        let inputs = self.settings.grant().inputs();
+        inputs.iter().flat_map(|input| &input.alternatives).any(SecretRef::is_per_tenant)
     }
 }
 
@@ -86,6 +120,11 @@ pub trait Grant: Send + Sync {
 
     /// Its endpoint; none where the token is made without asking anybody.
     fn endpoint(&self) -> Option<&endpoint::TokenEndpoint>;
+
+    /// Where what rotates is kept.
+    fn keep(&self) -> Option<&rotation::KeepSettings> {
+        None
+    }
 
     /// Gets it. Called when the token is wanted, never twice at once; not broken off but by the end of its patience.
     ///
@@ -106,5 +145,7 @@ pub struct Issued {
     pub life: Option<Duration>,
 }
 
+#[cfg(test)]
+pub(crate) mod rig;
 #[cfg(test)]
 mod tests;

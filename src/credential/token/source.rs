@@ -7,10 +7,13 @@ use tokio::time::Instant;
 
 use super::endpoint::TokenClient;
 use super::inputs::{Bound, Inputs};
+use super::rotation::GrantState;
 use super::{Issued, Token, TokenEnv, TokenSettings};
+use crate::credential::overlap::{self, Overlap};
+use crate::credential::scope::Scope;
 use crate::secret::cache::SecretCache;
 use crate::secret::reference::SecretRef;
-use crate::secret::{ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
+use crate::secret::{LiveStores, ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
 
 /// Where in its life a token is replaced: from here to [`LATEST`], by chance, so that a fleet does not come in step.
 const EARLIEST: f64 = 0.75;
@@ -18,23 +21,62 @@ const LATEST: f64 = 0.85;
 /// How long before its end a token is not sent any more, because it may end on its way; a tenth of a short life.
 const MARGIN: Duration = Duration::from_secs(5);
 /// What a token may take beyond the time of its client: secrets that are read first, a refresh token that is stored.
-const BESIDE: Duration = Duration::from_secs(10);
+const BESIDE: Duration = Duration::from_secs(20);
 
 /// Gets one token, again and again.
-pub struct TokenSource {
+pub struct TokenSource(Arc<Maker>);
+
+/// What a try holds on to.
+struct Maker {
     settings: TokenSettings,
     inputs: Vec<Bound>,
+    stores: LiveStores,
+    state: GrantState,
     client: Result<TokenClient, TokenFault>,
+    overlap: Overlap,
+    tenant: Option<String>,
 }
 
 impl TokenSource {
     /// Binds a token to the secrets it is got with.
     #[must_use]
     pub fn new(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Self {
+        let scope = Scope { cache, env, tenant: None };
+        // Without a tenant no name can fail to fit.
+        Self::of(token, &scope).unwrap_or_else(|error| {
+            Self(Arc::new(Maker::new(token, &scope, Vec::new(), Err(TokenFault::Input(Box::new(error))))))
+        })
+    }
+
+    /// The same in a scope: for a tenant, or for nobody in particular.
+    ///
+    /// # Errors
+    /// The tenant's name does not fit.
+    pub fn of(token: &Token, scope: &Scope<'_>) -> Result<Self, SecretError> {
         let grant = token.settings.grant();
-        let inputs = grant.inputs().iter().map(|input| Bound::new(input, cache)).collect();
-        let client = TokenClient::new(grant.endpoint(), &token.reference, env);
-        Self { settings: token.settings.clone(), inputs, client }
+        let inputs = grant.inputs();
+        let inputs = inputs.iter().map(|input| Bound::new(input, scope)).collect::<Result<_, _>>()?;
+        let client = TokenClient::new(grant.endpoint(), &token.reference, scope.env);
+        Ok(Self(Arc::new(Maker::new(token, scope, inputs, client))))
+    }
+}
+
+impl Maker {
+    fn new(
+        token: &Token,
+        scope: &Scope<'_>,
+        inputs: Vec<Bound>,
+        client: Result<TokenClient, TokenFault>,
+    ) -> Self {
+        Self {
+            settings: token.settings.clone(),
+            inputs,
+            stores: scope.cache.live_stores(),
+            state: GrantState::default(),
+            client,
+            overlap: Overlap::default(),
+            tenant: scope.tenant.map(str::to_owned),
+        }
     }
 
     async fn issue(&self) -> Result<Reading, TokenFault> {
@@ -43,27 +85,44 @@ impl TokenSource {
         let mut refused = TokenFault::Setup("it names no secret");
         for choice in 0..most {
             refused = match self.attempt(client, choice).await {
-                Ok(reading) => return Ok(reading),
-                // In an overlap one of the list may be refused, or not be there yet, or not any more.
-                Err(fault @ (TokenFault::Refused { .. } | TokenFault::Input(_) | TokenFault::Key(_))) => {
-                    fault
+                Ok(reading) => {
+                    self.accepted(choice, most);
+                    return Ok(reading);
                 }
+                // In an overlap one of the list may be refused, or not be there yet, or not any more.
+                Err(
+                    fault @ (TokenFault::Refused { .. }
+                    | TokenFault::Dead
+                    | TokenFault::Input(_)
+                    | TokenFault::Key(_)),
+                ) => fault,
                 Err(fault) => return Err(fault),
             };
         }
         Err(refused)
     }
 
+    /// A token was issued for the secret at `choice` of a list.
+    fn accepted(&self, choice: usize, most: usize) {
+        if most < 2 {
+            return;
+        }
+        let Some(news) = self.overlap.accepted(choice, Instant::now()) else { return };
+        let list = self.inputs.iter().find(|input| input.len() > 1);
+        let reference = |at| list.and_then(|list| list.reference(at)).unwrap_or_default();
+        overlap::tell(news, "token", (&reference(0), &reference(choice.max(1))), self.tenant.as_deref());
+    }
+
     /// One alternative: again with a new value, if what was refused was replaced meanwhile.
     async fn attempt(&self, client: &TokenClient, choice: usize) -> Result<Reading, TokenFault> {
-        let inputs = Inputs { bound: &self.inputs, choice };
+        let inputs = Inputs { bound: &self.inputs, choice, stores: &self.stores, state: &self.state };
         let grant = self.settings.grant();
         let asked = Instant::now();
         let fault = match grant.issue(&inputs, client).await {
             Ok(issued) => return Ok(reading(issued, asked, fastrand::f64())),
             Err(fault) => fault,
         };
-        if !matches!(fault, TokenFault::Refused { .. }) {
+        if !matches!(fault, TokenFault::Refused { .. } | TokenFault::Dead) {
             return Err(fault);
         }
         let mut changed = false;
@@ -79,6 +138,13 @@ impl TokenSource {
     }
 }
 
+/// Not broken off with who waits: an exchange that used up a refresh token goes on until its outcome is kept. It is bounded
+/// by its client's and its shelf's own times.
+#[expect(clippy::disallowed_methods, reason = "bounded, and single by the cache; see above")]
+fn begin<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(work)
+}
+
 /// When it ends and when the next one is got. `random` is in 0..1.
 fn reading(issued: Issued, asked: Instant, random: f64) -> Reading {
     let Some(life) = issued.life else { return issued.token.into() };
@@ -92,8 +158,11 @@ fn reading(issued: Issued, asked: Instant, random: f64) -> Reading {
 
 impl SecretStore for TokenSource {
     fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
+        let maker = Arc::clone(&self.0);
         Box::pin(async move {
-            self.issue().await.map_err(|fault| SecretError::Token { reference: reference.clone(), fault })
+            let fault = |fault| SecretError::Token { reference: reference.clone(), fault };
+            let issuing = begin(async move { maker.issue().await });
+            issuing.await.unwrap_or(Err(TokenFault::Setup("it ended by a mistake of ours"))).map_err(fault)
         })
     }
 
@@ -107,8 +176,13 @@ impl SecretStore for TokenSource {
 }
 
 /// The token's entry among the secrets; made where no token of these settings lives yet.
-pub fn entry(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Arc<crate::secret::SecretEntry> {
-    cache.made(&token.reference, || Arc::new(TokenSource::new(token, cache, env)))
+#[cfg(test)]
+pub fn entry(
+    token: &Token,
+    cache: &SecretCache,
+    env: &TokenEnv,
+) -> std::sync::Arc<crate::secret::SecretEntry> {
+    cache.made(&token.reference, || std::sync::Arc::new(TokenSource::new(token, cache, env)))
 }
 
 #[cfg(test)]

@@ -179,6 +179,142 @@ async fn what_it_is_got_with_may_be_missing() {
     );
 }
 
+/// The token of a credential that is written as `kind: {{ token_url, rest }}`, got once, and what was asked for it.
+async fn got_once(
+    kind: &str,
+    rest: &str,
+    files: &[(&str, &str)],
+) -> (String, Vec<crate::secret::fake::Asked>) {
+    let server = FakeServer::start(|_| ok(r#"{"access_token":"the-token","token_type":"N_A"}"#)).await;
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text).unwrap();
+    }
+    let text = format!("{{ {kind}: {{ {} }} }}", rest.replace("{url}", &server.url));
+    let config: CredentialConfig = serde_yaml::from_str(&text).unwrap();
+    let member = config.members(directory.path()).unwrap().remove(0);
+    let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path())));
+    let token = entry(&member.tokens[0], &cache, &TokenEnv { upstream: upstream_env() });
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    tokio::spawn(cache.run(stop));
+    let version = token.obtain().await.unwrap_or_else(|error| panic!("{error}"));
+    let value = String::from_utf8(version.value.expose().to_vec()).unwrap();
+    (value, server.asked())
+}
+
+#[tokio::test]
+async fn each_grant_sends_what_its_rfc_says() {
+    let (jwt, basic) = ("urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt", "Basic YXBwOnNlY3JldC0x");
+    let exchange = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange";
+    // kind, what is written, form, `Authorization`
+    for (kind, rest, form, header) in [
+        (
+            "oauth2_client_credentials",
+            "token_url: \"{url}/t/?p=1\", client_id: \"plain:app\", client_secret: file:secret, auth_style: post, audience: x, extra: { resource: y }",
+            "grant_type=client_credentials&resource=y&audience=x&client_id=app&client_secret=secret-1"
+                .to_owned(),
+            "",
+        ),
+        (
+            "oauth2_refresh_token",
+            "token_url: \"{url}/t/?p=1\", client_id: \"plain:app\", refresh_token: file:secret, scopes: [a, b]",
+            "grant_type=refresh_token&refresh_token=secret-1&scope=a%20b&client_id=app".to_owned(),
+            "",
+        ),
+        (
+            "token_exchange",
+            "token_url: \"{url}/t/?p=1\", subject_token: file:token, actor_token: file:secret, audience: x, client_id: file:id, client_secret: file:secret",
+            format!(
+                "{exchange}&subject_token_type={jwt}&actor_token_type={jwt}&audience=x&subject_token=t.o.k&actor_token=secret-1"
+            ),
+            basic,
+        ),
+    ] {
+        let files = [("secret", "secret-1\n"), ("id", "app"), ("token", "t.o.k")];
+        let (value, asked) = got_once(kind, rest, &files).await;
+        assert_eq!((value.as_str(), asked.len(), asked[0].line.as_str()), ("the-token", 1, "POST /t/?p=1"));
+        assert_eq!(
+            (asked[0].body.as_str(), asked[0].header("authorization")),
+            (form.as_str(), header),
+            "{kind}"
+        );
+    }
+}
+
+/// Header and claims of a JWT.
+fn parts(jwt: &str) -> [serde_json::Value; 2] {
+    use base64::Engine as _;
+    let part = |at| {
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(jwt.split('.').nth(at).unwrap());
+        serde_json::from_slice(&bytes.unwrap()).unwrap()
+    };
+    [part(0), part(1)]
+}
+
+fn field<'a>(body: &'a str, name: &str) -> &'a str {
+    body.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap()
+}
+
+#[tokio::test]
+async fn jwts_prove_clients_and_are_exchanged_or_are_the_token() {
+    let key = "algorithm: HS256, key: file:key";
+    let files = [("key", "a key of HMAC"), ("id", "the-app")];
+    let rest = format!(
+        "token_url: \"{{url}}/t\", client_id: file:id, auth_style: private_key_jwt, client_key: {{ {key}, key_id: k1, thumbprint: tp }}"
+    );
+    let (_, asked) = got_once("oauth2_client_credentials", &rest, &files).await;
+    let body = &asked[0].body;
+    assert_eq!(field(body, "client_id"), "the-app");
+    assert!(field(body, "client_assertion_type").ends_with("client-assertion-type%3Ajwt-bearer"), "{body}");
+    let [header, claims] = parts(field(body, "client_assertion"));
+    assert_eq!(header, serde_json::json!({ "alg": "HS256", "typ": "JWT", "kid": "k1", "x5t#S256": "tp" }));
+    assert_eq!((&claims["iss"], &claims["sub"]), (&"the-app".into(), &"the-app".into()));
+    assert!(claims["aud"].as_str().unwrap().ends_with("/t") && claims["jti"].is_string(), "{claims}");
+
+    let rest = format!(
+        "token_url: \"{{url}}/t\", {key}, issuer: \"plain:https://me\", subject: file:id, claims: {{ scope: s }}, scopes: [a]"
+    );
+    let (value, asked) = got_once("jwt_bearer", &rest, &files).await;
+    let body = &asked[0].body;
+    assert_eq!((value.as_str(), field(body, "scope")), ("the-token", "a"));
+    assert!(field(body, "grant_type").ends_with("jwt-bearer"), "{body}");
+    let [_, claims] = parts(field(body, "assertion"));
+    assert_eq!(
+        (&claims["iss"], &claims["sub"], &claims["scope"]),
+        (&"https://me".into(), &"the-app".into(), &"s".into())
+    );
+
+    let rest = format!("{key}, issuer: \"plain:me\", audience: them, assertion_lifetime: 20m");
+    let (value, asked) = got_once("jwt_bearer", &rest, &files).await;
+    let [_, claims] = parts(&value);
+    assert_eq!((asked.len(), &claims["aud"], &claims["sub"]), (0, &"them".into(), &serde_json::Value::Null));
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 1200);
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_used_is_told_without_its_text() {
+    let server = issuer(60).await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("key"), "CANARY-no-pem").unwrap();
+    let text = format!(
+        "{{ jwt_bearer: {{ token_url: \"{}/t\", key: file:key, issuer: \"plain:me\" }} }}",
+        server.url
+    );
+    let config: CredentialConfig = serde_yaml::from_str(&text).unwrap();
+    let member = config.members(directory.path()).unwrap().remove(0);
+    let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path())));
+    let token = entry(&member.tokens[0], &cache, &TokenEnv { upstream: upstream_env() });
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    tokio::spawn(cache.run(stop));
+    let error = token.obtain().await.err().unwrap();
+    assert_eq!((error.code(), server.asked().len()), ("token_key", 0));
+    assert!(!error.to_string().contains("CANARY"), "{error}");
+}
+
 #[test]
 fn equal_settings_are_one_token_and_others_are_not() {
     let of =
@@ -201,4 +337,47 @@ fn mistakes_are_told() {
         "{ oauth2_client_credentials: { token_url: \"https://idp.example.com/t\", client_id: \"env:ID\", client_secret: env:S, extra: { scope: a } } }",
     );
     assert_eq!(told, "`extra` holds `scope`, which has a key of its own");
+    let client = "token_url: \"https://idp.example.com/t\", client_id: \"env:ID\"";
+    for (kind, rest, told) in [
+        ("oauth2_client_credentials", "", "a client of this grant proves itself: `client_secret` is missing"),
+        (
+            "oauth2_client_credentials",
+            ", auth_style: private_key_jwt",
+            "`auth_style: private_key_jwt` needs `client_key`",
+        ),
+        (
+            "oauth2_client_credentials",
+            ", client_secret: env:S, client_key: { key: env:K }",
+            "`client_key` is for `auth_style: private_key_jwt`",
+        ),
+        (
+            "oauth2_refresh_token",
+            ", refresh_token: env:R, store: { file: f }",
+            "`store` is for a refresh token that `rotates: true`",
+        ),
+        (
+            "oauth2_refresh_token",
+            ", refresh_token: file:f, rotates: true, store: { file: f }",
+            "`store.file` is the file of `refresh_token`, which is not written",
+        ),
+        (
+            "jwt_bearer",
+            ", key: env:K, issuer: env:I, assertion_lifetime: 1m",
+            "`assertion_lifetime` is 2m to 24h",
+        ),
+        (
+            "jwt_bearer",
+            ", key: env:K, issuer: env:I, claims: { exp: x }",
+            "`claims` holds `exp`, which is written by a key of its own or by outgate",
+        ),
+        (
+            "token_exchange",
+            ", subject_token: env:T, actor_token_type: x",
+            "`actor_token_type` needs `actor_token`",
+        ),
+    ] {
+        assert_eq!(mistake(&format!("{{ {kind}: {{ {client}{rest} }} }}")), told);
+    }
+    let alone = "{ jwt_bearer: { key: env:K, issuer: env:I, audience: a, ca: x } }";
+    assert_eq!(mistake(alone), "`ca` needs `token_url`: without that the JWT itself is the token");
 }

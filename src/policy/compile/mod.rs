@@ -12,7 +12,7 @@ use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
 use crate::resilience::mistake::Mistakes;
 use crate::secret::reference::{ENV, FILE, STORE_NAME, SecretRef, is_store_name};
-use crate::secret::{StoreConfig, ValueRules};
+use crate::secret::{SecretError, StoreConfig, ValueRules};
 
 mod fixed;
 mod hosts;
@@ -68,6 +68,21 @@ impl Compiler<'_> {
 
     /// The same for a secret whose bytes are judged by other rules.
     fn uses_secret_under(
+        &mut self,
+        path: &PolicyPath,
+        reference: &SecretRef,
+        required: bool,
+        rules: ValueRules,
+    ) {
+        if reference.is_per_tenant() {
+            self.mistake(path, SecretError::Placeholder.to_string());
+            return;
+        }
+        self.uses_secret_of(path, reference, required, rules);
+    }
+
+    /// The same where `{tenant}` may stand in it: in a credential.
+    fn uses_secret_of(
         &mut self,
         path: &PolicyPath,
         reference: &SecretRef,

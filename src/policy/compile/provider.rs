@@ -10,6 +10,7 @@ use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant};
 use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
 /// Keys of a provider that need to see the request: written anywhere, they make `intercept: auto` intercept.
@@ -146,8 +147,22 @@ impl Compiler<'_> {
             self.mistake_with(path, "missing key `header`", "`tenant: { header: X-Tenant, required: true }`");
             return None;
         };
+        let pattern = match tenant
+            .pattern
+            .as_deref()
+            .map(str::parse::<TenantPattern>)
+            .unwrap_or_else(|| Ok(TenantPattern::default()))
+        {
+            Ok(pattern) => Some(pattern),
+            Err(message) => {
+                self.mistake(&path.key("pattern"), message);
+                None
+            }
+        };
         match header_name(name) {
-            Ok(header) => Some(Tenant { header, required: tenant.required.unwrap_or(false) }),
+            Ok(header) => {
+                pattern.map(|pattern| Tenant { header, required: tenant.required.unwrap_or(false), pattern })
+            }
             Err(message) => {
                 self.mistake(&path.key("header"), message);
                 None

@@ -63,12 +63,12 @@ enum Turn {
 impl<S: Inner> Server<S> {
     /// The answer to a request, from the cache or from the provider.
     pub async fn serve(mut self, mut request: EgressRequest) -> Result<Response<Body>, Failure> {
-        let is_available = (self.route.available)();
+        let is_available = (self.route.available)(request.tenant.as_deref());
         if !is_available && self.route.settings.stale_if_error.is_none() {
             count(&self.state.counters.bypassed);
             return Ok(noted(self.inner.call(request).await?, Why::Bypass));
         }
-        let place = Place::of(&request, &self.route.source, (self.route.version)());
+        let place = Place::of(&request, &self.route.source, (self.route.version)(request.tenant.as_deref()));
         let mut found = self.look(place, &request.headers);
         let wants = Wants::of(&request.headers);
         let at_once = if is_available {

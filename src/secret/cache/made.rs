@@ -15,7 +15,7 @@ use super::entry::{Current, RefreshOutcome, SecretEntry};
 use crate::secret::Source;
 
 impl SecretEntry {
-    /// The value in use; where there is none and outgate makes it itself, waits until the read that makes it has ended.
+    /// The value in use; where there is none and outgate makes it itself, or it is a tenant's, waits until a read of it has ended.
     /// That read is asked for, if none is under way and the last one did not fail a short while ago. The future may be
     /// dropped: the read goes on.
     ///
@@ -23,7 +23,7 @@ impl SecretEntry {
     /// Why there is none.
     pub async fn obtain(&self) -> Current {
         let now = self.current();
-        if now.is_ok() || !self.is_made() || self.rests() {
+        if now.is_ok() || !self.is_waited_for() || self.rests() {
             return now;
         }
         self.ask_and_wait().await;
@@ -34,6 +34,12 @@ impl SecretEntry {
     #[must_use]
     pub fn is_made(&self) -> bool {
         self.bound().source == Source::Made
+    }
+
+    /// Whether a request that finds no value waits for one: outgate makes it, or it is a tenant's, who was not known before.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.is_made() || self.template().is_some()
     }
 
     /// When a value that there is now is no longer used.

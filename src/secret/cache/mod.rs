@@ -14,17 +14,20 @@
 //! Reads of one secret never overlap. Requests never read: they load what is there. Only where that is a token which has
 //! ended they wait, and [`SecretCache::run`] makes it for all of them at once.
 //!
-//! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded; a value is bounded by its
-//! store; a read by [`READ_TIMEOUT`].
+//! Secrets of tenants come with their tenants and go with them: their entries live as long as somebody holds them.
+//!
+//! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded, and of the tenants that are held;
+//! a value is bounded by its store; a read by [`READ_TIMEOUT`].
 
 mod entry;
 mod made;
 mod run;
+mod tenants;
 mod trail;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,19 +35,23 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::sync::Notify;
 
+pub use tenants::TenantSecrets;
+
 pub use entry::{HEAL_INTERVAL, READ_TIMEOUT, RefreshOutcome, SecretEntry, SecretVersion};
 
-use super::{SecretStore, Stores};
 use super::reference::SecretRef;
 use super::value::ValueRules;
+use super::{LiveStores, SecretStore, Stores};
 
 type Key = (SecretRef, ValueRules);
 
 /// All secrets that the policies in use refer to.
 pub struct SecretCache {
-    stores: ArcSwap<Stores>,
+    stores: LiveStores,
     /// Held for look-ups alone, never over an await.
     entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
+    /// Those of tenants. Who uses them holds them.
+    of_tenants: Mutex<BTreeMap<Key, Weak<SecretEntry>>>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
     wake: Arc<Notify>,
 }
@@ -94,7 +101,12 @@ impl SecretCache {
     /// An empty cache over `stores`.
     #[must_use]
     pub fn new(stores: Stores) -> Self {
-        Self { stores: ArcSwap::from_pointee(stores), entries: Mutex::default(), wake: Arc::default() }
+        Self {
+            stores: Arc::new(ArcSwap::from_pointee(stores)),
+            entries: Mutex::default(),
+            of_tenants: Mutex::default(),
+            wake: Arc::default(),
+        }
     }
 
     /// The stores of the newest policy.
@@ -103,12 +115,18 @@ impl SecretCache {
         self.stores.load_full()
     }
 
+    /// The stores of whichever policy is the newest then.
+    #[must_use]
+    pub fn live_stores(&self) -> LiveStores {
+        Arc::clone(&self.stores)
+    }
+
     /// Takes the stores of a new policy. What came from a store that is another one now is read from the new one by
     /// [`SecretCache::read_new`]; until then the value in use stays.
     pub fn adopt(&self, stores: Stores) {
         self.stores.store(Arc::new(stores));
         let stores = self.stores.load_full();
-        for entry in self.all() {
+        for entry in self.live() {
             // A store that went takes its entries with it: `retain`.
             if let Ok(store) = stores.find(entry.reference()) {
                 entry.rebind(store);
@@ -142,7 +160,11 @@ impl SecretCache {
 
     /// The entry of a value that outgate makes itself, by `maker` where there is no entry of that reference yet. `reference`
     /// is one of [`SecretRef::made`], whose mark stands for everything that `maker` was made from.
-    pub fn made(&self, reference: &SecretRef, maker: impl FnOnce() -> Arc<dyn SecretStore>) -> Arc<SecretEntry> {
+    pub fn made(
+        &self,
+        reference: &SecretRef,
+        maker: impl FnOnce() -> Arc<dyn SecretStore>,
+    ) -> Arc<SecretEntry> {
         let key = (reference.clone(), ValueRules::HeaderSafe);
         if let Some(entry) = self.lock().get(&key) {
             return Arc::clone(entry);

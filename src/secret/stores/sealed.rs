@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hkdf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
@@ -64,6 +65,18 @@ impl SealKey {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         aws_lc_rs::rand::fill(&mut *bytes).map_err(|_| StoreFault::SealKey)?;
         Ok(Zeroizing::new(STANDARD.encode(*bytes)))
+    }
+
+    /// A key for one purpose, derived (HKDF, RFC 5869) from a secret that is as good as random, such as a refresh token.
+    ///
+    /// # Errors
+    /// [`StoreFault::SealKey`].
+    pub fn derived(secret: &[u8], purpose: &str) -> Result<Self, StoreFault> {
+        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+        let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, purpose.as_bytes()).extract(secret);
+        let key = derived.expand(&[b"seal"], hkdf::HKDF_SHA256).and_then(|key| key.fill(&mut *bytes));
+        key.map_err(|_| StoreFault::SealKey)?;
+        RandomizedNonceKey::new(&AES_256_GCM, &*bytes).map(Self).map_err(|_| StoreFault::SealKey)
     }
 
     /// Reads a key.

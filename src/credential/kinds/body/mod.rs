@@ -30,6 +30,7 @@ use crate::credential::rewrite::{Media, Rewrite, Secrets, collect, media, replac
 use crate::message::failure::{Failure, Fault};
 use crate::message::quantity::ByteSize;
 use crate::message::request::EgressRequest;
+use crate::secret::reference::SecretRef;
 
 /// `body` as written.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -136,6 +137,13 @@ const NEITHER: &str =
     "the credential goes into the body, and the body is neither a form nor JSON in UTF-8, uncompressed";
 
 impl Settings {
+    /// One field, for a kind whose token belongs there.
+    #[must_use]
+    pub fn one(name: &str, secret: SecretRef) -> Self {
+        let field = Field { name: name.to_owned(), value: ValueSettings::secret(secret) };
+        Self { fields: vec![field], max: DEFAULT_MAX }
+    }
+
     fn write(
         &self,
         body: &Bytes,

@@ -31,6 +31,7 @@ fn request(method: Method, host: &str, target: &str, body: &str) -> EgressReques
         upgrade: false,
         credential_choice: 0,
         tenant: None,
+        leave: None,
         exchange: Arc::new(Exchange::new(None)),
     }
 }

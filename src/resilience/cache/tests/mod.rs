@@ -199,8 +199,8 @@ impl Rig {
         let route = RouteCache {
             settings,
             source: KeySource { route: "r".into(), credential: ["env:A".into(), "env:B".into()].into() },
-            version: Arc::new(move || of_version.load(Ordering::Relaxed)),
-            available: Arc::new(move || of_available.load(Ordering::Relaxed)),
+            version: Arc::new(move |_| of_version.load(Ordering::Relaxed)),
+            available: Arc::new(move |_| of_available.load(Ordering::Relaxed)),
             renewals: None,
         };
         let cache = Cache::new(origin.service(), state.clone(), route);

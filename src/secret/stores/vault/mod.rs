@@ -19,6 +19,7 @@
 
 mod config;
 mod lease;
+mod ledger;
 mod login;
 
 use std::collections::BTreeMap;
@@ -230,6 +231,10 @@ impl VaultStore {
 }
 
 impl SecretStore for VaultStore {
+    fn ledger(&self) -> Option<&dyn crate::secret::Ledger> {
+        Some(self)
+    }
+
     fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
         Box::pin(self.read_now(reference))
     }

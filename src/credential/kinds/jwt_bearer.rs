@@ -1,0 +1,247 @@
+//! `jwt_bearer`: a JWT that outgate signs is exchanged for a token (RFC 7523 section 2.1), or without `token_url` is the
+//! token itself; sent as `Authorization: Bearer`.
+//!
+//! ```yaml
+//! credential:
+//!   jwt_bearer:
+//!     token_url: https://login.salesforce.com/services/oauth2/token
+//!     key: file:/run/secrets/salesforce.pem
+//!     issuer: plain:3MVG9example
+//!     subject: plain:integration@example.com
+//!     audience: https://login.salesforce.com
+//!     lifetime: 2h
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{Half, MemberSettings, bearer};
+use crate::credential::config::OneOrMany;
+use crate::credential::jwt::{self, Algorithm, Claims, Header, SigningKey};
+use crate::credential::token::client::{AuthStyle, ClientAuth, ClientKeyConfig, IdConfig, Written};
+use crate::credential::token::endpoint::{Form, TokenClient, TokenEndpoint, TokenUrl};
+use crate::credential::token::{Extra, Grant, Input, Inputs, Issued, Token, TokenSettings};
+use crate::message::quantity::TimeSpan;
+use crate::secret::TokenFault;
+use crate::secret::reference::SecretRef;
+
+/// RFC 7523 section 2.1.
+const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+/// What a JWT lasts where nothing is said.
+const ASSERTION: Duration = Duration::from_secs(300);
+/// What a JWT may last at most; peers refuse more.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// What a JWT must last at least: it says that it was issued a minute ago.
+const SHORTEST: Duration = Duration::from_secs(120);
+
+/// `jwt_bearer` as written.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The token endpoint: `https`, or `http` on loopback. Default: none; then the JWT itself is the token.
+    pub token_url: Option<TokenUrl>,
+    /// The private key: PEM (PKCS#8, PKCS#1, SEC1), not encrypted; or a list in an overlap, the new one first.
+    pub key: OneOrMany<SecretRef>,
+    /// RS256, PS256, ES256, EdDSA, or HS256 with the secret itself as the key. Default: RS256.
+    pub algorithm: Option<Algorithm>,
+    /// The id by which the provider finds the key (`kid`).
+    pub key_id: Option<String>,
+    /// Who signs (`iss`): a secret reference, or `plain:<text>`.
+    pub issuer: IdConfig,
+    /// Who it is about (`sub`), likewise. Default: not said.
+    pub subject: Option<IdConfig>,
+    /// Who it is for (`aud`). Default: the token endpoint's URL.
+    pub audience: Option<String>,
+    /// Further claims, such as `scope`; no secrets.
+    #[serde(default)]
+    pub claims: BTreeMap<String, String>,
+    /// From the JWT's `iat`, a minute ago, to its `exp`: 2m to 24h. Default: 5m.
+    pub assertion_lifetime: Option<TimeSpan>,
+    /// What the token shall be good for (`scope` of the form). Default: what the provider gives.
+    #[serde(default)]
+    pub scopes: Vec<String>,
+    /// The client's id, where the provider wants a client besides the JWT.
+    pub client_id: Option<IdConfig>,
+    /// The client's secret; or a list in an overlap.
+    pub client_secret: Option<OneOrMany<SecretRef>>,
+    /// How the client proves itself: `basic`, `post` or `private_key_jwt`. Default: `basic` where there is a secret.
+    pub auth_style: Option<AuthStyle>,
+    /// The key of `private_key_jwt`.
+    pub client_key: Option<ClientKeyConfig>,
+    /// Further fields of the form; no secrets.
+    #[serde(default)]
+    pub extra: BTreeMap<String, String>,
+    /// How long a token lives where the provider does not say (Salesforce). Default: until it is refused.
+    pub lifetime: Option<TimeSpan>,
+    /// PEM file of the authorities that the endpoint is trusted by, in place of the system's.
+    pub ca: Option<String>,
+}
+
+/// The same, compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Settings {
+    exchange: Option<Exchange>,
+    key: Vec<SecretRef>,
+    algorithm: Algorithm,
+    key_id: Option<String>,
+    issuer: Half,
+    subject: Option<Half>,
+    audience: String,
+    claims: Vec<(String, String)>,
+    lasts: Duration,
+}
+
+/// What happens to the JWT.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Exchange {
+    endpoint: TokenEndpoint,
+    client: ClientAuth,
+    extra: Extra,
+    lifetime: Option<Duration>,
+}
+
+/// Claims that have keys of their own here, or are outgate's.
+const OWN: [&str; 6] = ["iss", "sub", "aud", "iat", "exp", "jti"];
+
+impl Config {
+    /// The one member of this credential, or what is wrong with it.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn member(&self, directory: &Path) -> Result<MemberSettings, String> {
+        let settings = self.compile(directory)?;
+        let from = match &settings.exchange {
+            Some(exchange) => exchange.endpoint.shown(),
+            None => settings.audience.trim_start_matches("https://").to_owned(),
+        };
+        Ok(bearer::of_token(Token::new("jwt_bearer", &from, TokenSettings::JwtBearer(Box::new(settings)))))
+    }
+
+    fn compile(&self, directory: &Path) -> Result<Settings, String> {
+        let exchange = self.token_url.as_ref().map(|url| self.exchange(url, directory)).transpose()?;
+        if exchange.is_none() {
+            self.check_alone()?;
+        }
+        if let Some(own) = self.claims.keys().find(|name| OWN.contains(&name.as_str())) {
+            return Err(format!(
+                "`claims` holds `{own}`, which is written by a key of its own or by outgate"
+            ));
+        }
+        let lasts = self.assertion_lifetime.map_or(ASSERTION, TimeSpan::duration);
+        if !(SHORTEST..=LONGEST).contains(&lasts) {
+            return Err("`assertion_lifetime` is 2m to 24h".to_owned());
+        }
+        let audience = self.audience.clone().or_else(|| Some(exchange.as_ref()?.endpoint.url_text()));
+        Ok(Settings {
+            audience: audience.ok_or("without `token_url` the JWT names its `audience`")?,
+            exchange,
+            key: self.key.0.clone(),
+            algorithm: self.algorithm.unwrap_or_default(),
+            key_id: self.key_id.clone(),
+            issuer: self.issuer.0.clone(),
+            subject: self.subject.as_ref().map(|subject| subject.0.clone()),
+            claims: self.claims.clone().into_iter().collect(),
+            lasts,
+        })
+    }
+
+    fn exchange(&self, url: &TokenUrl, directory: &Path) -> Result<Exchange, String> {
+        let endpoint = TokenEndpoint::compile(url, self.ca.as_deref(), directory)
+            .map_err(|what| format!("`token_url`: {what}"))?;
+        let client = Written {
+            id: self.client_id.as_ref(),
+            secret: self.client_secret.as_ref(),
+            key: self.client_key.as_ref(),
+            style: self.auth_style,
+        };
+        Ok(Exchange {
+            client: client.compile(&endpoint, false)?,
+            endpoint,
+            extra: Extra::compile(&self.extra)?
+                .with("scope", (!self.scopes.is_empty()).then(|| self.scopes.join(" ")))?,
+            lifetime: self.lifetime.map(TimeSpan::duration),
+        })
+    }
+
+    /// Keys that say something of an exchange, where there is none.
+    fn check_alone(&self) -> Result<(), String> {
+        let keys = [
+            ("scopes", !self.scopes.is_empty()),
+            ("client_id", self.client_id.is_some()),
+            ("client_secret", self.client_secret.is_some()),
+            ("auth_style", self.auth_style.is_some()),
+            ("client_key", self.client_key.is_some()),
+            ("extra", !self.extra.is_empty()),
+            ("lifetime", self.lifetime.is_some()),
+            ("ca", self.ca.is_some()),
+        ];
+        match keys.into_iter().find(|(_, set)| *set) {
+            Some((key, _)) => {
+                Err(format!("`{key}` needs `token_url`: without that the JWT itself is the token"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Settings {
+    /// How many inputs stand before those of the JWT.
+    fn first(&self) -> usize {
+        self.exchange.as_ref().map_or(0, |exchange| exchange.client.inputs().len())
+    }
+
+    async fn sign(&self, inputs: &Inputs<'_>) -> Result<Zeroizing<String>, TokenFault> {
+        let first = self.first();
+        let key = inputs.get(first).await?;
+        let key = SigningKey::read(self.algorithm, key.value.expose())?;
+        let issuer = IdConfig::text(&self.issuer, inputs, first + 1).await?;
+        let mut claims = Claims::lasting(SystemTime::now(), self.lasts)
+            .text("iss", &issuer)
+            .text("aud", &self.audience)
+            .unique()?;
+        if let Some(subject) = &self.subject {
+            let at = first + 1 + usize::from(matches!(self.issuer, Half::Secret(_)));
+            claims = claims.text("sub", &*IdConfig::text(subject, inputs, at).await?);
+        }
+        for (name, value) in &self.claims {
+            claims = claims.text(name, value);
+        }
+        jwt::sign(&Header::new(self.key_id.as_deref()), &claims, &key)
+    }
+}
+
+impl Grant for Settings {
+    fn inputs(&self) -> Vec<Input> {
+        let client = self.exchange.as_ref().map(|exchange| exchange.client.inputs()).unwrap_or_default();
+        let ids = [Some(&self.issuer), self.subject.as_ref()].into_iter().flatten();
+        let own = [Input::key(self.key.clone())].into_iter().chain(ids.filter_map(IdConfig::input));
+        client.into_iter().chain(own).collect()
+    }
+
+    fn endpoint(&self) -> Option<&TokenEndpoint> {
+        self.exchange.as_ref().map(|exchange| &exchange.endpoint)
+    }
+
+    fn issue<'a>(
+        &'a self,
+        inputs: &'a Inputs<'a>,
+        client: &'a TokenClient,
+    ) -> BoxFuture<'a, Result<Issued, TokenFault>> {
+        Box::pin(async move {
+            let jwt = self.sign(inputs).await?;
+            let Some(exchange) = &self.exchange else {
+                let life = self.lasts.saturating_sub(jwt::ISSUED_BEFORE);
+                return Ok(Issued { token: jwt.as_bytes().to_vec().into(), life: Some(life) });
+            };
+            let form = exchange.extra.add_to(Form::grant(GRANT)).field("assertion", jwt.as_bytes());
+            let (form, headers) = exchange.client.sign_in(inputs, form).await?;
+            client.post(form, headers, true).await?.issued(exchange.lifetime)
+        })
+    }
+}

@@ -1,0 +1,351 @@
+//! Grants whose refresh token rotates, against a scripted identity provider that takes each refresh token once and ends
+//! the earlier access tokens; kept in a file, in Vault's API, and in a real Redis.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::credential::CredentialConfig;
+use crate::credential::token::{TokenEnv, entry};
+use crate::secret::cache::{RefreshOutcome, SecretCache, SecretEntry};
+use crate::secret::fake::{Asked, FakeServer, Reply, ok, pass, store_env, upstream_env};
+use crate::secret::{StoreConfig, Stores};
+
+/// An identity provider that rotates. Its first refresh token is `seed-<n>` with the round it is in, then `refresh-1`, ...
+struct Provider {
+    server: FakeServer,
+    issued: Arc<AtomicUsize>,
+    down: Arc<AtomicBool>,
+}
+
+impl Provider {
+    async fn new(seconds: u64) -> Self {
+        let (issued, down): (Arc<AtomicUsize>, Arc<AtomicBool>) = Default::default();
+        let (count, fails) = (issued.clone(), down.clone());
+        let server = FakeServer::start(move |asked: &Asked| {
+            if fails.load(Ordering::SeqCst) {
+                return Reply::Answer(503, "CANARY".to_owned());
+            }
+            let number = count.load(Ordering::SeqCst);
+            let good = if number == 0 { "seed-token-1".to_owned() } else { format!("refresh-{number}") };
+            if !asked.body.contains(&format!("refresh_token={good}")) && !asked.body.contains("another-seed")
+            {
+                return Reply::Answer(
+                    400,
+                    r#"{"error":"invalid_grant","error_description":"CANARY"}"#.to_owned(),
+                );
+            }
+            let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+            ok(serde_json::json!({
+                "access_token": format!("access-{number}"),
+                "refresh_token": format!("refresh-{number}"),
+                "expires_in": seconds,
+            }))
+        })
+        .await;
+        Self { server, issued, down }
+    }
+
+    fn issued(&self) -> usize {
+        self.issued.load(Ordering::SeqCst)
+    }
+}
+
+/// One process: a cache of its own.
+struct Process {
+    token: Arc<SecretEntry>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Process {
+    fn start(provider: &Provider, store: &str, directory: &Path, stores: Stores) -> Self {
+        let text = format!(
+            "{{ oauth2_refresh_token: {{ token_url: \"{}/token\", client_id: \"plain:app\", refresh_token: file:seed, rotates: true, store: {store} }} }}",
+            provider.server.url
+        );
+        let config: CredentialConfig = serde_yaml::from_str(&text).unwrap();
+        let member = config.members(directory).unwrap().remove(0);
+        let cache = Arc::new(SecretCache::new(stores));
+        let token = entry(&member.tokens[0], &cache, &TokenEnv { upstream: upstream_env() });
+        let stop = CancellationToken::new();
+        #[expect(clippy::disallowed_methods, reason = "a test")]
+        tokio::spawn(cache.run(stop.clone()));
+        Self { token, _stop: stop.drop_guard() }
+    }
+
+    fn value(&self) -> Option<String> {
+        let version = self.token.current().ok()?;
+        Some(String::from_utf8(version.value.expose().to_vec()).unwrap())
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("seed"), "seed-token-1").unwrap();
+    directory
+}
+
+/// Four processes that share a place want a token at once, then find it refused at once: each time one asks for all.
+async fn four_share(store: &str, directory: &Path, stores: impl Fn() -> Stores) {
+    let provider = Provider::new(3600).await;
+    let all: Vec<Process> = (0..4).map(|_| Process::start(&provider, store, directory, stores())).collect();
+    join_all(all.iter().map(|one| one.token.obtain())).await;
+    assert!(all.iter().all(|one| one.value().as_deref() == Some("access-1")), "{}", provider.issued());
+    assert_eq!((provider.issued(), provider.server.asked().len()), (1, 1));
+    let outcomes = join_all(all.iter().map(|one| one.token.heal_refresh())).await;
+    assert_eq!(outcomes, [RefreshOutcome::Changed; 4]);
+    assert!(all.iter().all(|one| one.value().as_deref() == Some("access-2")));
+    assert_eq!((provider.issued(), provider.server.asked().len()), (2, 2));
+    // A process that starts later takes what is there.
+    let late = Process::start(&provider, store, directory, stores());
+    late.token.obtain().await.unwrap();
+    assert_eq!((late.value().as_deref(), provider.issued()), (Some("access-2"), 2));
+}
+
+#[tokio::test]
+async fn four_processes_with_one_file_make_one_refresh() {
+    let directory = directory();
+    four_share("{ file: grant }", directory.path(), || Stores::built_in(directory.path())).await;
+    let kept = std::fs::read_to_string(directory.path().join("grant")).unwrap();
+    assert!(!kept.contains("access-") && !kept.contains("refresh-"), "{kept}");
+}
+
+#[tokio::test]
+async fn four_processes_with_one_redis_make_one_refresh() {
+    let directory = directory();
+    let redis = Redis::start();
+    std::fs::write(directory.path().join("url"), &redis.url).unwrap();
+    four_share("{ redis: { url: file:url } }", directory.path(), || Stores::built_in(directory.path())).await;
+}
+
+#[tokio::test]
+async fn four_processes_with_one_vault_make_one_refresh() {
+    let directory = directory();
+    let vault = vault().await;
+    let config: StoreConfig = serde_yaml::from_str(&format!(
+        "vault: {{ address: \"{}\", auth: {{ token: file:seed }} }}",
+        vault.url
+    ))
+    .unwrap();
+    let configs = [("kept".to_owned(), config)].into();
+    let stores = || Stores::build(&configs, &store_env(directory.path()), None).unwrap();
+    four_share("{ vault: \"kept:kv/outgate/grant\" }", directory.path(), stores).await;
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_with_what_was_kept() {
+    let (directory, provider) = (directory(), Provider::new(100).await);
+    let start =
+        || Process::start(&provider, "{ file: grant }", directory.path(), Stores::built_in(directory.path()));
+    let first = start();
+    first.token.obtain().await.unwrap();
+    drop(first);
+    let second = start();
+    second.token.obtain().await.unwrap();
+    assert_eq!((second.value().as_deref(), provider.issued()), (Some("access-1"), 1));
+    // The seed was used up; what was kept is asked with.
+    assert_eq!(second.token.heal_refresh().await, RefreshOutcome::Changed);
+    assert_eq!((second.value().as_deref(), provider.issued()), (Some("access-2"), 2));
+}
+
+#[tokio::test]
+async fn nothing_is_asked_where_the_place_cannot_be_written() {
+    let (directory, provider) = (directory(), Provider::new(100).await);
+    let store = "{ file: /proc/outgate/grant }";
+    let process = Process::start(&provider, store, directory.path(), Stores::built_in(directory.path()));
+    let error = process.token.obtain().await.err().unwrap();
+    assert_eq!((error.code(), provider.server.asked().len()), ("token_not_kept", 0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_not_used_and_is_written_later() {
+    let (directory, provider) = (directory(), Provider::new(3600).await);
+    let folder = directory.path().join("kept");
+    std::fs::create_dir(&folder).unwrap();
+    let gone = folder.clone();
+    // Its directory goes while the endpoint is asked.
+    let script = FakeServer::start(move |_| {
+        let _ = std::fs::remove_dir_all(&gone);
+        ok(r#"{"access_token":"access-1","refresh_token":"refresh-1","expires_in":3600}"#)
+    })
+    .await;
+    let provider = Provider { server: script, ..provider };
+    let process = Process::start(
+        &provider,
+        "{ file: kept/grant }",
+        directory.path(),
+        Stores::built_in(directory.path()),
+    );
+    let error = process.token.obtain().await.err().unwrap();
+    assert_eq!((error.code(), process.value()), ("token_not_kept", None));
+    std::fs::create_dir(&folder).unwrap();
+    pass(Duration::from_secs(8)).await;
+    process.token.obtain().await.unwrap();
+    assert_eq!((process.value().as_deref(), provider.server.asked().len()), (Some("access-1"), 1));
+}
+
+#[tokio::test]
+async fn a_grant_that_is_dead_is_not_asked_for_until_the_secret_changes() {
+    let (directory, provider) = (directory(), Provider::new(3600).await);
+    provider.issued.store(7, Ordering::SeqCst);
+    let process =
+        Process::start(&provider, "{ file: grant }", directory.path(), Stores::built_in(directory.path()));
+    for _ in 0..3 {
+        let error = process.token.obtain().await.err().unwrap();
+        assert_eq!((error.code(), provider.server.asked().len()), ("token_grant_dead", 1));
+        assert!(!error.to_string().contains("CANARY"));
+        pass(Duration::from_secs(60)).await;
+    }
+    std::fs::write(directory.path().join("seed"), "another-seed").unwrap();
+    pass(Duration::from_secs(400)).await;
+    process.token.obtain().await.unwrap();
+    assert_eq!((process.value().as_deref(), provider.server.asked().len()), (Some("access-8"), 2));
+}
+
+#[tokio::test]
+async fn a_refused_refresh_token_is_looked_for_again_before_the_grant_is_dead() {
+    let (directory, key) = (directory(), PageKey::of(b"seed-token-1").unwrap());
+    let path = directory.path().join("grant");
+    let (place, seen) = (path.clone(), Arc::new(AtomicUsize::new(0)));
+    let asked = seen.clone();
+    // Another process, which took this one for gone, was faster: its outcome stands there when the refusal comes.
+    let server = FakeServer::start(move |_| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        let answer =
+            TokenAnswer::of(r#"{"access_token":"by-the-other","refresh_token":"r","expires_in":3600}"#);
+        let record = Record::of(&answer, b"", 1, None, SystemTime::now());
+        std::fs::write(&place, page::write(None, Some(&record), &key).unwrap().as_bytes()).unwrap();
+        Reply::Answer(400, r#"{"error":"invalid_grant"}"#.to_owned())
+    })
+    .await;
+    let provider = Provider { server, ..Provider::new(1).await };
+    let process =
+        Process::start(&provider, "{ file: grant }", directory.path(), Stores::built_in(directory.path()));
+    process.token.obtain().await.unwrap();
+    assert_eq!((process.value().as_deref(), seen.load(Ordering::SeqCst)), (Some("by-the-other"), 1));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_down_uses_nothing_up_and_lets_go_of_the_place() {
+    let (directory, provider) = (directory(), Provider::new(3600).await);
+    provider.down.store(true, Ordering::SeqCst);
+    let process =
+        Process::start(&provider, "{ file: grant }", directory.path(), Stores::built_in(directory.path()));
+    let error = process.token.obtain().await.err().unwrap();
+    // Once: what may have been acted on is not repeated.
+    assert_eq!((error.code(), provider.server.asked().len()), ("token_status", 1));
+    assert!(!std::fs::read_to_string(directory.path().join("grant")).unwrap().contains("busy"));
+    provider.down.store(false, Ordering::SeqCst);
+    pass(Duration::from_secs(8)).await;
+    process.token.obtain().await.unwrap();
+    assert_eq!((process.value().as_deref(), provider.issued()), (Some("access-1"), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_mark_of_a_process_that_was_killed_counts_for_a_while() {
+    let directory = directory();
+    std::fs::write(directory.path().join("grant"), r#"{"busy":"gone"}"#).unwrap();
+    struct Once;
+    impl Exchange for Once {
+        fn ask<'a>(&'a self, token: &'a [u8]) -> BoxFuture<'a, Result<TokenAnswer, TokenFault>> {
+            assert_eq!(token, b"seed-token-1");
+            Box::pin(async { Ok(TokenAnswer::of(r#"{"access_token":"a","refresh_token":"r"}"#)) })
+        }
+        fn lifetime(&self) -> Option<Duration> {
+            None
+        }
+    }
+    let shelf = Shelf::File(file::FileShelf::new(&directory.path().join("grant")));
+    let (state, began) = (GrantState::default(), Instant::now());
+    let issued = state.rotating(b"seed-token-1", &shelf, &Once).await.unwrap();
+    assert_eq!(issued.token.as_slice(), b"a");
+    assert!((LEASE..ASK_BEFORE).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_fixed_refresh_token_that_was_refused_is_not_sent_again() {
+    struct Never(AtomicUsize);
+    impl Exchange for Never {
+        fn ask<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<TokenAnswer, TokenFault>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { Err(TokenFault::Refused { status: 400, code: "invalid_grant" }) })
+        }
+        fn lifetime(&self) -> Option<Duration> {
+            None
+        }
+    }
+    let (state, exchange) = (GrantState::default(), Never(AtomicUsize::new(0)));
+    for (seed, asked) in [("one", 1), ("one", 1), ("two", 2)] {
+        let fault = state.fixed(seed.as_bytes(), &exchange).await.err().unwrap();
+        assert_eq!((fault, exchange.0.load(Ordering::SeqCst)), (TokenFault::Dead, asked));
+    }
+}
+
+/// A KV of version 2 as Vault's API describes it, of one secret.
+async fn vault() -> FakeServer {
+    let kept: std::sync::Mutex<(u64, String)> = Default::default();
+    FakeServer::start(move |asked| {
+        let mut kept = kept.lock().unwrap();
+        match &*asked.line {
+            "GET /v1/auth/token/lookup-self" => ok(r#"{"data":{"ttl":0,"renewable":false}}"#),
+            "GET /v1/sys/internal/ui/mounts/kv/outgate/grant" => {
+                ok(r#"{"data":{"path":"kv/","type":"kv","options":{"version":"2"}}}"#)
+            }
+            "GET /v1/kv/data/outgate/grant" if kept.0 > 0 => ok(serde_json::json!({
+                "data": { "data": { "outgate": kept.1 }, "metadata": { "version": kept.0 } }
+            })),
+            "POST /v1/kv/data/outgate/grant" => {
+                let body: serde_json::Value = serde_json::from_str(&asked.body).unwrap();
+                if body["options"]["cas"] != kept.0 {
+                    return Reply::Answer(
+                        400,
+                        r#"{"errors":["check-and-set parameter did not match"]}"#.to_owned(),
+                    );
+                }
+                *kept = (kept.0 + 1, body["data"]["outgate"].as_str().unwrap().to_owned());
+                ok(serde_json::json!({ "data": { "version": kept.0 } }))
+            }
+            _ => Reply::Answer(404, r#"{"errors":[]}"#.to_owned()),
+        }
+    })
+    .await
+}
+
+/// A real server on a socket of its own.
+struct Redis {
+    url: String,
+    child: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("redis.sock");
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let url = format!("redis+unix://{}", socket.display());
+        let began = std::time::Instant::now();
+        while ::redis::Client::open(url.as_str()).unwrap().get_connection().is_err() {
+            assert!(began.elapsed() < Duration::from_secs(20), "redis-server does not answer");
+            std::thread::yield_now();
+        }
+        Self { url, child, _directory: directory }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
