@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::kinds::{MemberSettings, basic, bearer, header, oauth2_client_credentials, query};
+use super::kinds::{MemberSettings, aws_sigv4, basic, bearer, header, oauth2_client_credentials, query};
 use crate::secret::reference::SecretRef;
 
 /// The closed list of kinds that are built. One line per kind; adding one is a variant here and its line in
@@ -27,12 +27,15 @@ pub enum Kind {
     Query(query::Config),
     /// A token for the client itself (RFC 6749 section 4.4).
     Oauth2ClientCredentials(Box<oauth2_client_credentials::Config>),
+    /// A signature of AWS for each request.
+    AwsSigV4(Box<aws_sigv4::Config>),
 }
 
-const BUILT: [&str; 6] = ["bearer", "basic", "header", "query", "oauth2_client_credentials", "none"];
+const BUILT: [&str; 7] =
+    ["bearer", "basic", "header", "query", "oauth2_client_credentials", "aws_sigv4", "none"];
 
 /// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 9] = [
+const NOT_YET: [&str; 8] = [
     "body",
     "placeholder",
     "oauth2_refresh_token",
@@ -40,7 +43,6 @@ const NOT_YET: [&str; 9] = [
     "token_exchange",
     "google_service_account",
     "github_app",
-    "aws_sigv4",
     "hmac",
 ];
 
@@ -71,6 +73,7 @@ impl CredentialConfig {
             }
             Kind::Query(config) => Ok(vec![of(vec![config.part()?])]),
             Kind::Oauth2ClientCredentials(config) => Ok(vec![config.member(directory)?]),
+            Kind::AwsSigV4(config) => config.members(directory),
         }
     }
 
@@ -186,6 +189,7 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                 "header" => Kind::Header(map.next_value()?),
                 "query" => Kind::Query(map.next_value()?),
                 "oauth2_client_credentials" => Kind::Oauth2ClientCredentials(map.next_value()?),
+                "aws_sigv4" => Kind::AwsSigV4(map.next_value()?),
                 "none" => {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     Kind::None
@@ -200,6 +204,7 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                         "header",
                         "query",
                         "oauth2_client_credentials",
+                        "aws_sigv4",
                         "none",
                         "required",
                     ];
@@ -227,6 +232,7 @@ impl JsonSchema for CredentialConfig {
         let header = generator.subschema_for::<OneOrMany<header::Config>>();
         let query = generator.subschema_for::<query::Config>();
         let client_credentials = generator.subschema_for::<oauth2_client_credentials::Config>();
+        let aws_sigv4 = generator.subschema_for::<aws_sigv4::Config>();
         json_schema!({
             "description": "What outgate puts into each request, and where. One kind; `none` allows without a credential.",
             "anyOf": [
@@ -242,6 +248,7 @@ impl JsonSchema for CredentialConfig {
                         "header": header,
                         "query": query,
                         "oauth2_client_credentials": client_credentials,
+                        "aws_sigv4": aws_sigv4,
                         "none": { "description": "no credential" },
                         "required": { "type": "boolean", "description": "readiness waits until its secrets were read" },
                     },

@@ -24,6 +24,7 @@ mod quota;
 mod records;
 mod reload;
 mod shadow;
+mod signed;
 mod stores;
 mod streaming;
 mod support;

@@ -8,6 +8,7 @@ use super::location::Location;
 use super::rewrite::Rewrite;
 use super::token::Token;
 
+pub mod aws_sigv4;
 pub mod basic;
 pub mod bearer;
 pub mod header;
@@ -27,13 +28,18 @@ pub struct MemberSettings {
 
 /// Work for each request. One variant for each kind that has some; settings only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PerRequest {}
+pub enum PerRequest {
+    /// A signature of AWS.
+    AwsSigV4(aws_sigv4::Settings),
+}
 
 impl PerRequest {
     /// What does it.
     #[must_use]
     pub fn rewriter(&self) -> &dyn Rewrite {
-        match *self {}
+        match self {
+            Self::AwsSigV4(settings) => settings,
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use futures_util::future::BoxFuture;
 pub use inputs::{Input, Inputs};
 pub use source::{TokenSource, entry};
 
-use super::kinds::oauth2_client_credentials;
+use super::kinds::{aws_sigv4, oauth2_client_credentials};
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretBytes, TokenFault};
 use crate::upstream::UpstreamEnv;
@@ -48,6 +48,8 @@ pub struct Token {
 pub enum TokenSettings {
     /// RFC 6749 section 4.4.
     Oauth2ClientCredentials(oauth2_client_credentials::Settings),
+    /// Keys that AWS gives to a pod, a container or a machine.
+    Aws(aws_sigv4::ChainKeys),
 }
 
 impl TokenSettings {
@@ -56,6 +58,7 @@ impl TokenSettings {
     pub fn grant(&self) -> &dyn Grant {
         match self {
             Self::Oauth2ClientCredentials(settings) => settings,
+            Self::Aws(settings) => settings,
         }
     }
 }
