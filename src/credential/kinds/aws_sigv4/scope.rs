@@ -13,6 +13,8 @@ pub(super) struct Found<'a> {
 /// The region that endpoints without one sign for.
 const GLOBAL: &str = "us-east-1";
 const AWS: [&str; 4] = [".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".on.aws"];
+/// Services whose name stands behind the region. Not all: a bucket may have a name like a region's.
+const BEHIND: [&str; 4] = ["aoss", "cloudsearch", "es", "queue"];
 /// Services whose endpoint has another name than they sign with.
 const RENAMED: [(&str, &str); 15] = [
     ("email", "ses"),
@@ -61,7 +63,8 @@ fn aws(front: &str) -> Found<'_> {
     // `sqs.eu-west-1`, and the older `search-x.eu-west-1.es`.
     if labels.last().is_some_and(|last| is_region(last)) {
         region = labels.pop();
-    } else if let [.., before, _] = labels[..]
+    } else if let [.., before, last] = labels[..]
+        && BEHIND.contains(&last)
         && is_region(before)
     {
         region = Some(before);
@@ -110,6 +113,7 @@ mod tests {
         for (host, region, service) in [
             ("s3.amazonaws.com", "us-east-1", "s3"),
             ("bucket.s3.amazonaws.com", "us-east-1", "s3"),
+            ("my-bucket-1.s3.amazonaws.com", "us-east-1", "s3"),
             ("s3.eu-west-1.amazonaws.com", "eu-west-1", "s3"),
             ("my.bucket.s3.eu-west-1.amazonaws.com", "eu-west-1", "s3"),
             ("bucket.s3-eu-west-1.amazonaws.com", "eu-west-1", "s3"),

@@ -11,7 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const BACKOFF: Duration = Duration::from_millis(250);
 
 /// Every fault there is; a new one fails to compile in `trigger_of_failure` and is added here.
-const FAULTS: [Fault; 34] = [
+const FAULTS: [Fault; 37] = [
     Fault::AddressDenied,
     Fault::OwnListener,
     Fault::Dns,
