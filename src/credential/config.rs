@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::kinds::{
-    MemberSettings, apple, basic, bearer, body, github_app, google_service_account, header, hmac, jwt_bearer, mtls,
+    MemberSettings, apple, aws_sigv4, basic, bearer, body, github_app, google_service_account, header, hmac, jwt_bearer, mtls,
     oauth2_client_credentials, oauth2_refresh_token, placeholder, query, token_exchange,
 };
 use crate::secret::reference::SecretRef;
@@ -51,9 +51,11 @@ pub enum Kind {
     JwtBearer(Box<jwt_bearer::Config>),
     /// A token for another token (RFC 8693).
     TokenExchange(Box<token_exchange::Config>),
+    /// A signature of AWS for each request.
+    AwsSigV4(Box<aws_sigv4::Config>),
 }
 
-const BUILT: [&str; 16] = [
+const BUILT: [&str; 17] = [
     "bearer",
     "basic",
     "header",
@@ -69,11 +71,9 @@ const BUILT: [&str; 16] = [
     "oauth2_refresh_token",
     "jwt_bearer",
     "token_exchange",
+    "aws_sigv4",
     "none",
 ];
-
-/// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 1] = ["aws_sigv4"];
 
 /// `credential:` as written.
 #[derive(Clone, Debug)]
@@ -112,6 +112,7 @@ impl CredentialConfig {
             Kind::GoogleServiceAccount(config) => Ok(vec![config.member(directory)?]),
             Kind::GithubApp(config) => Ok(vec![config.member(directory)?]),
             Kind::Apple(config) => Ok(vec![config.member()?]),
+            Kind::AwsSigV4(config) => config.members(directory),
         }
     }
 
@@ -259,12 +260,10 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                 "oauth2_refresh_token" => Kind::Oauth2RefreshToken(map.next_value()?),
                 "jwt_bearer" => Kind::JwtBearer(map.next_value()?),
                 "token_exchange" => Kind::TokenExchange(map.next_value()?),
+                "aws_sigv4" => Kind::AwsSigV4(map.next_value()?),
                 "none" => {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     Kind::None
-                }
-                other if NOT_YET.contains(&other) => {
-                    return Err(A::Error::custom(format!("credential kind `{other}` is not supported yet")));
                 }
                 other => {
                     const KNOWN: &[&str] = &[
@@ -283,6 +282,7 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                         "oauth2_refresh_token",
                         "jwt_bearer",
                         "token_exchange",
+                        "aws_sigv4",
                         "none",
                         "required",
                     ];
@@ -320,6 +320,7 @@ impl JsonSchema for CredentialConfig {
         let refresh_token = generator.subschema_for::<oauth2_refresh_token::Config>();
         let jwt_bearer = generator.subschema_for::<jwt_bearer::Config>();
         let token_exchange = generator.subschema_for::<token_exchange::Config>();
+        let aws_sigv4 = generator.subschema_for::<aws_sigv4::Config>();
         json_schema!({
             "description": "What outgate puts into each request, and where. One kind; `none` allows without a credential.",
             "anyOf": [
@@ -345,6 +346,7 @@ impl JsonSchema for CredentialConfig {
                         "oauth2_refresh_token": refresh_token,
                         "jwt_bearer": jwt_bearer,
                         "token_exchange": token_exchange,
+                        "aws_sigv4": aws_sigv4,
                         "none": { "description": "no credential" },
                         "required": { "type": "boolean", "description": "readiness waits until its secrets were read" },
                     },

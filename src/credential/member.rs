@@ -189,7 +189,10 @@ impl Member {
                 Location::Query(name) => prepared.parameters.push(self.parameter(name, &text)?),
             }
         }
-        let secrets: Vec<&[u8]> = values.iter().map(|(_, version)| version.value.expose()).collect();
+        let own = prepared.per_request.as_ref().map(|(work, secrets)| work.rewriter().needles(secrets));
+        let own = own.unwrap_or_default();
+        let secrets = values.iter().map(|(_, version)| version.value.expose());
+        let secrets: Vec<&[u8]> = secrets.chain(own.iter().map(|needle| needle.as_slice())).collect();
         prepared.scrubber = Scrubber::new(&secrets).map(Arc::new);
         Ok(prepared)
     }

@@ -17,6 +17,9 @@ pub enum BodyError {
     /// The app's connection or stream went away in the middle of the upload.
     #[error("the client went away")]
     DownstreamGone(#[source] hyper::Error),
+    /// The app's body is not framed as its head says (`aws-chunked`).
+    #[error("the client's body is malformed: {0}")]
+    DownstreamFraming(&'static str),
     /// The app's body could not be parsed (chunk sizes, trailers, a length that does not match).
     #[error("the client's body is malformed")]
     DownstreamMalformed(#[source] hyper::Error),

@@ -33,9 +33,10 @@ impl Download {
             BodyError::UpstreamCut(_) => Flag::UpstreamReset,
             BodyError::UpstreamIdle | BodyError::Total => Flag::UpstreamTimeout,
             BodyError::DownstreamGone(_) => Flag::DownstreamGone,
-            BodyError::DownstreamMalformed(_) | BodyError::TrailersTooLarge | BodyError::TooLarge => {
-                Flag::DownstreamProtocol
-            }
+            BodyError::DownstreamMalformed(_)
+            | BodyError::DownstreamFraming(_)
+            | BodyError::TrailersTooLarge
+            | BodyError::TooLarge => Flag::DownstreamProtocol,
             // Of uploads alone; an answer's body that says so is a bug.
             BodyError::Superseded => Flag::Internal,
             BodyError::DownstreamStalled => Flag::DownstreamTimeout,

@@ -228,6 +228,9 @@ pub enum StoreFault {
     /// The reference does not fit the store.
     #[error("the reference does not fit this kind of store: {0}")]
     Reference(&'static str),
+    /// The keys of AWS could not be got from where they come from.
+    #[error("AWS keys: {0}")]
+    Keys(&'static str),
     /// A program could not be started.
     #[error("the program cannot be started: {0}")]
     NotStarted(io::ErrorKind),
@@ -278,6 +281,7 @@ impl StoreFault {
             Self::Own(_) => "store_credential",
             Self::Garbled(_) => "store_garbled",
             Self::Reference(_) => "bad_reference",
+            Self::Keys(_) => "aws_keys",
             Self::NotStarted(_) => "exec_not_started",
             Self::Exit(_) => "exec_exit",
             Self::Signal(_) => "exec_signal",

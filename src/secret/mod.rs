@@ -17,6 +17,7 @@
 //! A store behind HTTP asks through [`http::HttpClient`], which brings deadline, retries, address rules and the bound on
 //! how often a failing store is asked. Control characters, timeout, retry, single flight and status are the cache's business and come by themselves.
 
+pub mod aws;
 pub mod cache;
 pub mod config;
 pub mod error;

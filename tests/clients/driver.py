@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import loopback
+from aws import check_aws
 from checks import Check, Tools, all_checks
 from grants import check_grants
 from once import check_once
@@ -27,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 CLIENT_TIMEOUT = 40  # seconds
 PIECE = 8  # bytes of a secret that already count as a leak
 DUMMY = "sk_test_TheKeyThatTheAppHas"
-PACKAGES = ("stripe", "openai", "grpcio", "requests", "httpx", "aiohttp", "websockets")
+PACKAGES = ("stripe", "openai", "grpcio", "requests", "httpx", "aiohttp", "websockets", "boto3", "moto")
 
 
 class Leaks:
@@ -219,6 +220,7 @@ def main() -> int:
             check_once(report, os.path.abspath(options.outgate), folder / "once", apps, sys.executable, secrets,
                        environment | {"APP_KEY": DUMMY}, options.only)
             check_grants(report, os.path.abspath(options.outgate), folder / "grants", apps, node, environment, options.only)
+            check_aws(report, os.path.abspath(options.outgate), folder / "aws", apps, sys.executable, environment, options.only)
         finally:
             outgate.stop()
             origins.close()

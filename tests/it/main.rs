@@ -26,6 +26,7 @@ mod records;
 mod reload;
 mod rewrite;
 mod shadow;
+mod signed;
 mod stores;
 mod streaming;
 mod support;

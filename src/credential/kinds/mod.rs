@@ -12,6 +12,7 @@ use super::token::Token;
 pub use super::token::rotation::KeepSettings;
 
 pub mod apple;
+pub mod aws_sigv4;
 pub mod basic;
 pub mod bearer;
 pub mod body;
@@ -48,6 +49,8 @@ pub enum PerRequest {
     Placeholder(placeholder::Settings),
     /// A signature over parts of the request.
     Hmac(hmac::Settings),
+    /// A signature of AWS.
+    AwsSigV4(aws_sigv4::Settings),
 }
 
 impl PerRequest {
@@ -58,6 +61,7 @@ impl PerRequest {
             Self::Body(settings) => settings,
             Self::Placeholder(settings) => settings,
             Self::Hmac(settings) => settings,
+            Self::AwsSigV4(settings) => settings,
         }
     }
 }

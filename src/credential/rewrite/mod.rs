@@ -17,7 +17,7 @@ use super::kinds::Used;
 use super::location::Location;
 use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
-use crate::secret::SecretVersion;
+use crate::secret::{SecretBytes, SecretVersion};
 
 /// Work of a credential for each request.
 pub trait Rewrite: Send + Sync {
@@ -29,6 +29,11 @@ pub trait Rewrite: Send + Sync {
 
     /// Further places that it writes, in words, for `explain`.
     fn places(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What of its secrets is looked for in answers, where that is not each of them as a whole.
+    fn needles(&self, _secrets: &Secrets) -> Vec<SecretBytes> {
         Vec::new()
     }
 

@@ -24,6 +24,7 @@ use crate::secret::stores::document::Document;
 use crate::secret::stores::server::{Plaintext, StoreAddress, read_ca};
 use crate::secret::{SecretBytes, TokenFault};
 use crate::upstream::ranges::{IpClass, classify};
+use crate::upstream::UpstreamEnv;
 
 /// Bound of connecting to a token endpoint, and again of the TLS handshake.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -146,6 +147,7 @@ impl TokenEndpoint {
 /// A client of one token endpoint.
 pub struct TokenClient {
     endpoint: Option<(TokenEndpoint, HttpClient)>,
+    upstream: Arc<UpstreamEnv>,
 }
 
 impl TokenClient {
@@ -158,7 +160,8 @@ impl TokenClient {
         reference: &SecretRef,
         env: &TokenEnv,
     ) -> Result<Self, TokenFault> {
-        let Some(endpoint) = endpoint else { return Ok(Self { endpoint: None }) };
+        let upstream = Arc::clone(&env.upstream);
+        let Some(endpoint) = endpoint else { return Ok(Self { endpoint: None, upstream }) };
         let settings = ClientSettings {
             name: format!("tokens.{}", reference.path()).into(),
             scheme: endpoint.url.target.scheme,
@@ -169,7 +172,13 @@ impl TokenClient {
         };
         let client = HttpClient::new(settings, &env.upstream)
             .map_err(|_| TokenFault::Setup("TLS to its endpoint cannot be set up"))?;
-        Ok(Self { endpoint: Some((endpoint.clone(), client)) })
+        Ok(Self { endpoint: Some((endpoint.clone(), client)), upstream })
+    }
+
+    /// The way out, for grants that ask at more than one place.
+    #[must_use]
+    pub fn upstream(&self) -> &Arc<UpstreamEnv> {
+        &self.upstream
     }
 
     /// Posts a form to the endpoint and reads the token of its answer. `repeat`: whether it may be sent again where the

@@ -37,7 +37,7 @@ pub use source::TokenSource;
 pub use source::entry;
 
 use super::kinds::{
-    apple, github_app, google_service_account, jwt_bearer, oauth2_client_credentials, oauth2_refresh_token, token_exchange,
+    apple, aws_sigv4, github_app, google_service_account, jwt_bearer, oauth2_client_credentials, oauth2_refresh_token, token_exchange,
 };
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretBytes, TokenFault};
@@ -69,6 +69,8 @@ pub enum TokenSettings {
     JwtBearer(Box<jwt_bearer::Settings>),
     /// RFC 8693.
     TokenExchange(token_exchange::Settings),
+    /// Keys that AWS gives to a pod, a container or a machine.
+    Aws(aws_sigv4::ChainKeys),
 }
 
 impl TokenSettings {
@@ -83,6 +85,7 @@ impl TokenSettings {
             Self::Oauth2RefreshToken(settings) => &**settings,
             Self::JwtBearer(settings) => &**settings,
             Self::TokenExchange(settings) => settings,
+            Self::Aws(settings) => settings,
         }
     }
 }

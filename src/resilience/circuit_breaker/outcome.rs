@@ -103,6 +103,7 @@ pub fn body_blames_provider(error: &BodyError) -> bool {
         BodyError::UpstreamCut(_) | BodyError::UpstreamIdle => true,
         BodyError::DownstreamGone(_)
         | BodyError::DownstreamMalformed(_)
+        | BodyError::DownstreamFraming(_)
         | BodyError::DownstreamStalled
         | BodyError::TrailersTooLarge
         | BodyError::TooLarge

@@ -114,6 +114,7 @@ fn cut(error: BodyError) -> Failure {
         // Errors of uploads; an answer that has one is a bug.
         BodyError::DownstreamGone(_)
         | BodyError::DownstreamMalformed(_)
+        | BodyError::DownstreamFraming(_)
         | BodyError::DownstreamStalled
         | BodyError::TrailersTooLarge
         | BodyError::TooLarge

@@ -9,27 +9,31 @@
 //!
 //! Every read is one POST that is signed with AWS's signature version 4. The keys come from `env:` or `file:`, by default
 //! from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`; they are read at each request, so files that
-//! are replaced are seen. Roles of a pod or a machine (IRSA, IMDSv2) are not supported yet.
+//! are replaced are seen. `auth` takes keys from where AWS gives them to a pod, a container or a machine
+//! ([`ChainConfig`]); they are kept for four fifths of their life.
 //!
 //! Needed: `secretsmanager:GetSecretValue` on the secrets, or `ssm:GetParameter` on the parameters, and `kms:Decrypt` where
 //! a key of the customer is used. The newest value is read every five minutes (`refresh`).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-use aws_sigv4::sign::v4;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::document::{Document, base64};
 use super::field;
 use super::server::{self, OwnSecrets, Plaintext, REFRESH, StoreAddress, StoreTimeouts, check_own};
 use crate::message::quantity::TimeSpan;
+use crate::secret::aws;
+use crate::secret::aws::chain::{Chain, ChainConfig};
+use crate::secret::aws::sign::{Rules, Scope, ToSign, sha256_hex, sign};
 use crate::secret::config::{StoreEnv, StoreMistake};
 use crate::secret::error::{SecretError, StoreFault};
 use crate::secret::http::{HttpCall, HttpClient};
@@ -47,6 +51,9 @@ pub struct AwsConfig {
     pub api: Option<AwsApi>,
     /// The keys. Default: the variables that AWS's own tools read.
     pub credentials: Option<AwsKeys>,
+    /// In place of `credentials`: where AWS gives keys to a pod, a container or a machine: `chain`, or
+    /// `{ web_identity: {} }`, `{ container: {} }`, `{ instance: {} }`, `{ profile: {} }`.
+    pub auth: Option<ChainConfig>,
     /// The endpoint, where it is another one. Default: that of the region.
     pub address: Option<StoreAddress>,
     /// PEM file of the authorities that are trusted in place of the system's.
@@ -135,6 +142,14 @@ impl AwsConfig {
         if self.region.is_empty() || !self.region.bytes().all(fits) {
             mistakes.push(("region", "not a region such as `eu-west-1`".to_owned()));
         }
+        if self.auth.is_some() && self.credentials.is_some() {
+            mistakes.push((
+                "auth",
+                "`auth` and `credentials` are two ways to say one thing: leave one".to_owned(),
+            ));
+        }
+        let chain = self.auth.iter().flat_map(ChainConfig::mistakes);
+        mistakes.extend(chain.map(|(key, what)| ("auth", format!("`{key}`: {what}"))));
         if let Some(keys) = &self.credentials {
             mistakes.extend(check_own("credentials.access_key_id", &keys.access_key_id));
             mistakes.extend(check_own("credentials.secret_access_key", &keys.secret_access_key));
@@ -155,6 +170,51 @@ pub struct AwsStore {
     address: StoreAddress,
     client: HttpClient,
     own: OwnSecrets,
+    fetched: Option<FetchedKeys>,
+}
+
+/// Keys of `auth`: got when they are first wanted and again at four fifths of their life, by one caller at a time.
+struct FetchedKeys {
+    chain: Chain,
+    held: Mutex<Option<(Credentials, Instant)>>,
+    turn: Semaphore,
+}
+
+/// How long keys are kept that do not say when they end: a profile's.
+const KEPT: Duration = Duration::from_secs(300);
+
+impl FetchedKeys {
+    fn new(config: &ChainConfig, env: &StoreEnv) -> Self {
+        let chain = Chain::new(config, &env.directory, &env.upstream);
+        Self { chain, held: Mutex::default(), turn: Semaphore::new(1) }
+    }
+
+    async fn get(&self) -> Result<Credentials, StoreFault> {
+        if let Some(keys) = self.held() {
+            return Ok(keys);
+        }
+        let Ok(_turn) = self.turn.acquire().await else {
+            return Err(StoreFault::Keys("the store was closed"));
+        };
+        if let Some(keys) = self.held() {
+            return Ok(keys);
+        }
+        let fetched = self.chain.fetch().await?;
+        let life = fetched.ends.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        let until = Instant::now() + life.map_or(KEPT, |life| life.mul_f64(0.8));
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((fetched.keys.clone(), until));
+        Ok(fetched.keys)
+    }
+
+    fn held(&self) -> Option<Credentials> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().filter(|(_, until)| Instant::now() < *until).map(|(keys, _)| keys.clone())
+    }
+
+    /// They were refused: the next read gets others.
+    fn drop_held(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl AwsStore {
@@ -171,7 +231,8 @@ impl AwsStore {
             }
         };
         let client = server::client(name, address.target.scheme, ca, &config.timeouts(), env)?;
-        Ok(Self { config: config.clone(), address, client, own: OwnSecrets::new(&env.directory) })
+        let fetched = config.auth.as_ref().map(|chain| FetchedKeys::new(chain, env));
+        Ok(Self { config: config.clone(), address, client, own: OwnSecrets::new(&env.directory), fetched })
     }
 
     async fn read_now(&self, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
@@ -197,10 +258,17 @@ impl AwsStore {
             return document;
         }
         let kind = document.as_ref().ok().and_then(|document| document.text(&["__type"])).unwrap_or_default();
-        Err(refusal(kind, answer.status))
+        let fault = refusal(kind, answer.status);
+        if let (StoreFault::Login(_), Some(fetched)) = (&fault, &self.fetched) {
+            fetched.drop_held();
+        }
+        Err(fault)
     }
 
     async fn keys(&self) -> Result<Credentials, StoreFault> {
+        if let Some(fetched) = &self.fetched {
+            return fetched.get().await;
+        }
         let keys = match &self.config.credentials {
             Some(keys) => keys.clone(),
             None => usual_keys().map_err(|error| StoreFault::Own(Box::new(error)))?,
@@ -216,8 +284,9 @@ impl AwsStore {
             },
             None => None,
         };
-        let text = |value: &SecretValue| String::from_utf8_lossy(value.expose()).into_owned();
-        Ok(Credentials::new(text(&id), text(&secret), token.as_ref().map(text), None, "outgate"))
+        let text = |value: &SecretValue| Zeroizing::new(String::from_utf8_lossy(value.expose()).into_owned());
+        let token = token.as_ref().map(text);
+        Ok(aws::keys(&text(&id), &text(&secret), token.as_ref().map(|token| token.as_str())))
     }
 }
 
@@ -262,34 +331,19 @@ fn signature(
     service: &str,
     now: SystemTime,
 ) -> Result<HeaderMap, StoreFault> {
-    const UNSIGNED: StoreFault = StoreFault::Garbled("the request could not be signed");
-    let identity = keys.clone().into();
-    let params = v4::SigningParams::builder()
-        .identity(&identity)
-        .region(region)
-        .name(service)
-        .time(now)
-        .settings(SigningSettings::default())
-        .build()
-        .map_err(|_| UNSIGNED)?;
-    let host = call.target.host_header();
     let headers = call.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    let headers = std::iter::once(("host", host.as_str())).chain(headers);
-    let url = format!("{}://{host}{}", call.target.scheme.as_str(), call.path);
-    let request = SignableRequest::new(call.method.as_str(), url, headers, SignableBody::Bytes(&call.body));
-    let request = request.map_err(|_| UNSIGNED)?;
-    // The signer traces what it signs. It masks the session token by itself; this does not depend on that.
-    let nobody = tracing::subscriber::NoSubscriber::default();
-    let output = tracing::subscriber::with_default(nobody, || sign(request, &params.into()));
-    let (instructions, _) = output.map_err(|_| UNSIGNED)?.into_parts();
-    let mut signed = HeaderMap::new();
-    for (name, value) in instructions.headers() {
-        let name = HeaderName::try_from(name).map_err(|_| UNSIGNED)?;
-        let mut value = HeaderValue::from_str(value).map_err(|_| UNSIGNED)?;
-        value.set_sensitive(true);
-        signed.insert(name, value);
-    }
-    Ok(signed)
+    let request = ToSign {
+        method: call.method.as_str(),
+        host: &call.target.host_header(),
+        path_and_query: &call.path,
+        headers: headers.collect(),
+        payload: &sha256_hex(&call.body),
+        rules: Rules::Plain,
+    };
+    let scope = Scope { region: region.into(), service: service.into() };
+    let signed = sign(&request, keys, &scope, now);
+    let signed = signed.map_err(|_| StoreFault::Garbled("the request could not be signed"))?;
+    Ok(signed.headers.into_iter().collect())
 }
 
 impl SecretStore for AwsStore {
@@ -302,7 +356,8 @@ impl SecretStore for AwsStore {
     }
 
     fn patience(&self) -> Duration {
-        self.config.timeouts().total()
+        let keys = if self.fetched.is_some() { aws::chain::TOTAL } else { Duration::ZERO };
+        self.config.timeouts().total() + keys
     }
 }
 
