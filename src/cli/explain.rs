@@ -237,7 +237,10 @@ fn references(member: &MemberSettings) -> String {
         references.into_iter().for_each(|text| all.extend((!all.contains(&text)).then_some(text)));
         all.join(" + ")
     };
-    let shown = member.parts.iter().flat_map(|part| part.secrets()).map(ToString::to_string).collect();
+    let own = member.per_request.iter().flat_map(|work| work.rewriter().secrets());
+    let own = own.map(|used| used.reference.to_string());
+    let shown =
+        member.parts.iter().flat_map(|part| part.secrets()).map(ToString::to_string).chain(own).collect();
     let mut text = distinct(shown);
     for token in &member.tokens {
         let grant = token.settings.grant();

@@ -181,7 +181,7 @@ impl Credential {
     }
 }
 
-/// See [`Heal`](crate::resilience::retry::Heal).
+/// What the attempt loop asks of it and tells it.
 impl Credential {
     /// Which member a request takes first.
     pub fn preferred(&self) -> usize {
