@@ -9,6 +9,7 @@ use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant};
 use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
+use crate::policy::preset::apply::Applied;
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
@@ -34,6 +35,26 @@ const SEE_THE_REQUEST: [&str; 16] = [
 /// Timeouts that a blind tunnel cannot keep.
 const SEE_THE_REQUEST_TIMEOUTS: [&str; 4] = ["response", "idle", "deadline", "total"];
 
+/// What is written for a provider, lowest first: `defaults`, the preset, its own.
+pub(super) struct Texts<'a> {
+    /// What lies below the provider's own keys.
+    pub lower: Node,
+    /// Its preset.
+    pub preset: Option<&'a Applied>,
+    /// Its own keys.
+    pub own: &'a Node,
+    /// All together, with its own routes alone.
+    pub merged: Node,
+}
+
+impl<'a> Texts<'a> {
+    fn of(defaults: &Node, preset: Option<&'a Applied>, own: &'a Node) -> Self {
+        let lower = preset.map_or_else(|| defaults.clone(), |preset| merge(defaults, &preset.base));
+        let merged = merge(&lower, own);
+        Self { lower, preset, own, merged }
+    }
+}
+
 impl Compiler<'_> {
     pub(super) fn providers(&mut self, config: &PolicyConfig, addresses: &Addresses) -> Vec<Arc<Provider>> {
         let root = PolicyPath::root();
@@ -48,11 +69,14 @@ impl Compiler<'_> {
             return Vec::new();
         };
         let entries: Vec<&Entry> = section.entries().iter().collect();
-        let merged: Vec<Node> = entries.iter().map(|entry| merge(defaults, &entry.value)).collect();
+        let presets = self.presets.clone();
         let mut providers = Vec::new();
-        for (entry, merged) in entries.iter().zip(&merged) {
+        for entry in entries {
             let path = root.key("providers").key(entry.key.clone());
-            if let Some(provider) = self.provider(entry, merged, &path, addresses) {
+            // One whose preset was refused has been told, and lacks what it would have from it.
+            let Ok(preset) = presets.of(&entry.key) else { continue };
+            let text = Texts::of(defaults, preset, &entry.value);
+            if let Some(provider) = self.provider(entry, &text, &path, addresses) {
                 providers.push(Arc::new(provider));
             }
         }
@@ -62,6 +86,8 @@ impl Compiler<'_> {
     fn check_defaults(&mut self, defaults: Option<&ProviderConfig>, path: &PolicyPath) {
         let Some(defaults) = defaults else { return };
         for (key, written) in [
+            ("preset", defaults.preset.is_some()),
+            ("with", defaults.with.is_some()),
             ("hosts", defaults.hosts.is_some()),
             ("routes", defaults.routes.is_some()),
             ("local", defaults.local.is_some()),
@@ -75,10 +101,11 @@ impl Compiler<'_> {
     fn provider(
         &mut self,
         entry: &Entry,
-        merged: &Node,
+        text: &Texts<'_>,
         path: &PolicyPath,
         addresses: &Addresses,
     ) -> Option<Provider> {
+        let merged = &text.merged;
         if !is_name(&entry.key) {
             self.mistake_with(
                 path,
@@ -93,7 +120,7 @@ impl Compiler<'_> {
         let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
         let scheme = upstream.settings.scheme;
         let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
-        let routes = self.routes(&config, merged, path, entry.key_place);
+        let routes = self.routes(&config, text, path, entry.key_place);
         let has_credential = routes.iter().any(|route| !route.settings.credential.is_empty());
         if has_credential && scheme == Scheme::Http && !plaintext_credential {
             let hint = "`upstream.settings.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
@@ -112,8 +139,10 @@ impl Compiler<'_> {
         let redact = config.redact.clone().unwrap_or_default();
         let canonical_paths = config.paths.unwrap_or_default() == crate::policy::schema::Paths::Canonical
             && routes.iter().any(|route| route.pattern.is_some());
+        self.warn_of_missing_credential(text, &config, path);
         Some(Provider {
             name,
+            preset: text.preset.map(|preset| preset.name.clone()),
             path: path.clone(),
             place: entry.key_place,
             first,
@@ -131,6 +160,17 @@ impl Compiler<'_> {
             redact_query: redact.query.unwrap_or_default(),
             redact_path: redact.path.unwrap_or_default(),
         })
+    }
+
+    /// A preset knows where the credential goes; without one the app's own goes out as it is.
+    fn warn_of_missing_credential(&mut self, text: &Texts<'_>, config: &ProviderConfig, path: &PolicyPath) {
+        let Some(hint) = text.preset.and_then(|preset| preset.credential_hint.as_ref()) else { return };
+        let somewhere = config.routes.iter().flatten().any(|route| route.credential.is_some());
+        if config.credential.is_none() && !somewhere {
+            self.warnings.push(format!(
+                "{path}: no credential: requests go out as the app sends them; {hint}, or `credential: none`"
+            ));
+        }
     }
 
     fn tenant(&mut self, config: &ProviderConfig, path: &PolicyPath) -> Option<Tenant> {
