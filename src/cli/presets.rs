@@ -52,7 +52,7 @@ fn list() -> String {
             out.push_str(&format!("  {} {text}\n", style.faint(&format!("{what:<10}"))))
         };
         line("hosts", &preset.hosts().join(" "));
-        for (form, about) in preset.credential_forms() {
+        for (form, about) in preset.credential_forms(false) {
             line("credential", &format!("{form}  {}", style.faint(&about)));
         }
         for (parameter, about) in preset.parameter_forms() {

@@ -18,6 +18,7 @@ mod leak;
 mod local;
 mod never_twice;
 mod policy;
+mod presets;
 mod process;
 mod program;
 mod quota;

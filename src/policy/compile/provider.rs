@@ -134,7 +134,7 @@ impl Compiler<'_> {
                 "{path}: `intercept: never` makes CONNECT a blind tunnel, so the credential is injected at the other doors only"
             ));
         }
-        self.warn_of_defaults(entry, &config, &intercept, has_credential);
+        self.warn_of_defaults(entry, &config, &intercept, has_credential, text.preset);
         let (local_path, local_host) = self.local(&config, &name, path)?;
         let redact = config.redact.clone().unwrap_or_default();
         let canonical_paths = config.paths.unwrap_or_default() == crate::policy::schema::Paths::Canonical
@@ -229,14 +229,17 @@ impl Compiler<'_> {
         config: &ProviderConfig,
         decision: &InterceptDecision,
         has_credential: bool,
+        preset: Option<&Applied>,
     ) {
         if !decision.intercept || has_credential || config.intercept.unwrap_or_default() != Intercept::Auto {
             return;
         }
         let prefix = format!("providers.{}.", entry.key);
         let Some(key) = decision.because.strip_prefix(&prefix) else { return };
-        let own = key.split('.').try_fold(&entry.value, |node, key| node.get(key));
-        if own.is_none() {
+        // What a preset writes is written for this provider.
+        let own = [Some(&entry.value), preset.map(|preset| &preset.base)];
+        let find = |node| key.split('.').try_fold(node, |node: &Node, key| node.get(key));
+        if !own.into_iter().flatten().any(|node| find(node).is_some()) {
             self.warnings.push(format!(
                 "providers.{}: TLS is intercepted because of `defaults.{key}`; `intercept: never` keeps it a blind tunnel",
                 entry.key

@@ -55,11 +55,9 @@ pub fn apply(tree: &Node, sources: &mut Sources, mistakes: &mut Diagnostics) -> 
     let Value::Mapping(providers) = &mut providers.value.value else { return (tree, presets) };
     for provider in providers {
         let path = PolicyPath::root().key("providers").key(provider.key.clone());
+        let written = |entry: &&Entry| !matches!(entry.value.value, Value::Null);
+        let Some(named) = provider.value.entry("preset").filter(written) else { continue };
         // What is no text is told when the whole is decoded.
-        let Some(named) = provider.value.entry("preset").filter(|entry| entry.value.as_str().is_some())
-        else {
-            continue;
-        };
         let applied = Provider { path: &path, named, value: &provider.value, sources, mistakes }.apply();
         let (credentials, applied) = match applied {
             Some((credentials, applied)) => (Some(credentials), Some(applied)),
@@ -133,7 +131,7 @@ impl Provider<'_> {
         let credentials = self.credentials(&preset, &fillings);
         let wants = self.value.get("credential").is_none();
         let credential_hint =
-            preset.credential_forms().first().filter(|_| wants).map(|(form, _)| format!("`{form}`"));
+            preset.credential_forms(false).first().filter(|_| wants).map(|(form, _)| format!("`{form}`"));
         Some((credentials, Applied { name: name.to_owned(), base, routes, credential_hint }))
     }
 

@@ -60,7 +60,7 @@ pub fn markdown() -> String {
             format!("`{name}`"),
             preset.header.title.clone(),
             codes(preset.hosts()),
-            forms(preset.credential_forms()),
+            forms(preset.credential_forms(false)),
             forms(preset.parameter_forms()),
             preset.header.confidence.as_str().to_owned(),
         ];

@@ -118,6 +118,9 @@ impl Preset {
         path: &PolicyPath,
     ) -> Result<Vec<Entry>, Box<Diagnostic>> {
         let parts = self.parts(way);
+        if let Some(extra) = given.iter().find(|entry| !parts.iter().any(|part| part.name == entry.key)) {
+            return Err(self.unknown(way, &parts, extra, path));
+        }
         let mut fillings = parameters.clone();
         for part in &parts {
             let filling = match given.iter().find(|entry| entry.key == part.name) {
@@ -127,15 +130,13 @@ impl Preset {
             };
             fillings.insert(part.name.clone(), filling);
         }
-        if let Some(extra) = given.iter().find(|entry| !parts.iter().any(|part| part.name == entry.key)) {
-            return Err(self.unknown(way, &parts, extra, path));
-        }
         let is = way.value.get("is").and_then(|is| fill(is, &fillings));
         // The kind stands where the policy wrote the credential: a mistake of the whole is told there.
-        let at = |entry: &Entry| Entry {
-            key_place: written.place,
-            value: Node { place: written.place, ..entry.value.clone() },
-            ..entry.clone()
+        let preset = way.key_place.source;
+        let at = |entry: &Entry| {
+            let own = entry.value.place.source == preset;
+            let place = if own { written.place } else { entry.value.place };
+            Entry { key_place: written.place, value: Node { place, ..entry.value.clone() }, ..entry.clone() }
         };
         Ok(is.as_ref().map(|is| is.entries().iter().map(at).collect()).unwrap_or_default())
     }
@@ -155,22 +156,23 @@ impl Preset {
         Box::new(diagnostic.hint(hint))
     }
 
-    /// How the credential may be written, for hints and documents.
-    pub fn credential_forms(&self) -> Vec<(String, String)> {
+    /// How the credential may be written, each way with what it is, for hints and documents; with `all`, those parts as well
+    /// that need not be given.
+    pub fn credential_forms(&self, all: bool) -> Vec<(String, String)> {
         let form = |way: &Entry| {
             let about =
                 self.header.credentials.get(&way.key).map(|way| way.about.clone()).unwrap_or_default();
-            (self.form(way), about)
+            (self.form(way, all), about)
         };
         self.credentials.iter().map(form).collect()
     }
 
-    fn form(&self, way: &Entry) -> String {
+    fn form(&self, way: &Entry, all: bool) -> String {
         let usual = self.credentials.first().is_some_and(|usual| usual.key == way.key);
         let parts: Vec<String> = self
             .parts(way)
             .iter()
-            .filter(|part| !part.optional)
+            .filter(|part| all || !part.optional)
             .map(|part| format!("{}: {}", part.name, if part.whole { "env:NAME" } else { "text" }))
             .collect();
         match parts.as_slice() {
@@ -181,7 +183,7 @@ impl Preset {
     }
 
     fn written_as(&self, way: &Entry) -> String {
-        let mut hint = format!("`{}`", self.form(way));
+        let mut hint = format!("`{}`", self.form(way, false));
         let others: Vec<String> =
             self.ways().filter(|name| *name != way.key).map(|name| format!("`{name}`")).collect();
         if !others.is_empty() {
