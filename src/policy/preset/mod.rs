@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A preset is one file, `presets/<name>.yaml`: the keys of a provider, and under `preset` a [`header`] with its parameters,
-//! the ways of its credential, its keys' formats, and where the facts come from. The files are built in ([`files`]) and read
+//! the ways of its credential, its keys' formats, and where the facts come from. The files are built in, and read
 //! when a policy names them. `${name}` stands for a parameter or for a part of the credential.
 //!
 //! It lies between `defaults` and the provider: whatever it says, the provider's own keys win ([`super::merge`]). Its routes

@@ -116,8 +116,36 @@ mod tests {
             ("{ header: \"\" }", 1),
             ("{ methods: [] }", 1),
             ("{ methods: [post, CONNECT], header: Host }", 3),
+            ("{ field: /key }", 1),
+            ("{ field: key, add: false }", 1),
+            ("{ field: \"\", add: false }", 1),
+            ("{ field: /key, header: X-Key, add: false }", 1),
+            ("{ field: /key, add: false }", 0),
         ] {
             assert_eq!(compile(yaml).1, count, "{yaml}");
         }
+    }
+
+    #[test]
+    fn keys_in_bodies() {
+        let (one, _) = compile("{ field: /key, add: false }");
+        let (each, _) = compile("{ field: \"/batch/*/id\", add: false }");
+        for (settings, body, found) in [
+            (&one, r#"{"key":"k"}"#, true),
+            (&one, r#"{"key":7}"#, true),
+            (&one, r#"{"key":" "}"#, false),
+            (&one, r#"{"key":null}"#, false),
+            (&one, r#"{"other":"k"}"#, false),
+            (&one, "key=k", false),
+            (&one, "", false),
+            (&each, r#"{"batch":[{"id":"a"},{"id":"b"}]}"#, true),
+            (&each, r#"{"batch":[{"id":"a"},{}]}"#, false),
+            (&each, r#"{"batch":[]}"#, false),
+        ] {
+            assert_eq!(settings.in_body(&Method::POST, body.as_bytes()), found, "{body}");
+            assert!(!settings.in_body(&Method::PATCH, body.as_bytes()), "{body}");
+        }
+        let (header, _) = compile("{}");
+        assert!(!header.in_body(&Method::POST, br#"{"key":"k"}"#));
     }
 }

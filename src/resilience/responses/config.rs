@@ -432,6 +432,45 @@ mod tests {
     }
 
     #[test]
+    fn waits_and_texts() {
+        for (row, told) in [
+            ("when: { text: \"*<Code>SlowDown</Code>*\" }, is: throttle", None),
+            ("when: { status: 429 }, is: throttle, wait: { default: 60s }", None),
+            (
+                "when: { status: 429 }, is: throttle, wait: { json: \"/details/*/retryDelay\", format: duration, default: 5s }",
+                None,
+            ),
+            (
+                "when: { status: 429 }, is: throttle, wait: { json: details, format: duration }",
+                Some("not a JSON Pointer"),
+            ),
+            (
+                "when: { status: 429 }, is: throttle, wait: { json: /wait, default: 5s }",
+                Some("never guessed"),
+            ),
+            (
+                "when: { status: 429 }, is: throttle, wait: { json: /a, header: b, format: delta_s }",
+                Some("or in the body"),
+            ),
+            ("when: { text: \"\" }, is: throttle", Some("would match every answer")),
+        ] {
+            let (settings, mistakes) = compiled(&format!("- {{ {row} }}"));
+            match told {
+                None => assert!(mistakes.is_empty() && settings.rows.len() == 1, "{row}: {mistakes:?}"),
+                Some(told) => {
+                    assert!(mistakes.iter().any(|(_, message)| message.contains(told)), "{row}: {mistakes:?}")
+                }
+            }
+        }
+        let looks = |row: &str| compiled(row).0.looks();
+        assert!(
+            looks("- { when: { text: a }, is: final }")
+                && !looks("- { when: { status: 429 }, is: throttle, wait: { default: 1s } }")
+        );
+        assert!(looks("- { when: { status: 429 }, is: throttle, wait: { json: /a, format: delta_s } }"));
+    }
+
+    #[test]
     fn what_is_no_scalar_is_refused() {
         for yaml in [
             "- when: { json: { /a: [1] } }",
