@@ -24,7 +24,7 @@ const ROWS: [&[&str]; 9] = [
 const PROXY_SEES: [&str; 4] = ["pipeline", "tls", "message", "telemetry"];
 
 /// `policy` uses only the settings of the rows below it, never their running parts.
-const POLICY_SEES: [(&str, &[&str]); 5] = [
+const POLICY_SEES: [(&str, &[&str]); 6] = [
     ("credential", &["CredentialConfig", "kinds", "scrub"]),
     (
         "resilience",
@@ -44,6 +44,8 @@ const POLICY_SEES: [(&str, &[&str]); 5] = [
         ],
     ),
     ("secret", &["reference", "StoreConfig", "ValueRules"]),
+    // What the presets' keys look like, for the log.
+    ("telemetry", &["KeyShape"]),
     ("tls", &["pem"]),
     ("upstream", &["config", "guard", "settings"]),
 ];

@@ -202,7 +202,9 @@ fn allowed(
         "target": format!("{target}{path}"),
         "provider": &*provider.name,
         "provider_at": place(policy, provider.place),
+        "preset": provider.preset,
         "route": &*route.name,
+        "preset_route": route.within.as_ref().map(|within| &*within.name).filter(|name| *name != &*route.name),
         "at": place(policy, route.place),
         "credential": {
             "references": settings.credential.iter().map(references).chain(certificate.clone()).collect::<Vec<_>>(),
@@ -289,7 +291,20 @@ fn origin(policy: &CompiledPolicy, effective: &Node, keys: &[&str]) -> String {
 }
 
 fn at_path(policy: &CompiledPolicy, effective: &Node, path: &PolicyPath) -> String {
-    effective.at(path).map_or_else(|| "built in".to_owned(), |node| place(policy, node.place))
+    effective.at(path).map_or_else(|| "built in".to_owned(), |node| source(policy, node.place))
+}
+
+/// A line of the policy, of its `defaults`, or of a preset, which has a name of its own.
+fn source(policy: &CompiledPolicy, at: Place) -> String {
+    let in_defaults = policy.source.tree.get("defaults").is_some_and(|defaults| holds(defaults, at));
+    format!("{}{}", if in_defaults { "defaults " } else { "" }, place(policy, at))
+}
+
+/// Whether a value at this place is below the node.
+fn holds(node: &Node, at: Place) -> bool {
+    node.place == at
+        || node.items().iter().any(|item| holds(item, at))
+        || node.entries().iter().any(|entry| holds(&entry.value, at))
 }
 
 fn place(policy: &CompiledPolicy, place: Place) -> String {
@@ -316,7 +331,9 @@ fn for_people(explanation: &Json) -> String {
     line("provider", text("provider"), text("provider_at"));
     line("because", text("because"), String::new());
     if decision == "allowed" {
+        line("preset", text("preset"), String::new());
         line("route", text("route"), text("at"));
+        line("  and the preset's", text("preset_route"), String::new());
         details(explanation, &mut line);
     }
     out

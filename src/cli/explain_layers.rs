@@ -217,7 +217,10 @@ fn retry<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
 fn idempotency<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
     let Some(keys) = &settings.idempotency else { return off("idempotency", origin) };
     let mut section = Section::new("idempotency", origin);
-    section.say("header", keys.header.as_str());
+    match &keys.field {
+        Some(field) => section.say("field", field.as_str()),
+        None => section.say("header", keys.header.as_str()),
+    }
     let methods: Vec<&str> = keys.methods.iter().map(http::Method::as_str).collect();
     section.say("methods", methods.join(", "));
     section.say("add", keys.add.to_string());

@@ -19,6 +19,7 @@ mod env;
 mod exec;
 mod explain;
 mod explain_layers;
+mod presets;
 mod probe;
 mod run;
 mod schema;
@@ -59,6 +60,8 @@ enum Command {
     Check(check::Arguments),
     /// Say what would happen to a request, and which line of the policy decides.
     Explain(explain::Arguments),
+    /// List what outgate knows about providers, or show it with its sources.
+    Presets(presets::Arguments),
     /// Print the JSON Schema of the policy, or its reference as Markdown.
     Schema(schema::Arguments),
     /// Make or show the CA of TLS interception.
@@ -94,6 +97,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Presets(arguments) => presets::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Ca(arguments) => ca::run(&arguments),
         Command::Env(arguments) => env::run(&arguments),

@@ -1,6 +1,6 @@
 //! One compiled policy with its running stacks. Immutable; swapped whole; taken once per request.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::Method;
@@ -16,9 +16,10 @@ use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider};
 use crate::policy::decide::{ConnectDecision, LocalDecision, Refusal};
 use crate::policy::pattern::PathFault;
+use crate::policy::preset;
 use crate::policy::schema::QueryConfig;
 use crate::resilience::fleet::Fleet;
-use crate::telemetry::{QueryMode, Redaction, RouteMetrics};
+use crate::telemetry::{KeyShapes, QueryMode, Redaction, RouteMetrics};
 use crate::upstream::{Upstream, UpstreamError};
 
 /// A compiled policy and its stacks.
@@ -298,7 +299,8 @@ impl LiveProvider {
                 names.push(name);
             }
         }
-        let redaction = Arc::new(Redaction::new(mode, &names, &provider.redact_path));
+        let redaction = Redaction::new(mode, &names, &provider.redact_path).with_keys(key_shapes());
+        let redaction = Arc::new(redaction);
         let routes = provider
             .routes
             .iter()
@@ -319,7 +321,14 @@ fn union_redaction(mode: QueryMode, policy: &CompiledPolicy) -> Redaction {
         .flat_map(|provider| provider.redact_path.iter().map(move |path| (provider, path)))
         .flat_map(|(provider, path)| [path.clone(), format!("{}{path}", provider.local_path)])
         .collect();
-    Redaction::new(mode, &names, &paths)
+    Redaction::new(mode, &names, &paths).with_keys(key_shapes())
+}
+
+/// What the keys of all providers look like that outgate knows, made once.
+fn key_shapes() -> Arc<KeyShapes> {
+    static SHAPES: LazyLock<Arc<KeyShapes>> =
+        LazyLock::new(|| Arc::new(KeyShapes::new(preset::keys::shapes())));
+    SHAPES.clone()
 }
 
 fn upgrade_idle(provider: &Provider) -> Duration {

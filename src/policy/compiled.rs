@@ -266,6 +266,8 @@ pub struct Provider {
     pub own_hosts: HostMap<()>,
     /// Hosts in their normal form, for people.
     pub host_names: Vec<String>,
+    /// The name of its preset.
+    pub preset: Option<String>,
     /// How it is reached.
     pub upstream: UpstreamKey,
     /// Doors by which its hosts are found.
@@ -323,6 +325,8 @@ pub struct Route {
     pub methods: Option<Vec<Method>>,
     /// Path it is for; none = all.
     pub pattern: Option<PathPattern>,
+    /// The preset's route that fills in what the policy leaves open; it matches only where that does too.
+    pub within: Option<Within>,
     /// Refuses with this reason.
     pub deny: Option<String>,
     /// What it refuses is noted under this name, and passes.
@@ -331,6 +335,17 @@ pub struct Route {
     pub settings: RouteSettings,
     /// The merged text of this route, for `explain`: where each value comes from.
     pub effective: Node,
+}
+
+/// A preset's route below a route of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Within {
+    /// Its name in the preset.
+    pub name: Arc<str>,
+    /// Methods it is for; none = all.
+    pub methods: Option<Vec<Method>>,
+    /// Path it is for; none = all.
+    pub pattern: Option<PathPattern>,
 }
 
 /// What a request on a route gets.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::Method;
 
 use super::compiled::{CompiledPolicy, Provider, Route};
-use super::pattern::{PathFault, canonical_path};
+use super::pattern::{PathFault, PathPattern, canonical_path};
 use super::schema::Unmatched;
 use crate::message::target::{Host, Scheme, Target};
 
@@ -239,7 +239,10 @@ impl Provider {
     /// name is not even resolved.
     fn denies_all(&self) -> Option<Refusal> {
         let catches_all = |route: &&Arc<Route>| {
-            route.methods.is_none() && route.pattern.is_none() && route.shadow.is_none()
+            route.methods.is_none()
+                && route.pattern.is_none()
+                && route.within.is_none()
+                && route.shadow.is_none()
         };
         let last = self.routes.iter().find(catches_all)?;
         let reason = last.deny.clone()?;
@@ -259,9 +262,21 @@ impl Provider {
 
 impl Route {
     fn covers(&self, method: &Method, canonical: &str) -> bool {
-        self.methods.as_ref().is_none_or(|methods| methods.contains(method))
-            && self.pattern.as_ref().is_none_or(|pattern| pattern.matches(canonical))
+        let within = self.within.as_ref();
+        covers(self.methods.as_deref(), self.pattern.as_ref(), method, canonical)
+            && within
+                .is_none_or(|own| covers(own.methods.as_deref(), own.pattern.as_ref(), method, canonical))
     }
+}
+
+fn covers(
+    methods: Option<&[Method]>,
+    pattern: Option<&PathPattern>,
+    method: &Method,
+    canonical: &str,
+) -> bool {
+    methods.is_none_or(|methods| methods.contains(method))
+        && pattern.is_none_or(|pattern| pattern.matches(canonical))
 }
 
 impl Refusal {

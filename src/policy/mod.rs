@@ -2,7 +2,7 @@
 //!
 //! Text becomes a located tree ([`load`], [`yaml`], [`tree`]), trees are laid over each other ([`merge`]), and the result is
 //! decoded into the types of the layers below ([`decode`]), all mistakes at once ([`diagnostic`]). [`pattern`] holds the
-//! host and path patterns that routing works on.
+//! host and path patterns that routing works on, [`preset`] what is known of providers.
 
 pub mod compile;
 pub mod compiled;
@@ -13,6 +13,7 @@ pub mod layers;
 pub mod load;
 pub mod merge;
 pub mod pattern;
+pub mod preset;
 pub mod reference;
 pub mod schema;
 pub mod switch;

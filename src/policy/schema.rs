@@ -344,10 +344,11 @@ pub enum QueryConfig {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderConfig {
-    /// Built-in knowledge of a provider. Not supported yet.
-    pub preset: Option<NotYet>,
-    /// Parameters of the preset. Not supported yet.
-    pub with: Option<NotYet>,
+    /// Built-in knowledge of a provider, by its name (`outgate presets` lists them): hosts, the place of the credential, quota
+    /// fields, what answers mean. The provider's own keys win.
+    pub preset: Option<String>,
+    /// Parameters of the preset, such as `subdomain`; `outgate presets show <name>` says which.
+    pub with: Option<BTreeMap<String, ParameterConfig>>,
     /// Its hosts: names, `*.example.com` (one label), each with an optional port. Required without a preset.
     pub hosts: Option<Vec<String>>,
     /// Changes of request headers.
@@ -364,7 +365,8 @@ pub struct ProviderConfig {
     pub opaque: Option<bool>,
     /// Where it is found at the local endpoint.
     pub local: Option<LocalConfig>,
-    /// What is injected. Default: `none`.
+    /// What is injected. With a preset, the parts of its credential are enough: `{ secret: env:STRIPE_KEY }`. Default: `none`.
+    #[schemars(schema_with = "credential_or_parts")]
     pub credential: Option<CredentialConfig>,
     /// `enforce`, or `shadow`: what limits, quota, concurrency, breaker and denying routes would refuse is counted and logged,
     /// and passes. Default: `enforce`.
@@ -398,6 +400,55 @@ pub struct ProviderConfig {
     pub paths: Option<Paths>,
     /// Rules by method and path; the first that matches decides.
     pub routes: Option<Vec<RouteConfig>>,
+}
+
+/// A credential as a kind; or, where a preset knows the kind, as a map of its parts.
+fn credential_or_parts(generator: &mut SchemaGenerator) -> Schema {
+    let kind = generator.subschema_for::<CredentialConfig>();
+    json_schema!({ "anyOf": [
+        kind,
+        { "type": "object", "description": "with a preset: the parts of its credential, or one of its ways" },
+        { "type": "null" },
+    ] })
+}
+
+/// The value of a preset's parameter: a text, or a number, which is taken as it is written.
+#[derive(Clone, Debug)]
+pub struct ParameterConfig;
+
+impl<'de> Deserialize<'de> for ParameterConfig {
+    /// Only its kind is checked here; the value is read where the preset is filled in.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ParameterVisitor;
+        impl de::Visitor<'_> for ParameterVisitor {
+            type Value = ParameterConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a number")
+            }
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<ParameterConfig, E> {
+                Ok(ParameterConfig)
+            }
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<ParameterConfig, E> {
+                Ok(ParameterConfig)
+            }
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<ParameterConfig, E> {
+                Ok(ParameterConfig)
+            }
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<ParameterConfig, E> {
+                Ok(ParameterConfig)
+            }
+        }
+        deserializer.deserialize_any(ParameterVisitor)
+    }
+}
+
+impl JsonSchema for ParameterConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Parameter".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "number"] })
+    }
 }
 
 /// Whether TLS is intercepted.
@@ -511,6 +562,7 @@ pub struct RouteConfig {
     /// Largest request body.
     pub max_body: Option<ByteSize>,
     /// What is injected.
+    #[schemars(schema_with = "credential_or_parts")]
     pub credential: Option<CredentialConfig>,
     /// `enforce` or `shadow`. Default: the provider's.
     pub mode: Option<Mode>,

@@ -2,6 +2,7 @@
 //! widens access without seeing it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::compiled::{CompiledPolicy, Provider, Route};
 use super::schema::Unmatched;
@@ -137,7 +138,7 @@ fn upstream(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
 
 /// Whether two routes are for the same requests.
 fn same(a: &Route, b: &Route) -> bool {
-    a.methods == b.methods && a.pattern == b.pattern
+    a.methods == b.methods && a.pattern == b.pattern && a.within == b.within
 }
 
 /// Whether requests on it are refused: in shadow mode they pass.
@@ -198,8 +199,9 @@ fn denials(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
     }
     // A route that lets through what a later route denies narrows that denial.
     let has_denial = new.routes.iter().any(|route| refuses(route));
-    for route in new.routes.iter().filter(|route| has_denial && !refuses(route) && &*route.name != "default")
-    {
+    // What a preset fills in below a route is allowed with the route.
+    let own = |route: &&Arc<Route>| route.within.is_none() && &*route.name != "default";
+    for route in new.routes.iter().filter(|route| has_denial && !refuses(route)).filter(own) {
         if !old.routes.iter().any(|known| !refuses(known) && same(known, route)) {
             wider.push(format!("provider `{}`: route `{}` is allowed now", new.name, route.name));
         }

@@ -29,6 +29,7 @@ pub mod idempotency;
 pub mod key;
 pub mod mistake;
 pub mod mode;
+pub mod pointer;
 pub mod quota;
 pub mod rate_limit;
 pub mod replay;

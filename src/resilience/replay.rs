@@ -95,6 +95,15 @@ impl Replay {
         Some(Body::boxed(body))
     }
 
+    /// The whole body, where all of it came and is kept.
+    pub fn whole(&self) -> Option<Vec<u8>> {
+        let shared = self.shared.as_ref()?;
+        let kept = lock(shared);
+        let complete = kept.ended || kept.exact == Some(kept.bytes as u64);
+        let pieces = || kept.pieces.iter().flat_map(|piece| piece.iter()).chain(&kept.tail);
+        (complete && !kept.lost).then(|| pieces().copied().collect())
+    }
+
     /// Whether another attempt could have the whole body.
     pub fn can_repeat(&self) -> bool {
         self.shared.as_deref().is_none_or(|shared| !lock(shared).is_gone())

@@ -6,6 +6,7 @@
 mod access_log;
 mod event;
 mod flags;
+mod key_shapes;
 mod line;
 mod metrics;
 mod redact;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use access_log::{AccessLog, LogOutput};
 pub use event::{Client, Door, HttpVersion, RequestEvent, Sent, Timings};
 pub use flags::Flag;
+pub use key_shapes::{KeyShape, KeyShapes};
 pub use line::LogFormat;
 pub use metrics::{
     DialResult, DownstreamConnection, HealResult, InFlight, Level, LevelFamily, LevelKind, LevelSource, OverlapEvent,

@@ -19,8 +19,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
+
+use super::KeyShapes;
 
 /// What stands in place of a masked value.
 pub const MASK: &str = "***";
@@ -93,6 +96,7 @@ pub struct Redaction {
     mode: QueryMode,
     names: HashSet<String>,
     paths: Vec<PathPattern>,
+    keys: Arc<KeyShapes>,
 }
 
 impl Redaction {
@@ -103,7 +107,19 @@ impl Redaction {
             mode,
             names: names.iter().map(|name| plain(name.as_ref())).collect(),
             paths: paths.iter().map(|path| PathPattern::new(path.as_ref())).collect(),
+            keys: Arc::default(),
         }
+    }
+
+    /// Masks what looks like one of these keys as well, wherever it stands.
+    #[must_use]
+    pub fn with_keys(self, keys: Arc<KeyShapes>) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// A free text with every key masked that its shape tells.
+    pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.keys.mask(text)
     }
 
     /// What is logged of a query (without its `?`); `None`: nothing.
@@ -123,7 +139,10 @@ impl Redaction {
         if parameters.next().is_some() {
             shown.push_str("&…");
         }
-        Some(shown)
+        Some(match self.keys.mask(&shown) {
+            Cow::Owned(masked) => masked,
+            Cow::Borrowed(_) => shown,
+        })
     }
 
     fn parameter(&self, parameter: &str, shown: &mut String) {
@@ -155,8 +174,15 @@ impl Redaction {
             .any(|part| MASKED_NAMES.contains(&part.as_str()) || self.names.contains(&part))
     }
 
-    /// The path with the segments masked that a pattern calls secret. Borrowed where nothing is.
+    /// The path with the segments masked that a pattern calls secret, and keys masked. Borrowed where nothing is.
     pub fn path<'a>(&self, path: &'a str) -> Cow<'a, str> {
+        match self.by_pattern(path) {
+            Cow::Borrowed(path) => self.keys.mask(path),
+            Cow::Owned(path) => Cow::Owned(self.keys.mask(&path).into_owned()),
+        }
+    }
+
+    fn by_pattern<'a>(&self, path: &'a str) -> Cow<'a, str> {
         if self.paths.is_empty() {
             return Cow::Borrowed(path);
         }

@@ -19,6 +19,7 @@ mod leak;
 mod local;
 mod never_twice;
 mod policy;
+mod presets;
 mod process;
 mod program;
 mod quota;

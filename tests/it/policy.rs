@@ -83,6 +83,7 @@ fn every_policy_in_the_documents_compiles() {
         "docs/layers.md",
         "docs/credentials.md",
         "docs/stores.md",
+        "docs/presets.md",
     ];
     for document in documents {
         let text = std::fs::read_to_string(root().join(document)).unwrap();
@@ -112,6 +113,53 @@ fn the_reference_is_current() {
     }
     let written = std::fs::read_to_string(&page).unwrap_or_default();
     assert!(written == now, "docs/configuration.md is old: run `make generate`");
+}
+
+/// The same for the list of providers.
+#[test]
+fn the_list_of_providers_is_current() {
+    let page = root().join("docs/providers.md");
+    let now = outgate::policy::preset::catalogue::markdown();
+    if std::env::var_os("OUTGATE_GENERATE").is_some() {
+        std::fs::write(&page, &now).unwrap();
+    }
+    let written = std::fs::read_to_string(&page).unwrap_or_default();
+    assert!(written == now, "docs/providers.md is old: run `make generate`");
+}
+
+/// Twenty providers in as many lines as a person reads.
+#[test]
+fn twenty_providers_are_a_short_policy() {
+    let file = root().join("examples/twenty-providers/proxy.yaml");
+    let policy = read(&file).unwrap_or_else(|rejection| panic!("{}", rejection.render(false)));
+    assert!(policy.providers.len() >= 20 && policy.warnings.is_empty(), "{:?}", policy.warnings);
+    assert!(std::fs::read_to_string(&file).unwrap().lines().count() < 120);
+}
+
+#[test]
+fn presets_are_listed_and_shown() {
+    let (list, code) = outgate(&["presets"]);
+    assert_eq!(code, 0);
+    insta::assert_snapshot!("presets-list", list);
+    let (shown, code) = outgate(&["presets", "show", "stripe"]);
+    assert_eq!((code, shown), (0, std::fs::read_to_string(root().join("presets/stripe.yaml")).unwrap()));
+    let (text, code) = outgate(&["presets", "show", "strip"]);
+    assert!(code == 1 && text.contains("did you mean `stripe`?"), "{text}");
+}
+
+/// Every value with its source: the preset, the defaults, or a line of the file.
+#[test]
+fn explain_says_what_a_preset_gives() {
+    let policy = "tests/fixtures/policy/ok/presets.yaml";
+    for (name, arguments) in [
+        ("stripe", &["POST", "https://api.stripe.com/v1/charges"][..]),
+        ("stripe-files", &["GET", "https://files.stripe.com/v1/files/f_1"]),
+        ("zendesk", &["GET", "https://acme.zendesk.com/api/v2/tickets"]),
+    ] {
+        let (text, code) = outgate(&[&["explain", "-c", policy][..], arguments].concat());
+        assert_eq!(code, 0, "{text}");
+        insta::assert_snapshot!(format!("explain-preset-{name}"), text);
+    }
 }
 
 #[test]

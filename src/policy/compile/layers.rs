@@ -1,6 +1,6 @@
 //! The resilience layers of a route: what was typed, with every mistake told at its place, and whose traffic each counts.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::{Compiler, nearest};
 use crate::policy::decode::salvage;
@@ -22,8 +22,8 @@ use crate::resilience::retry::{RetryConfig, RetrySettings};
 pub(super) struct Written<'a> {
     /// The merged text of the route.
     pub effective: &'a Node,
-    /// The route's own text and name; none for the provider itself.
-    pub own: Option<(&'a Node, &'a str)>,
+    /// The routes that have a say, the first before the next, each with its own text and name; none for the provider itself.
+    pub own: &'a [(&'a Node, &'a str)],
     /// What it was laid over, the nearest first.
     pub below: &'a [&'a Node],
 }
@@ -35,39 +35,34 @@ struct At<'a> {
     path: &'a PolicyPath,
 }
 
-impl Written<'_> {
+impl<'a> Written<'a> {
     /// Who wrote the key.
     fn owner(&self, key: &str) -> Owner {
-        match self.own {
-            Some((node, name)) if node.get(key).is_some() => Owner::Route(name.into()),
-            Some(_) | None => Owner::Provider,
-        }
+        self.first(|node| node.get(key).is_some())
     }
 
     /// The budget is the provider's, also where a route says something else about its retries.
     fn owner_of_budget(&self) -> Owner {
-        match self.own {
-            Some((node, name)) if node.get("retry").is_some_and(|retry| retry.get("budget").is_some()) => {
-                Owner::Route(name.into())
-            }
-            Some(_) | None => Owner::Provider,
-        }
+        self.first(|node| node.get("retry").is_some_and(|retry| retry.get("budget").is_some()))
+    }
+
+    fn first(&self, wrote: impl Fn(&Node) -> bool) -> Owner {
+        let route = self.own.iter().find(|(node, _)| wrote(node));
+        route.map_or(Owner::Provider, |(_, name)| Owner::Route((*name).into()))
     }
 
     /// Who wrote each entry of a list of which some entries may come from the provider.
     fn owners(&self, key: &str) -> Vec<Owner> {
-        let own: HashSet<Place> = self
-            .own
-            .and_then(|(node, _)| node.get(key))
-            .map(|node| node.items().iter().map(|item| item.place).collect())
-            .unwrap_or_default();
+        let places = |(node, name): &(&Node, &'a str)| {
+            let items =
+                node.get(key).map(|node| node.items().iter().map(|item| item.place).collect::<Vec<_>>());
+            items.unwrap_or_default().into_iter().map(|place| (place, *name)).collect::<Vec<_>>()
+        };
+        let own: HashMap<Place, &str> = self.own.iter().rev().flat_map(places).collect();
         let items = self.effective.get(key).map(Node::items).unwrap_or_default();
         items
             .iter()
-            .map(|item| match self.own {
-                Some((_, name)) if own.contains(&item.place) => Owner::Route(name.into()),
-                Some(_) | None => Owner::Provider,
-            })
+            .map(|item| own.get(&item.place).map_or(Owner::Provider, |name| Owner::Route((*name).into())))
             .collect()
     }
 }

@@ -1,4 +1,4 @@
-//! From what was typed to what is true: merges defaults, provider and route, fills in built-in values, checks everything
+//! From what was typed to what is true: merges defaults, preset, provider and route, fills in built-in values, checks everything
 //! that one key alone cannot tell, and reports all mistakes at once.
 
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use super::compiled::{CompiledPolicy, Fleet, SecretUse, Source};
 use super::decode::{decode, salvage};
 use super::diagnostic::{Diagnostic, Diagnostics, Rejection};
 use super::load::{Fnv1a, LoadedPolicy};
+use super::preset::{self, apply::Presets};
 use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
 use crate::resilience::mistake::Mistakes;
@@ -24,6 +25,7 @@ mod upstream;
 /// What the parts of the compiler share: where mistakes go, and which secrets were named.
 struct Compiler<'a> {
     tree: &'a Node,
+    presets: Presets,
     directory: PathBuf,
     mistakes: Diagnostics,
     warnings: Vec<String>,
@@ -128,21 +130,26 @@ fn nearest(tree: &Node, path: &PolicyPath) -> Option<Place> {
 }
 
 /// Compiles a loaded policy. `directory` is what relative paths of the policy are relative to.
-pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy, Rejection> {
+pub fn compile(mut loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy, Rejection> {
+    let mut mistakes = Diagnostics::new();
+    let (tree, presets) = preset::apply::apply(&loaded.tree, &mut loaded.sources, &mut mistakes);
+    let applied = mistakes.is_empty();
     let mut compiler = Compiler {
-        tree: &loaded.tree,
+        tree: &tree,
+        presets,
         directory: directory.to_path_buf(),
-        mistakes: Diagnostics::new(),
+        mistakes,
         warnings: Vec::new(),
         secrets: Vec::new(),
         stores: Vec::new(),
         files: Vec::new(),
-        fleet: loaded.tree.get("fleet").is_some_and(|node| !matches!(node.value, super::tree::Value::Null)),
+        fleet: tree.get("fleet").is_some_and(|node| !matches!(node.value, super::tree::Value::Null)),
         typed: true,
         of_types: 0,
     };
-    let config = salvage::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);
-    compiler.typed = compiler.mistakes.is_empty();
+    let before = compiler.mistakes.len();
+    let config = salvage::<PolicyConfig>(&tree, &PolicyPath::root(), &mut compiler.mistakes);
+    compiler.typed = applied && compiler.mistakes.len() == before;
     compiler.of_types = compiler.mistakes.len();
     let parts = config.map(|config| compiler.parts(&config));
     let Compiler { mistakes, warnings, secrets, stores, files, .. } = compiler;
@@ -161,7 +168,7 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
             hash: hash_of(loaded.hash, &files),
             files: files.into_iter().map(|(file, _)| file).collect(),
             warnings,
-            source: Source { tree: loaded.tree, sources: loaded.sources },
+            source: Source { tree, sources: loaded.sources },
         }),
         _ => Err(Rejection::new(mistakes, loaded.sources)),
     }

@@ -9,6 +9,7 @@ use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant};
 use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
+use crate::policy::preset::apply::Applied;
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
@@ -35,6 +36,26 @@ const SEE_THE_REQUEST: [&str; 16] = [
 /// Timeouts that a blind tunnel cannot keep.
 const SEE_THE_REQUEST_TIMEOUTS: [&str; 4] = ["response", "idle", "deadline", "total"];
 
+/// What is written for a provider, lowest first: `defaults`, the preset, its own.
+pub(super) struct Texts<'a> {
+    /// What lies below the provider's own keys.
+    pub lower: Node,
+    /// Its preset.
+    pub preset: Option<&'a Applied>,
+    /// Its own keys.
+    pub own: &'a Node,
+    /// All together, with its own routes alone.
+    pub merged: Node,
+}
+
+impl<'a> Texts<'a> {
+    fn of(defaults: &Node, preset: Option<&'a Applied>, own: &'a Node) -> Self {
+        let lower = preset.map_or_else(|| defaults.clone(), |preset| merge(defaults, &preset.base));
+        let merged = merge(&lower, own);
+        Self { lower, preset, own, merged }
+    }
+}
+
 impl Compiler<'_> {
     pub(super) fn providers(&mut self, config: &PolicyConfig, addresses: &Addresses) -> Vec<Arc<Provider>> {
         let root = PolicyPath::root();
@@ -49,11 +70,14 @@ impl Compiler<'_> {
             return Vec::new();
         };
         let entries: Vec<&Entry> = section.entries().iter().collect();
-        let merged: Vec<Node> = entries.iter().map(|entry| merge(defaults, &entry.value)).collect();
+        let presets = self.presets.clone();
         let mut providers = Vec::new();
-        for (entry, merged) in entries.iter().zip(&merged) {
+        for entry in entries {
             let path = root.key("providers").key(entry.key.clone());
-            if let Some(provider) = self.provider(entry, (merged, defaults), &path, addresses) {
+            // One whose preset was refused has been told, and lacks what it would have from it.
+            let Ok(preset) = presets.of(&entry.key) else { continue };
+            let text = Texts::of(defaults, preset, &entry.value);
+            if let Some(provider) = self.provider(entry, &text, &path, addresses) {
                 providers.push(Arc::new(provider));
             }
         }
@@ -63,6 +87,8 @@ impl Compiler<'_> {
     fn check_defaults(&mut self, defaults: Option<&ProviderConfig>, path: &PolicyPath) {
         let Some(defaults) = defaults else { return };
         for (key, written) in [
+            ("preset", defaults.preset.is_some()),
+            ("with", defaults.with.is_some()),
             ("hosts", defaults.hosts.is_some()),
             ("routes", defaults.routes.is_some()),
             ("local", defaults.local.is_some()),
@@ -76,10 +102,11 @@ impl Compiler<'_> {
     fn provider(
         &mut self,
         entry: &Entry,
-        (merged, defaults): (&Node, &Node),
+        text: &Texts<'_>,
         path: &PolicyPath,
         addresses: &Addresses,
     ) -> Option<Provider> {
+        let merged = &text.merged;
         if !is_name(&entry.key) {
             self.mistake_with(
                 path,
@@ -94,7 +121,7 @@ impl Compiler<'_> {
         let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
         let scheme = upstream.settings.scheme;
         let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
-        let routes = self.routes(&config, (merged, defaults), path, entry.key_place);
+        let routes = self.routes(&config, text, path, entry.key_place);
         let shows_certificate = config.credential.as_ref().is_some_and(|one| one.identity().is_some());
         let has_credential =
             shows_certificate || routes.iter().any(|route| !route.settings.credential.is_empty());
@@ -115,13 +142,15 @@ impl Compiler<'_> {
                 "{path}: `intercept: never` makes CONNECT a blind tunnel, so the credential is injected at the other doors only"
             ));
         }
-        self.warn_of_defaults(entry, &config, &intercept, has_credential);
+        self.warn_of_defaults(entry, &config, &intercept, has_credential, text.preset);
         let (local_path, local_host) = self.local(&config, &name, path)?;
         let redact = config.redact.clone().unwrap_or_default();
         let canonical_paths = config.paths.unwrap_or_default() == crate::policy::schema::Paths::Canonical
             && routes.iter().any(|route| route.pattern.is_some());
+        self.warn_of_missing_credential(text, &config, path);
         Some(Provider {
             name,
+            preset: text.preset.map(|preset| preset.name.clone()),
             path: path.clone(),
             place: entry.key_place,
             first,
@@ -139,6 +168,17 @@ impl Compiler<'_> {
             redact_query: redact.query.unwrap_or_default(),
             redact_path: redact.path.unwrap_or_default(),
         })
+    }
+
+    /// A preset knows where the credential goes; without one the app's own goes out as it is.
+    fn warn_of_missing_credential(&mut self, text: &Texts<'_>, config: &ProviderConfig, path: &PolicyPath) {
+        let Some(hint) = text.preset.and_then(|preset| preset.credential_hint.as_ref()) else { return };
+        let somewhere = config.routes.iter().flatten().any(|route| route.credential.is_some());
+        if config.credential.is_none() && !somewhere {
+            self.warnings.push(format!(
+                "{path}: no credential: requests go out as the app sends them; {hint}, or `credential: none`"
+            ));
+        }
     }
 
     fn tenant(&mut self, config: &ProviderConfig, path: &PolicyPath) -> Option<Tenant> {
@@ -211,14 +251,17 @@ impl Compiler<'_> {
         config: &ProviderConfig,
         decision: &InterceptDecision,
         has_credential: bool,
+        preset: Option<&Applied>,
     ) {
         if !decision.intercept || has_credential || config.intercept.unwrap_or_default() != Intercept::Auto {
             return;
         }
         let prefix = format!("providers.{}.", entry.key);
         let Some(key) = decision.because.strip_prefix(&prefix) else { return };
-        let own = key.split('.').try_fold(&entry.value, |node, key| node.get(key));
-        if own.is_none() {
+        // What a preset writes is written for this provider.
+        let own = [Some(&entry.value), preset.map(|preset| &preset.base)];
+        let find = |node| key.split('.').try_fold(node, |node: &Node, key| node.get(key));
+        if !own.into_iter().flatten().any(|node| find(node).is_some()) {
             self.warnings.push(format!(
                 "providers.{}: TLS is intercepted because of `defaults.{key}`; `intercept: never` keeps it a blind tunnel",
                 entry.key

@@ -8,11 +8,13 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::Compiler;
 use super::layers::Written;
+use super::provider::Texts;
 use crate::credential::CredentialConfig;
 use crate::credential::kinds::header::header_name;
 use crate::credential::kinds::{KeepSettings, MemberSettings};
 use crate::message::quantity::TimeSpan;
-use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
+use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts, Within};
+use crate::policy::decode::decode;
 use crate::policy::merge::merge;
 use crate::policy::pattern::PathPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
@@ -35,47 +37,129 @@ const PROVIDER_ONLY: [&str; 11] = [
     "paths",
 ];
 
+/// The names of a preset's routes begin so: they are apart from the policy's, whatever those are called.
+const PRESET_ROUTE: &str = "preset:";
+
+/// What lies below a route: the provider, or the provider with a route of its preset.
+struct Ground<'a> {
+    /// The merged text.
+    base: Node,
+    /// What that was laid over: `defaults` and the preset.
+    lower: &'a Node,
+    /// The preset's route, and what of its text counts.
+    preset: Option<(Within, Node)>,
+    /// The preset's own text, for its place.
+    text: Option<&'a Node>,
+}
+
 impl Compiler<'_> {
-    /// The routes of a provider in order, and last the provider itself.
+    /// The routes of a provider in order, and last the provider itself. The routes of a preset stand below each of them: first
+    /// the policy's route decides, then the first of the preset's that matches fills in what is open.
     pub(super) fn routes(
         &mut self,
         config: &ProviderConfig,
-        (merged, defaults): (&Node, &Node),
+        text: &Texts<'_>,
         path: &PolicyPath,
         place: Place,
     ) -> Vec<Arc<Route>> {
-        let base = without(merged, &PROVIDER_ONLY);
+        let plain = Ground {
+            base: without(&text.merged, &PROVIDER_ONLY),
+            lower: &text.lower,
+            preset: None,
+            text: None,
+        };
         // First, so that what is wrong with the provider is told by its own path.
-        let own = self.settings(config, Written { effective: &base, own: None, below: &[defaults] }, path);
+        let own = self.provider_route(config, &plain, path, place);
+        let grounds: Vec<Ground<'_>> = self.preset_grounds(text, path).into_iter().chain([plain]).collect();
         let mut routes = Vec::new();
-        let written: Vec<Node> = merged.get("routes").map(|node| node.items().to_vec()).unwrap_or_default();
-        for (index, (route, node)) in config.routes.iter().flatten().zip(&written).enumerate() {
-            if let Some(route) =
-                self.route((route, node), &[&base, defaults], config, &path.key("routes").index(index))
-            {
-                routes.push(Arc::new(route));
+        let written = text.merged.get("routes").map(Node::items).unwrap_or_default();
+        for (index, (route, node)) in config.routes.iter().flatten().zip(written).enumerate() {
+            let path = path.key("routes").index(index);
+            // What is refused is refused with and without the preset's route.
+            let below = if route.deny.is_some() { &grounds[grounds.len() - 1..] } else { &grounds[..] };
+            for ground in below {
+                routes.extend(self.route((route, node), ground, config, &path).map(Arc::new));
             }
         }
         self.check_route_names(&routes);
-        if let Some(settings) = own {
-            routes.push(Arc::new(Route {
-                name: "default".into(),
-                path: path.clone(),
-                place,
-                methods: None,
-                pattern: None,
-                deny: None,
-                shadow: None,
-                settings,
-                effective: base,
-            }));
+        for ground in grounds.iter().filter(|ground| ground.preset.is_some()) {
+            routes.extend(self.provider_route(config, ground, path, place).map(Arc::new));
         }
+        routes.extend(own.map(Arc::new));
         routes
     }
 
+    /// The provider itself as a route, or what its preset's route makes of it.
+    fn provider_route(
+        &mut self,
+        config: &ProviderConfig,
+        ground: &Ground<'_>,
+        path: &PolicyPath,
+        place: Place,
+    ) -> Option<Route> {
+        let merged = match &ground.preset {
+            Some(_) => &self.decode_merged(&ground.base, path)?,
+            None => config,
+        };
+        let names: Vec<(&Node, &str)> =
+            ground.preset.iter().map(|(within, node)| (node, &*within.name)).collect();
+        let settings = self.settings(
+            merged,
+            Written { effective: &ground.base, own: &names, below: &[ground.lower] },
+            path,
+        )?;
+        let within = ground.preset.as_ref().map(|(within, _)| within.clone());
+        Some(Route {
+            name: within.as_ref().map_or_else(|| "default".into(), |within| within.name.clone()),
+            path: path.clone(),
+            place: ground.text.map_or(place, |text| text.place),
+            methods: None,
+            pattern: None,
+            within,
+            deny: None,
+            shadow: None,
+            settings,
+            effective: ground.base.clone(),
+        })
+    }
+
+    /// The routes of the preset, each between the preset and the provider's own keys.
+    fn preset_grounds<'a>(&mut self, text: &'a Texts<'a>, path: &PolicyPath) -> Vec<Ground<'a>> {
+        let routes = text.preset.map(|preset| preset.routes.as_slice()).unwrap_or_default();
+        let mut grounds = Vec::new();
+        for node in routes {
+            let Some(route) = self.decode_route(node, path) else { continue };
+            let matching = route.matching.unwrap_or_default();
+            let Some(pattern) = self.pattern(&matching, path) else { continue };
+            let methods = self.methods(&matching, path);
+            let name =
+                route.name.unwrap_or_else(|| derived_name(methods.as_deref(), matching.path.as_deref()));
+            let name = format!("{PRESET_ROUTE}{name}").into();
+            let fills = without(node, &["match", "name"]);
+            let base = merge(&merge(&text.lower, &fills), text.own);
+            // What the provider writes itself is counted for it as a whole.
+            let own: Vec<&str> = text.own.entries().iter().map(|entry| entry.key.as_str()).collect();
+            let counted =
+                without(&fills, &own.into_iter().filter(|key| *key != "limits").collect::<Vec<_>>());
+            grounds.push(Ground {
+                base: without(&base, &PROVIDER_ONLY),
+                lower: &text.lower,
+                preset: Some((Within { name, methods, pattern }, counted)),
+                text: Some(node),
+            });
+        }
+        grounds
+    }
+
+    /// A route of a preset; a test reads them all, so there is no mistake in it.
+    fn decode_route(&mut self, node: &Node, path: &PolicyPath) -> Option<RouteConfig> {
+        decode(node, path, &mut self.mistakes)
+    }
+
     fn check_route_names(&mut self, routes: &[Arc<Route>]) {
-        for (index, route) in routes.iter().enumerate() {
-            if routes[..index]
+        let own: Vec<&Arc<Route>> = routes.iter().filter(|route| route.within.is_none()).collect();
+        for (index, route) in own.iter().enumerate() {
+            if own[..index]
                 .iter()
                 .any(|earlier| earlier.pattern == route.pattern && earlier.methods == route.methods)
             {
@@ -84,23 +168,23 @@ impl Compiler<'_> {
                     "an earlier route has the same methods and path: this one is never reached",
                 );
             } else if *route.name == *"default"
-                || routes[..index].iter().any(|earlier| earlier.name == route.name)
+                || route.name.starts_with(PRESET_ROUTE)
+                || own[..index].iter().any(|earlier| earlier.name == route.name)
             {
                 // Limits, breakers and metrics of a route go by its name.
                 self.mistake_with(
                     &route.path.key("name"),
                     "another route of this provider has the same name",
-                    "a name of its own; `default` is what no route matches",
+                    "a name of its own; `default` is what no route matches, and `preset:` begins the names of a preset's",
                 );
             }
         }
     }
 
-    /// `below` is what the route is laid over, the nearest first.
     fn route(
         &mut self,
         (config, node): (&RouteConfig, &Node),
-        below: &[&Node],
+        ground: &Ground<'_>,
         provider: &ProviderConfig,
         path: &PolicyPath,
     ) -> Option<Route> {
@@ -114,8 +198,7 @@ impl Compiler<'_> {
         };
         let methods = self.methods(matching, &path.key("match").key("methods"));
         let pattern = self.pattern(matching, &path.key("match").key("path"))?;
-        let own = without(node, &["match", "deny", "name"]);
-        let effective = merge(below.first()?, &own);
+        let effective = merge(&ground.base, &without(node, &["match", "deny", "name"]));
         let merged = self.decode_merged(&effective, path)?;
         self.check_identity(provider.credential.as_ref(), merged.credential.as_ref(), path);
         if config
@@ -128,24 +211,15 @@ impl Compiler<'_> {
                 "`connect` and `tls` belong to the provider: its routes share connections",
             );
         }
-        let name = match &config.name {
-            Some(name)
-                if (1..=64).contains(&name.len())
-                    && name.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'"') =>
-            {
-                name.clone()
-            }
-            Some(_) => {
-                self.mistake(
-                    &path.key("name"),
-                    "a route's name has 1 to 64 printable characters without space",
-                );
-                return None;
-            }
-            None => derived_name(methods.as_deref(), matching.path.as_deref()),
-        };
-        let written = Written { effective: &effective, own: Some((node, &name)), below };
-        let settings = self.settings(&merged, written, path)?;
+        let name = self.route_name(config, methods.as_deref(), path)?;
+        let names: Vec<(&Node, &str)> = std::iter::once((node, name.as_str()))
+            .chain(ground.preset.iter().map(|(within, node)| (node, &*within.name)))
+            .collect();
+        let settings = self.settings(
+            &merged,
+            Written { effective: &effective, own: &names, below: &[&ground.base, ground.lower] },
+            path,
+        )?;
         let shadow = merged.mode.unwrap_or_default().is_shadow();
         Some(Route {
             shadow: (shadow && config.deny.is_some()).then(|| format!("deny:{name}").into()),
@@ -154,6 +228,7 @@ impl Compiler<'_> {
             place: node.place,
             methods,
             pattern,
+            within: ground.preset.as_ref().map(|(within, _)| within.clone()),
             deny: config.deny.clone(),
             settings,
             effective,
@@ -181,6 +256,33 @@ impl Compiler<'_> {
                 "{path}.credential: the provider's client certificate is shown on this route too: its routes share connections"
             )),
             _ => {}
+        }
+    }
+
+    fn route_name(
+        &mut self,
+        config: &RouteConfig,
+        methods: Option<&[Method]>,
+        path: &PolicyPath,
+    ) -> Option<String> {
+        match &config.name {
+            Some(name)
+                if (1..=64).contains(&name.len())
+                    && name.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'"') =>
+            {
+                Some(name.clone())
+            }
+            Some(_) => {
+                self.mistake(
+                    &path.key("name"),
+                    "a route's name has 1 to 64 printable characters without space",
+                );
+                None
+            }
+            None => {
+                let matching = config.matching.as_ref();
+                Some(derived_name(methods, matching.and_then(|matching| matching.path.as_deref())))
+            }
         }
     }
 

@@ -29,7 +29,7 @@ impl IdempotencySettings {
     ///
     /// The system gives no random numbers.
     pub fn ensure(&self, method: &Method, headers: &mut HeaderMap) -> Result<Keyed, KeyFault> {
-        if !self.methods.contains(method) {
+        if !self.methods.contains(method) || self.field.is_some() {
             return Ok(Keyed::No);
         }
         // An empty field is no key; a provider may take it for one that all such requests share.
@@ -72,7 +72,7 @@ mod tests {
     const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
     fn settings(add: bool) -> IdempotencySettings {
-        IdempotencySettings { header: KEY, methods: [Method::POST].into(), add }
+        IdempotencySettings { header: KEY, field: None, methods: [Method::POST].into(), add }
     }
 
     #[test]

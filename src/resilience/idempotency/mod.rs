@@ -8,7 +8,10 @@
 //! kept. Without one, and with `add: true`, one is made, once per request, so that all its attempts carry the same. A
 //! request that carries a key may be sent again though it may have acted (ground 3 of [`super::retry`]).
 //!
-//! Limits: keys in bodies are not read or written. How long a provider remembers a key is not known here; it is longer than
+//! Where the key belongs into the body (`field: /idempotency_key`), the app's own is looked for when an attempt has failed, in
+//! what is kept of the body to send it again; none is written there.
+//!
+//! Limits: keys in bodies other than JSON, or longer than `retry.replay_buffer`, are not seen. How long a provider remembers a key is not known here; it is longer than
 //! any deadline.
 
 mod config;

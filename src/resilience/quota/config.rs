@@ -33,7 +33,8 @@ pub struct QuotaConfig {
     /// The fields that tell the quota: one set, or a list where the provider counts several things (requests, tokens).
     /// Default: none; the IETF `RateLimit` fields and `Retry-After` are always read.
     pub headers: Option<HeadersConfig>,
-    /// What one quota covers, with the credential: `host`, `route`, or `{ header: X-RateLimit-Resource }`. Default: `host`.
+    /// What one quota covers, with the credential: `host`, `route`, `path` (the method and the first three segments of the
+    /// path), or `{ header: X-RateLimit-Resource }`. Default: `host`.
     pub bucket: Option<BucketConfig>,
     /// What happens to a request while the quota is held: `wait` or `reject` (429). Default: `wait`.
     pub on_excess: Option<QuotaExcess>,
@@ -155,6 +156,8 @@ pub enum BucketConfig {
     Host,
     /// One for each route.
     Route,
+    /// One for each method and beginning of a path.
+    Path,
     /// Named by a field of the answers.
     Header(String),
 }
@@ -172,13 +175,16 @@ impl<'de> Deserialize<'de> for BucketConfig {
         impl<'de> de::Visitor<'de> for BucketVisitor {
             type Value = BucketConfig;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`host`, `route`, or `{ header: X-RateLimit-Resource }`")
+                f.write_str("`host`, `route`, `path`, or `{ header: X-RateLimit-Resource }`")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<BucketConfig, E> {
                 match text {
                     "host" => Ok(BucketConfig::Host),
                     "route" => Ok(BucketConfig::Route),
-                    _ => Err(E::custom("expected `host`, `route`, or `{ header: X-RateLimit-Resource }`")),
+                    "path" => Ok(BucketConfig::Path),
+                    _ => Err(E::custom(
+                        "expected `host`, `route`, `path`, or `{ header: X-RateLimit-Resource }`",
+                    )),
                 }
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<BucketConfig, A::Error> {
@@ -196,7 +202,7 @@ impl JsonSchema for BucketConfig {
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let header = generator.subschema_for::<BucketHeader>();
-        json_schema!({ "anyOf": [{ "enum": ["host", "route"] }, header] })
+        json_schema!({ "anyOf": [{ "enum": ["host", "route", "path"] }, header] })
     }
 }
 
@@ -260,6 +266,8 @@ pub enum Bucket {
     Host,
     /// One for each route.
     Route,
+    /// One for each method and beginning of a path.
+    Path,
     /// Named by a field of the answers.
     Header(HeaderName),
 }
@@ -278,6 +286,7 @@ impl fmt::Display for Bucket {
         match self {
             Self::Host => f.write_str("host"),
             Self::Route => f.write_str("route"),
+            Self::Path => f.write_str("path"),
             Self::Header(name) => write!(f, "header {name}"),
         }
     }
@@ -386,6 +395,7 @@ impl BucketConfig {
         match self {
             Self::Host => Bucket::Host,
             Self::Route => Bucket::Route,
+            Self::Path => Bucket::Path,
             Self::Header(name) => {
                 header_name(name, "bucket.header", mistakes).map_or(Bucket::Host, Bucket::Header)
             }

@@ -141,6 +141,12 @@ impl<S: Inner> Service<EgressRequest> for Recheck<S> {
     }
 }
 
+/// The method and the first three segments of the path: as deep as APIs name what they count.
+fn beginning(request: &EgressRequest) -> String {
+    let segments = request.path_and_query.path().split('/').skip(1).take(3);
+    segments.fold(request.method.as_str().to_owned(), |text, segment| text + "/" + segment)
+}
+
 impl Route {
     /// The entry under which a request is counted, and where buckets are named by answers, what leads to the right one.
     fn entry_of(&self, request: &EgressRequest, now: Instant) -> (Arc<Entry>, Option<Named>) {
@@ -149,6 +155,11 @@ impl Route {
         match &self.settings.bucket {
             Bucket::Host => (self.entry([credential, tenant, host, "host", ""], now), None),
             Bucket::Route => (self.entry([credential, tenant, host, "route", &self.source.route], now), None),
+            Bucket::Path => {
+                // Hashed, because its name is shown, and a path may hold a secret.
+                let part = format!("{:016x}", stable_hash(&beginning(request)));
+                (self.entry([credential, tenant, host, "path", &part], now), None)
+            }
             Bucket::Header(field) => {
                 let place = Buckets::place(&self.source.route, request);
                 let bucket = self.quota.buckets.get(place);

@@ -23,7 +23,7 @@
 //! | `state` | the keys of a provider, hints of other instances, counters |
 //! | `layer` | the layer |
 //!
-//! **A key** is the credential, the tenant, the host, and the route or the bucket that the provider names. Ports of one host
+//! **A key** is the credential, the tenant, the host, and the route, the path's beginning or the bucket that the provider names. Ports of one host
 //! share a quota.
 //!
 //! **Its place** is around the rate limits: a held request has taken no token yet, and a hold that ends lets requests go on

@@ -10,8 +10,10 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::format::Format;
 use super::glob::Glob;
-use super::table::{Field, Row, StatusRange, TableSettings, Value, WaitField};
+use super::table::{Field, Row, StatusRange, TableSettings, Value, WaitField, WaitSource};
+use crate::message::quantity::TimeSpan;
 use crate::resilience::mistake::Mistakes;
+use crate::resilience::pointer::Pointer;
 use crate::resilience::verdict::Class;
 
 /// Rows of one table.
@@ -43,19 +45,27 @@ pub struct WhenConfig {
     pub status: Option<StatusConfig>,
     /// Fields of the head with their values: exact, or with `*` for any run of characters. Default: any.
     pub header: Option<BTreeMap<String, ScalarConfig>>,
-    /// JSON Pointers (RFC 6901) into the body with their values: a number, `true`, `false`, or a text, in which `*` is any run
-    /// of characters; `"*"` alone is any value but null. The body is looked at only up to a bound. Default: any.
+    /// JSON Pointers (RFC 6901; a step `*` is any element of a list) into the body with their values: a number, `true`,
+    /// `false`, or a text, in which `*` is any run of characters; `"*"` alone is any value but null. The body is looked at only
+    /// up to a bound. Default: any.
     pub json: Option<BTreeMap<String, ScalarConfig>>,
+    /// The body as text (XML, plain text, JSON), with `*` for any run of characters: `"*<Code>SlowDown</Code>*"`. It is looked
+    /// at only up to a bound. Default: any.
+    pub text: Option<String>,
 }
 
 /// Where an answer says how long to wait.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WaitConfig {
-    /// The field's name. Required.
+    /// The field's name. One of `header`, `json` and `default` is required.
     pub header: Option<String>,
-    /// How it is written. Required.
+    /// A JSON Pointer (a step `*` is any element of a list) to the wait in the body.
+    pub json: Option<String>,
+    /// How it is written. Required with `header` and `json`.
     pub format: Option<Format>,
+    /// How long, where the answer says nothing, in `Retry-After` neither. Default: not known.
+    pub default: Option<TimeSpan>,
 }
 
 /// What an answer means.
@@ -213,39 +223,60 @@ impl RowConfig {
             }
         }
         let Some(when) = self.when.as_ref().filter(|when| when.says_something()) else {
-            let hint = "name a `status`, a `header` or a field of the body (`json`)";
+            let hint = "name a `status`, a `header`, a field of the body (`json`) or its `text`";
             mistakes.hint(&format!("{place}.when"), "this row would match every answer", hint);
             return None;
         };
         let statuses = when.statuses(place, mistakes);
         let header = when.header(place, mistakes);
         let json = when.json(place, mistakes);
+        let text = when.text.as_deref().map(Glob::new);
         let class = class?;
         let acted = self.acted.unwrap_or(class.acted());
-        Some(Row { statuses, header, json, class, acted, wait })
+        Some(Row { statuses, header, json, text, class, acted, wait })
     }
 }
 
 impl WaitConfig {
     fn compile(&self, place: usize, mistakes: &mut Mistakes) -> Option<WaitField> {
         let at = |key: &str| format!("{place}.wait.{key}");
-        if self.format.is_none() {
+        let written = self.header.is_some() || self.json.is_some();
+        if self.format.is_none() && (written || self.default.is_none()) {
             let hint = "such as `format: delta_ms`";
             mistakes.hint(&at("format"), "the format of a wait is never guessed", hint);
         }
-        let Some(name) = &self.header else {
+        if !written && self.default.is_none() {
             mistakes.add(&at("header"), "the name of the field is missing");
-            return None;
+        }
+        if self.header.is_some() && self.json.is_some() {
+            mistakes.add(&at("json"), "a wait stands in a field of the head or in the body");
+        }
+        let header = self.header.as_ref().and_then(|name| header_name(name, &at("header"), mistakes));
+        let json = self.json.as_ref().and_then(|text| pointer(text, &at("json"), mistakes));
+        let format = self.format;
+        let source = match (header, json) {
+            (Some(name), _) => format.map(|format| (WaitSource::Header(name), format)),
+            (None, Some(pointer)) => format.map(|format| (WaitSource::Body(pointer), format)),
+            (None, None) => None,
         };
-        let header = header_name(name, &at("header"), mistakes)?;
-        Some(WaitField { header, format: self.format? })
+        Some(WaitField { source, default: self.default.map(TimeSpan::duration) })
     }
+}
+
+/// A pointer, or a mistake at `at`.
+fn pointer(text: &str, at: &str, mistakes: &mut Mistakes) -> Option<Pointer> {
+    let parsed = Pointer::parse(text);
+    if parsed.is_none() {
+        mistakes.hint(at, "not a JSON Pointer (RFC 6901)", "such as `/error/code`");
+    }
+    parsed
 }
 
 impl WhenConfig {
     fn says_something(&self) -> bool {
         let maps = [&self.header, &self.json];
-        self.status.is_some() || maps.into_iter().flatten().any(|map| !map.is_empty())
+        let text = self.text.as_ref().is_some_and(|text| !text.is_empty());
+        text || self.status.is_some() || maps.into_iter().flatten().any(|map| !map.is_empty())
     }
 
     fn statuses(&self, place: usize, mistakes: &mut Mistakes) -> Box<[StatusRange]> {
@@ -281,27 +312,17 @@ impl WhenConfig {
         let fields = self.json.iter().flatten();
         fields
             .filter_map(|(pointer, value)| {
-                if !is_pointer(pointer) {
-                    let at = format!("{place}.when.json");
-                    mistakes.hint(&at, "not a JSON Pointer (RFC 6901)", "such as `/error/code`");
-                    return None;
-                }
+                let pointer = self::pointer(pointer, &format!("{place}.when.json"), mistakes)?;
                 let value = match value {
                     ScalarConfig::Text(text) if text == "*" => Value::Any,
                     ScalarConfig::Text(text) => Value::Text(Glob::new(text)),
                     ScalarConfig::Number(number) => Value::Number(number.clone()),
                     ScalarConfig::Bool(value) => Value::Bool(*value),
                 };
-                Some(Field { pointer: pointer.as_str().into(), value })
+                Some(Field { pointer, value })
             })
             .collect()
     }
-}
-
-/// RFC 6901 section 3: empty, or each token behind a slash, with `~` only in `~0` and `~1`.
-fn is_pointer(text: &str) -> bool {
-    (text.is_empty() || text.starts_with('/'))
-        && text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']))
 }
 
 fn status_range(scalar: &ScalarConfig) -> Option<StatusRange> {
@@ -408,6 +429,45 @@ mod tests {
             mistakes.iter().any(|(at, _)| at == r#"[Index(2), Key("when"), Key("status")]"#),
             "{mistakes:?}"
         );
+    }
+
+    #[test]
+    fn waits_and_texts() {
+        for (row, told) in [
+            ("when: { text: \"*<Code>SlowDown</Code>*\" }, is: throttle", None),
+            ("when: { status: 429 }, is: throttle, wait: { default: 60s }", None),
+            (
+                "when: { status: 429 }, is: throttle, wait: { json: \"/details/*/retryDelay\", format: duration, default: 5s }",
+                None,
+            ),
+            (
+                "when: { status: 429 }, is: throttle, wait: { json: details, format: duration }",
+                Some("not a JSON Pointer"),
+            ),
+            (
+                "when: { status: 429 }, is: throttle, wait: { json: /wait, default: 5s }",
+                Some("never guessed"),
+            ),
+            (
+                "when: { status: 429 }, is: throttle, wait: { json: /a, header: b, format: delta_s }",
+                Some("or in the body"),
+            ),
+            ("when: { text: \"\" }, is: throttle", Some("would match every answer")),
+        ] {
+            let (settings, mistakes) = compiled(&format!("- {{ {row} }}"));
+            match told {
+                None => assert!(mistakes.is_empty() && settings.rows.len() == 1, "{row}: {mistakes:?}"),
+                Some(told) => {
+                    assert!(mistakes.iter().any(|(_, message)| message.contains(told)), "{row}: {mistakes:?}")
+                }
+            }
+        }
+        let looks = |row: &str| compiled(row).0.looks();
+        assert!(
+            looks("- { when: { text: a }, is: final }")
+                && !looks("- { when: { status: 429 }, is: throttle, wait: { default: 1s } }")
+        );
+        assert!(looks("- { when: { status: 429 }, is: throttle, wait: { json: /a, format: delta_s } }"));
     }
 
     #[test]

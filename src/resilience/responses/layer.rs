@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use http::Response;
 use tower::Service;
 
+use super::look::Seen;
 use super::table::{Row, Table};
 use super::{encoding, look};
 use crate::message::body::Body;
@@ -49,39 +50,56 @@ impl<S: Inner> Service<EgressRequest> for Judge<S> {
 
 /// The answer with its verdict.
 async fn judged(table: &Table, answer: Response<Body>) -> Response<Body> {
-    let (head, body) = answer.into_parts();
-    let (row, body) = if table.looks() {
-        with_look(table, &head, body).await
+    let (head, mut body) = answer.into_parts();
+    let mut look = Look::default();
+    let row = if table.looks() {
+        let row;
+        (row, body) = look.first(table, &head, body).await;
+        row
     } else {
-        (table.rows().iter().find(|row| row.matches_head(&head)), body)
+        table.rows().iter().find(|row| row.matches_head(&head))
     };
-    let verdict = table.verdict(row, &head);
+    let verdict = table.verdict(row, &head, look.seen.as_ref());
     let mut answer = Response::from_parts(head, body);
     verdict.note(&mut answer);
     answer
 }
 
-/// The first row that matches; the body is looked into at most once, when the first row that needs it comes.
-async fn with_look<'a>(
-    table: &'a Table,
-    head: &http::response::Parts,
-    mut body: Body,
-) -> (Option<&'a Row>, Body) {
-    let mut document = None;
-    let mut looked = false;
-    for row in table.rows().iter().filter(|row| row.matches_head(head)) {
-        if !row.json.is_empty() && !looked {
-            looked = true;
-            if look::can_look(head, &body) {
-                (body, document) = look::look(head, body).await;
+/// The look into one body: at most one, when the first row that wants it comes.
+#[derive(Default)]
+struct Look {
+    seen: Option<Seen>,
+    tried: bool,
+    counted: bool,
+}
+
+impl Look {
+    /// The first row that matches, and the body as it came.
+    async fn first<'a>(
+        &mut self,
+        table: &'a Table,
+        head: &http::response::Parts,
+        mut body: Body,
+    ) -> (Option<&'a Row>, Body) {
+        for row in table.rows().iter().filter(|row| row.matches_head(head)) {
+            if row.wants_body() && !self.tried {
+                if look::can_look(head, &body, row.text.is_some()) {
+                    self.tried = true;
+                    (body, self.seen) = look::look(head, body).await;
+                }
+                if self.tried || !self.counted {
+                    self.counted = true;
+                    table.count_look(
+                        self.seen.as_ref().is_some_and(|seen| row.text.is_some() || seen.json().is_some()),
+                    );
+                }
             }
-            table.count_look(document.is_some());
+            if !row.needs_body() || self.seen.as_ref().is_some_and(|seen| row.matches_body(seen)) {
+                return (Some(row), body);
+            }
         }
-        if row.json.is_empty() || document.as_ref().is_some_and(|document| row.matches_body(document)) {
-            return (Some(row), body);
-        }
+        (None, body)
     }
-    (None, body)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 
 use crate::message::body::{Body, BodyError};
+use crate::resilience::pointer::Pointer;
 
 /// The longest body that is looked into, as it comes.
 pub const MOST: usize = 64 * 1024;
@@ -22,22 +23,68 @@ pub const MOST_DECODED: usize = 256 * 1024;
 /// How long a look may take. A body that comes more slowly is handed on; within it the body's own idle timeout holds.
 pub const LOOK_FOR: Duration = Duration::from_secs(5);
 
-/// Whether a body with this head can be looked into.
-pub(super) fn can_look(head: &Parts, body: &Body) -> bool {
+/// What a look has seen.
+pub(super) struct Seen {
+    bytes: Vec<u8>,
+    json: Option<serde_json::Value>,
+}
+
+impl Seen {
+    /// The document, where it is one.
+    pub(super) fn json(&self) -> Option<&serde_json::Value> {
+        self.json.as_ref()
+    }
+
+    /// The body, decoded.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The text or number that a pointer leads to; the first, where it leads to several.
+    pub(super) fn scalar(&self, pointer: &Pointer) -> Option<String> {
+        let mut found = None;
+        pointer.any(self.json()?, &mut |value| {
+            found = match value {
+                serde_json::Value::String(text) => Some(text.clone()),
+                serde_json::Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            };
+            found.is_some()
+        });
+        found
+    }
+}
+
+/// Whether a body with this head can be looked into: JSON, and with `text` whatever is written for people and parsers.
+pub(super) fn can_look(head: &Parts, body: &Body, text: bool) -> bool {
     head.status != StatusCode::SWITCHING_PROTOCOLS
         && head.status != StatusCode::PARTIAL_CONTENT
         && body.size_hint().lower() <= MOST as u64
         && !body.is_end_stream()
-        && is_json(&head.headers)
+        && (is_json(&head.headers) || text && is_text(&head.headers))
         && coding(&head.headers).is_some()
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(text)) = headers.get(CONTENT_TYPE).map(|value| value.to_str()) else { return false };
+fn media_type(headers: &HeaderMap) -> Option<(String, String)> {
+    let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     let media = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let Some((kind, subtype)) = media.split_once('/') else { return false };
+    media.split_once('/').map(|(kind, subtype)| (kind.to_owned(), subtype.to_owned()))
+}
+
+fn is_text(headers: &HeaderMap) -> bool {
+    let Some((kind, subtype)) = media_type(headers) else { return false };
+    match (kind.as_str(), subtype.as_str()) {
+        // Never complete.
+        ("text", "event-stream") => false,
+        ("text", _) | ("application", "xml" | "x-www-form-urlencoded") => true,
+        (_, subtype) => subtype.ends_with("+xml"),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some((kind, subtype)) = media_type(headers) else { return false };
     // AWS answers in `application/x-amz-json-1.1`.
-    matches!(kind, "application" | "text")
+    matches!(kind.as_str(), "application" | "text")
         && (subtype == "json" || subtype.ends_with("+json") || subtype.starts_with("x-amz-json-"))
 }
 
@@ -62,13 +109,17 @@ fn coding(headers: &HeaderMap) -> Option<Coding> {
     }
 }
 
-/// Reads a body up to the bound. Returns it whole again, and the document where it is one.
-pub(super) async fn look(head: &Parts, body: Body) -> (Body, Option<serde_json::Value>) {
+/// Reads a body up to the bound. Returns it whole again, and what was seen.
+pub(super) async fn look(head: &Parts, body: Body) -> (Body, Option<Seen>) {
     let mut looked = Looked::new(body);
     // What was read before the time is over stays in `looked`.
     let whole = tokio::time::timeout(LOOK_FOR, looked.read()).await.unwrap_or(false);
-    let document = coding(&head.headers).filter(|_| whole).and_then(|coding| looked.document(coding));
-    (Body::boxed(looked), document)
+    let bytes = coding(&head.headers).filter(|_| whole).and_then(|coding| looked.decoded(coding));
+    let seen = bytes.map(|bytes| {
+        let json = is_json(&head.headers).then(|| serde_json::from_slice(&bytes).ok()).flatten();
+        Seen { bytes, json }
+    });
+    (Body::boxed(looked), seen)
 }
 
 /// A body whose beginning was read already.
@@ -103,14 +154,13 @@ impl Looked {
         true
     }
 
-    fn document(&self, coding: Coding) -> Option<serde_json::Value> {
+    fn decoded(&self, coding: Coding) -> Option<Vec<u8>> {
         let pieces = self.read.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref());
         let bytes: Vec<u8> = pieces.flat_map(|piece| piece.iter().copied()).collect();
-        let bytes = match coding {
-            Coding::Identity => bytes,
-            Coding::Gzip => unpacked(&bytes)?,
-        };
-        serde_json::from_slice(&bytes).ok()
+        match coding {
+            Coding::Identity => Some(bytes),
+            Coding::Gzip => unpacked(&bytes),
+        }
     }
 }
 

@@ -20,8 +20,12 @@
 //!     wait: { header: retry-after-ms, format: delta_ms }
 //! ```
 //!
-//! Limits of the look into a body: it is taken only where a row with `json` matches the head, the content is JSON (never an
-//! event stream or an upgrade), plain or gzip, and at most [`look::MOST`] bytes long ([`look::MOST_DECODED`] decoded); it
+//! A step `*` of a pointer is any element of a list; `text` takes the body as it is written, for XML. A wait may stand in the
+//! body too (`wait: { json: /error/details/*/retryDelay, format: duration }`), and `wait: { default: 60s }` is for answers
+//! that say nothing.
+//!
+//! Limits of the look into a body: it is taken only where a row with `json` or `text` matches the head, the content is JSON (for
+//! `text` also XML and plain text; never an event stream or an upgrade), plain or gzip, and at most [`look::MOST`] bytes long ([`look::MOST_DECODED`] decoded); it
 //! ends after [`look::LOOK_FOR`], so that a slow stream is handed on. Otherwise the row does not match. The app gets every
 //! byte as it came. On routes with such rows the request's `Accept-Encoding` is narrowed to gzip, and never widened.
 

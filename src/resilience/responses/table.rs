@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use super::format::{self, Clock, Format};
 use super::glob::Glob;
+use super::look::Seen;
+use crate::resilience::pointer::Pointer;
 use crate::resilience::verdict::{Class, Verdict};
 
 /// The rows of a route, as true.
@@ -20,7 +22,7 @@ pub struct TableSettings {
 impl TableSettings {
     /// Whether a row looks into bodies.
     pub fn looks(&self) -> bool {
-        self.rows.iter().any(|row| !row.json.is_empty())
+        self.rows.iter().any(Row::wants_body)
     }
 }
 
@@ -32,6 +34,7 @@ pub(super) struct Row {
     pub(super) header: Box<[(HeaderName, Glob)]>,
     /// Empty: the body is not looked at.
     pub(super) json: Box<[Field]>,
+    pub(super) text: Option<Glob>,
     pub(super) class: Class,
     pub(super) acted: bool,
     pub(super) wait: Option<WaitField>,
@@ -47,7 +50,7 @@ pub(super) struct StatusRange {
 /// A place in a JSON document and what must stand there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Field {
-    pub(super) pointer: Box<str>,
+    pub(super) pointer: Pointer,
     pub(super) value: Value,
 }
 
@@ -63,8 +66,15 @@ pub(super) enum Value {
 /// Where an answer says how long to wait.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct WaitField {
-    pub(super) header: HeaderName,
-    pub(super) format: Format,
+    pub(super) source: Option<(WaitSource, Format)>,
+    /// Where the answer says nothing.
+    pub(super) default: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum WaitSource {
+    Header(HeaderName),
+    Body(Pointer),
 }
 
 impl Row {
@@ -77,10 +87,23 @@ impl Row {
             })
     }
 
-    pub(super) fn matches_body(&self, document: &serde_json::Value) -> bool {
-        self.json
-            .iter()
-            .all(|field| document.pointer(&field.pointer).is_some_and(|found| field.value.matches(found)))
+    /// Whether the row says something of the body.
+    pub(super) fn needs_body(&self) -> bool {
+        !self.json.is_empty() || self.text.is_some()
+    }
+
+    /// Whether a look into the body is of use: for the match, or for the wait.
+    pub(super) fn wants_body(&self) -> bool {
+        let wait = self.wait.as_ref().and_then(|wait| wait.source.as_ref());
+        self.needs_body() || wait.is_some_and(|(source, _)| matches!(source, WaitSource::Body(_)))
+    }
+
+    pub(super) fn matches_body(&self, seen: &Seen) -> bool {
+        let fits =
+            |field: &Field, document| field.pointer.any(document, &mut |found| field.value.matches(found));
+        (self.json.is_empty()
+            || seen.json().is_some_and(|document| self.json.iter().all(|field| fits(field, document))))
+            && self.text.as_ref().is_none_or(|glob| glob.matches(seen.text()))
     }
 }
 
@@ -151,7 +174,7 @@ impl Table {
     }
 
     /// The verdict of a row, or where none matched of the status alone.
-    pub(super) fn verdict(&self, row: Option<&Row>, head: &Parts) -> Verdict {
+    pub(super) fn verdict(&self, row: Option<&Row>, head: &Parts, seen: Option<&Seen>) -> Verdict {
         let (class, acted) = match row {
             Some(row) => (row.class, row.acted),
             None => {
@@ -162,22 +185,27 @@ impl Table {
         if class == Class::Success {
             return Verdict::SUCCESS;
         }
-        let wait = self.wait(row.and_then(|row| row.wait.as_ref()), &head.headers);
+        let wait = self.wait(row.and_then(|row| row.wait.as_ref()), &head.headers, seen);
         Verdict { class, acted, wait }
     }
 
-    /// What the row names, or else `Retry-After`.
-    fn wait(&self, field: Option<&WaitField>, headers: &HeaderMap) -> Option<Duration> {
+    /// What the row names, or else `Retry-After`, or else the row's default.
+    fn wait(&self, field: Option<&WaitField>, headers: &HeaderMap, seen: Option<&Seen>) -> Option<Duration> {
         let named = field.and_then(|field| {
-            let text = headers.get(&field.header)?;
-            let clock = if field.format.is_absolute() { Clock::of(headers) } else { UNUSED };
-            self.readable(text.to_str().ok().and_then(|text| format::read(field.format, text, clock)))
+            let (source, format) = field.source.as_ref()?;
+            let text = match source {
+                WaitSource::Header(name) => headers.get(name)?.to_str().ok().map(str::to_owned),
+                WaitSource::Body(pointer) => Some(seen.and_then(|seen| seen.scalar(pointer))?),
+            };
+            let clock = if format.is_absolute() { Clock::of(headers) } else { UNUSED };
+            self.readable(text.and_then(|text| format::read(*format, &text, clock)))
         });
-        named.map(|span| span.least).or_else(|| {
+        let after = || {
             let text = headers.get(header::RETRY_AFTER)?;
             let text = text.to_str().ok();
             self.readable(text.and_then(|text| format::retry_after(text, Clock::of(headers))))
-        })
+        };
+        named.map(|span| span.least).or_else(after).or(field.and_then(|field| field.default))
     }
 
     fn readable<T>(&self, read: Option<T>) -> Option<T> {

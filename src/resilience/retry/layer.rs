@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 use tower::Service;
 
@@ -94,6 +94,7 @@ struct Course {
     /// Absent where nothing is ever sent again.
     replay: Option<Replay>,
     has_key: bool,
+    method: Method,
     method_listed: bool,
     upgrade: bool,
     /// Those that a healed credential cost do not count.
@@ -144,6 +145,7 @@ impl Course {
             exchange: request.exchange.clone(),
             replay: None,
             has_key: keyed != Keyed::No,
+            method: request.method.clone(),
             method_listed,
             upgrade: request.upgrade,
             attempts: 0,
@@ -288,7 +290,7 @@ impl Course {
         Situation {
             outcome: ended,
             method_listed: self.method_listed,
-            has_key: self.has_key,
+            has_key: self.has_key || self.has_key_in_body(),
             upgrade: self.upgrade,
             attempts: self.attempts,
             body_whole: self.replay.as_ref().is_some_and(Replay::can_repeat),
@@ -296,6 +298,15 @@ impl Course {
             left: self.exchange.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
             backoff: Duration::ZERO,
         }
+    }
+
+    /// Looked for only after a failure, in what is kept of the body.
+    fn has_key_in_body(&self) -> bool {
+        let Some(keys) = self.plan.idempotency.as_ref().filter(|keys| keys.field.is_some()) else {
+            return false;
+        };
+        let body = self.replay.as_ref().and_then(Replay::whole);
+        body.is_some_and(|body| keys.in_body(&self.method, &body))
     }
 
     fn stop(&self, why: Why) -> Option<Step> {

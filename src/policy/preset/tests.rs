@@ -1,0 +1,433 @@
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use super::header::{Confidence, Parameter};
+use super::*;
+use crate::credential::CredentialConfig;
+use crate::policy::compile::compile;
+use crate::policy::compiled::CompiledPolicy;
+use crate::policy::diagnostic::Rejection;
+use crate::policy::load::LoadedPolicy;
+use crate::policy::pattern::HostPattern;
+use crate::policy::schema::RouteConfig;
+
+/// Compiles a policy's text.
+fn compiled(text: &str) -> Result<CompiledPolicy, String> {
+    let mut sources = Sources::new();
+    let source = sources.add("p.yaml");
+    let mut mistakes = Diagnostics::new();
+    let Some(tree) = yaml::parse(text, source, &mut mistakes) else {
+        return Err(Rejection::new(mistakes, sources).render(false));
+    };
+    let loaded = LoadedPolicy { tree, sources, hash: String::new(), files: Vec::new() };
+    compile(loaded, std::path::Path::new("/")).map_err(|rejection| rejection.render(false))
+}
+
+fn all() -> Vec<(&'static str, Preset)> {
+    names()
+        .map(|name| {
+            let mut sources = Sources::new();
+            let source = sources.add(title(name));
+            let mut mistakes = Diagnostics::new();
+            let preset = Preset::read(text(name).unwrap(), source, &mut mistakes);
+            let told = Rejection::new(mistakes.clone(), sources).render(false);
+            assert!(mistakes.is_empty(), "{told}");
+            (name, preset.unwrap())
+        })
+        .collect()
+}
+
+/// Every way to give the parameters: those that must be given, and each word of each choice once.
+fn with_each(preset: &Preset) -> Vec<String> {
+    let parameters = &preset.header.parameters;
+    let sample = |name: &str, parameter: &Parameter| {
+        let sample = parameter.sample.as_ref().unwrap_or_else(|| panic!("`{name}` has no sample"));
+        format!("{name}: \"{sample}\"")
+    };
+    let given: Vec<String> = parameters
+        .iter()
+        .filter(|(_, parameter)| parameter.pattern.is_some())
+        .map(|(name, parameter)| sample(name, parameter))
+        .collect();
+    let needed: Vec<String> = parameters
+        .iter()
+        .filter(|(name, parameter)| parameter.required || *name == "prefix")
+        .map(|(name, parameter)| sample(name, parameter))
+        .collect();
+    let mut all = vec![needed.join(", "), given.join(", ")];
+    for (name, parameter) in parameters {
+        for word in parameter.values.keys() {
+            all.push([&given[..], &[format!("{name}: {word}")]].concat().join(", "));
+        }
+    }
+    all
+}
+
+/// A credential of each way, in the short form.
+fn credentials(preset: &Preset) -> Vec<String> {
+    let value = |part: &credential::Part| if part.whole { "env:SECRET" } else { "text@acme.test" };
+    preset
+        .credentials
+        .iter()
+        .enumerate()
+        .map(|(index, way)| {
+            let parts: Vec<String> =
+                preset.parts(way).iter().map(|part| format!("{}: {}", part.name, value(part))).collect();
+            let parts = parts.join(", ");
+            if index == 0 { format!("{{ {parts} }}") } else { format!("{{ {}: {{ {parts} }} }}", way.key) }
+        })
+        .collect()
+}
+
+/// The kinds of credential that presets use and that are not built yet: those presets wait for them.
+fn is_waiting(told: &str) -> bool {
+    told.contains("is not supported yet")
+}
+
+#[test]
+fn the_list_is_that_of_the_files() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/presets");
+    let files: BTreeSet<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap().trim_end_matches(".yaml").to_owned())
+        .collect();
+    let listed: Vec<&str> = names().collect();
+    assert!(listed.is_sorted(), "presets are found by bisection: {listed:?}");
+    assert_eq!(files, listed.iter().map(|name| (*name).to_owned()).collect());
+    assert_eq!(listed.len(), 51);
+}
+
+/// With every choice of every parameter: a preset has no mistake that a user could meet.
+#[test]
+fn every_preset_compiles() {
+    for (name, preset) in all() {
+        for with in with_each(&preset) {
+            let policy = format!(
+                "version: 1\nproviders:\n  p: {{ preset: {name}, with: {{ {with} }}, credential: none }}\n"
+            );
+            let policy = compiled(&policy).unwrap_or_else(|told| panic!("{name} {with}: {told}"));
+            let provider = &policy.providers[0];
+            assert!(!provider.host_names.is_empty(), "{name} {with}");
+            assert!(policy.warnings.is_empty(), "{name} {with}: {:?}", policy.warnings);
+            assert!(provider.intercept.intercept, "{name}: what it knows wants to see requests");
+        }
+    }
+}
+
+/// Each way either compiles, or waits for its kind; which ones wait is written down.
+#[test]
+fn every_way_of_a_credential_compiles_or_waits_for_its_kind() {
+    let mut waiting = String::new();
+    for (name, preset) in all() {
+        let with = &with_each(&preset)[1];
+        for (way, credential) in preset.ways().map(str::to_owned).zip(credentials(&preset)) {
+            let policy = format!(
+                "version: 1\nproviders:\n  p: {{ preset: {name}, with: {{ {with} }}, credential: {credential} }}\n"
+            );
+            match compiled(&policy) {
+                Ok(policy) => {
+                    let credential = &policy.providers[0].routes[0].settings.credential;
+                    assert!(!credential.is_empty(), "{name} {way}");
+                    assert!(policy.warnings.is_empty(), "{name}: {:?}", policy.warnings);
+                }
+                Err(told) if is_waiting(&told) => {
+                    let kind = told.split('`').nth(1).unwrap();
+                    writeln!(waiting, "{name} {way}: {kind}").unwrap();
+                    assert!(told.starts_with("p.yaml:3:"), "told at the policy's own place: {told}");
+                }
+                Err(told) => panic!("{name} {way}: {told}"),
+            }
+        }
+    }
+    insta::assert_snapshot!("waiting", waiting);
+}
+
+#[test]
+fn presets_never_deny_and_count_nothing_in_routes_that_others_count() {
+    for (name, preset) in all() {
+        for key in
+            ["credential", "preset", "with", "local", "doors", "intercept", "upstream", "mode", "tenant"]
+        {
+            assert!(preset.base.get(key).is_none(), "{name} says `{key}`");
+        }
+        for node in &preset.routes {
+            let route: RouteConfig = decode(node, &PolicyPath::root(), &mut Diagnostics::new()).unwrap();
+            assert!(route.deny.is_none() && route.credential.is_none() && route.name.is_some(), "{name}");
+            assert!(route.breaker.is_none() && route.cache.is_none() && route.mode.is_none(), "{name}");
+        }
+        let names: BTreeSet<&str> =
+            preset.routes.iter().filter_map(|route| route.get("name")?.as_str()).collect();
+        assert_eq!(names.len(), preset.routes.len(), "{name}: two routes of one name");
+    }
+}
+
+/// Words that could be taken for something else.
+#[test]
+fn ways_and_parts_have_names_of_their_own() {
+    for (name, preset) in all() {
+        assert!(!preset.credentials.is_empty(), "{name}");
+        let ways: BTreeSet<&str> = preset.ways().collect();
+        for (index, way) in preset.credentials.iter().enumerate() {
+            assert!(
+                !credential::KINDS.contains(&way.key.as_str()) && way.key != "required",
+                "{name} {}",
+                way.key
+            );
+            let parts = preset.parts(way);
+            assert!(!parts.is_empty(), "{name} {}", way.key);
+            for part in parts {
+                let free = !credential::KINDS.contains(&part.name.as_str()) && part.name != "required";
+                // A single key is a way's name before it is a part.
+                let alone = index > 0 || !ways.contains(part.name.as_str());
+                assert!(free && alone, "{name} {} {}", way.key, part.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_kinds_are_those_of_the_schema() {
+    let schema = schemars::schema_for!(CredentialConfig).to_value();
+    let kinds = schema.pointer("/anyOf/1/properties").unwrap().as_object().unwrap();
+    for kind in kinds.keys().filter(|kind| *kind != "required") {
+        assert!(credential::KINDS.contains(&kind.as_str()), "`{kind}` is a kind that presets do not know");
+    }
+}
+
+#[test]
+fn parameters_cannot_leave_their_place() {
+    let hostile =
+        ["evil.test/", "a.evil.test", "a/b", "a@b", "a:1", "*", "", "a b", "${x}", "A\u{e4}", "-a", "a%2f"];
+    for (name, preset) in all() {
+        for (parameter, says) in &preset.header.parameters {
+            assert_eq!(says.pattern.is_some(), says.values.is_empty(), "{name} {parameter}");
+            assert!(says.default.is_none() || !says.required, "{name} {parameter}");
+            for value in hostile {
+                // A whole domain is a host of its own; it is the only one with dots.
+                let domain = parameter == "domain" && value == "a.evil.test";
+                assert!(domain || !says.allows(value), "{name} {parameter}: {value}");
+            }
+            for value in says.sample.iter().chain(&says.default) {
+                assert!(says.allows(value), "{name} {parameter}: {value}");
+            }
+        }
+        for with in with_each(&preset) {
+            let text = format!(
+                "version: 1\nproviders:\n  p: {{ preset: {name}, with: {{ {with} }}, credential: none }}\n"
+            );
+            for host in &compiled(&text).unwrap().providers[0].host_names {
+                assert!(
+                    HostPattern::parse(host).is_ok() && !host.contains(['$', '{', '/']),
+                    "{name}: {host}"
+                );
+            }
+        }
+    }
+}
+
+/// Where the facts are not sure, nothing is repeated that may act, and no number is kept.
+#[test]
+fn what_is_not_sure_stays_on_the_safe_side() {
+    for (name, preset) in all() {
+        assert!(!preset.header.sources.is_empty(), "{name} names no source");
+        if preset.header.confidence == Confidence::Low {
+            assert_eq!(preset.base.get("retry").and_then(Node::as_str), Some("off"), "{name}");
+            assert!(preset.base.get("limits").is_none(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_a_policy_writes_wins_key_by_key() {
+    let policy = compiled(
+        "version: 1\ndefaults:\n  retry: { attempts: 7, max_retry_after: 5s }\n  timeouts: { response: 9s }\nproviders:\n  stripe:\n    preset: stripe\n    credential: { secret: env:K }\n    timeouts: { deadline: 33s }\n    responses: [{ when: { status: 418 }, is: overload }]\n    limits: [{ name: account, rate: 7/s }, { name: more, rate: 1/s }]\n    routes:\n      - { match: { path: \"/v1/refunds/**\" }, deny: \"no\" }\n      - { name: own, match: { path: \"/v1/files/x\" }, timeouts: { response: 1s } }\n      - { name: quiet, match: { methods: [GET], path: /v1/quiet }, retry: off }\n",
+    )
+    .unwrap();
+    let decide = |method: http::Method, path: &str| {
+        let chosen = policy.route(0, &method, path).unwrap();
+        (chosen.settings.name.to_string(), &chosen.settings.settings)
+    };
+    let (name, own) = decide(http::Method::POST, "/v1/charges");
+    assert_eq!(name, "default");
+    let retry = &own.layers.retry.as_ref().unwrap().settings;
+    assert_eq!((retry.attempts, retry.max_retry_after.as_secs()), (7, 5), "defaults below the preset");
+    assert_eq!(retry.hint.as_ref().unwrap().as_str(), "stripe-should-retry", "the preset above them");
+    assert_eq!((own.timeouts.response.as_secs(), own.timeouts.deadline.as_secs()), (9, 33));
+    let limits: Vec<(&str, u32)> =
+        own.layers.limits.iter().map(|limit| (&*limit.settings.name, limit.settings.rate.count())).collect();
+    assert_eq!(limits, [("account", 7), ("more", 1)]);
+    assert!(
+        own.layers.responses
+            != compiled("version: 1\nproviders: { s: { preset: stripe, credential: none } }")
+                .unwrap()
+                .providers[0]
+                .routes
+                .last()
+                .unwrap()
+                .settings
+                .layers
+                .responses
+    );
+    // The preset's route is below the provider's own keys, and above the preset's.
+    let (name, files) = decide(http::Method::GET, "/v1/files/f");
+    assert_eq!(
+        (name.as_str(), files.timeouts.response.as_secs(), files.timeouts.deadline.as_secs()),
+        ("preset:files", 300, 33)
+    );
+    let (name, both) = decide(http::Method::GET, "/v1/files/x");
+    assert_eq!((name.as_str(), both.timeouts.response.as_secs()), ("own", 1));
+    let (name, quiet) = decide(http::Method::GET, "/v1/quiet");
+    assert!(name == "quiet" && quiet.layers.retry.is_none());
+    assert!(policy.route(0, &http::Method::GET, "/v1/refunds/x").is_err());
+}
+
+/// A file's route that denies is never opened by the preset's, and one that is only tried out lets go on.
+#[test]
+fn a_presets_route_opens_nothing() {
+    let policy = |mode: &str| {
+        compiled(&format!(
+            "version: 1\nproviders:\n  stripe:\n    preset: stripe\n    mode: {mode}\n    credential: none\n    routes: [{{ name: f, match: {{ path: \"/v1/files/**\" }}, deny: no files }}, {{ name: rest, match: {{}}, deny: nothing else }}]\n",
+        ))
+        .unwrap()
+    };
+    let enforced = policy("enforce");
+    assert!(enforced.route(0, &http::Method::GET, "/v1/files/x").is_err());
+    assert!(enforced.route(0, &http::Method::GET, "/v1/charges").is_err());
+    assert!(enforced.connect(&crate::message::target::Host::parse("api.stripe.com").unwrap(), 443).is_err());
+    let shadow = policy("shadow");
+    let chosen = shadow.route(0, &http::Method::GET, "/v1/files/x").unwrap();
+    assert_eq!(&*chosen.settings.name, "preset:files");
+    assert_eq!(chosen.shadowed.iter().map(|label| &**label).collect::<Vec<_>>(), ["deny:f", "deny:rest"]);
+}
+
+/// Paths are refused as ambiguous for the sake of the policy's routes alone.
+#[test]
+fn a_presets_routes_refuse_no_path() {
+    let policy = compiled("version: 1\nproviders: { s: { preset: stripe, credential: none } }").unwrap();
+    assert!(policy.route(0, &http::Method::GET, "/v1/a%2Fb").is_ok());
+    assert!(!policy.providers[0].canonical_paths);
+}
+
+#[test]
+fn mistakes_are_told_in_the_policys_own_file() {
+    for (provider, told) in [
+        (
+            "preset: strip",
+            "p.yaml:3:16: providers.p.preset: there is no such preset\n  did you mean `stripe`?",
+        ),
+        (
+            "preset: zzzzzz",
+            "p.yaml:3:16: providers.p.preset: there is no such preset\n  `outgate presets` lists them",
+        ),
+        ("preset: 3", "p.yaml:3:16: providers.p.preset: expected a text"),
+        ("preset: zendesk", "p.yaml:3:16: providers.p.with: the preset needs `subdomain`"),
+        (
+            "preset: zendesk, with: { subdomain: a.b }",
+            "p.yaml:3:44: providers.p.with.subdomain: not a value of this parameter\n  it looks like `[a-z0-9]",
+        ),
+        (
+            "preset: zendesk, with: { subdomain: a, sub: b }",
+            "p.yaml:3:47: providers.p.with.sub: the preset has no such parameter",
+        ),
+        (
+            "preset: paypal, with: { environment: prod }",
+            "providers.p.with.environment: not a value of this parameter\n  possible here: `live`, `sandbox`",
+        ),
+        ("preset: adyen", "providers.p.with: `environment: live` needs `prefix`"),
+        (
+            "preset: stripe, credential: { secrt: env:K }",
+            "p.yaml:3:38: providers.p.credential.secrt: unknown key\n  did you mean `secret`?",
+        ),
+        (
+            "preset: twilio, credential: { account_sid: env:K }",
+            "providers.p.credential: missing key `auth_token`",
+        ),
+        (
+            "preset: stripe, credential: { secret: env:K, more: env:L }",
+            "providers.p.credential.more: unknown key",
+        ),
+        ("preset: stripe, credential: { secret: sk_live_0123 }", "p.yaml:3:46: providers.p.credential"),
+        (
+            "preset: zendesk, with: { subdomain: a }, credential: { email: a b, secret: env:K }",
+            "providers.p.credential.email: expected a text",
+        ),
+        ("preset: stripe, credential: { bearer: env:K, basic: {} }", "providers.p.credential"),
+        ("preset: stripe, retry: { atempts: 3 }", "providers.p.retry.atempts: unknown key"),
+        (
+            "preset: stripe, limits: [{ name: account, rate: 0/s }]",
+            "providers.p.limits[0].rate: a limit of zero",
+        ),
+        (
+            "preset: stripe, routes: [{ name: \"preset:files\", match: {} }]",
+            "another route of this provider has the same name",
+        ),
+    ] {
+        let text = format!("version: 1\nproviders:\n  p: {{ {provider} }}\n");
+        let error = compiled(&text).map(|_| ()).unwrap_err();
+        assert!(error.contains(told), "{provider}\n{error}");
+        assert!(!error.contains("sk_live_") && !error.contains("preset stripe:"), "{error}");
+        assert_eq!(error.matches("p.yaml").count(), 1, "one mistake, told once: {error}");
+    }
+    let error = compiled("version: 1\ndefaults: { preset: stripe }\nproviders: {}").map(|_| ()).unwrap_err();
+    assert!(error.contains("`preset` belongs to one provider"), "{error}");
+}
+
+#[test]
+fn without_a_credential_somebody_should_know() {
+    let policy = compiled("version: 1\nproviders: { s: { preset: stripe } }").unwrap();
+    assert_eq!(policy.warnings.len(), 1);
+    assert!(policy.warnings[0].contains("credential: { secret: env:NAME }"), "{:?}", policy.warnings);
+}
+
+/// An overlap of two keys, and `required`, go through the short form.
+#[test]
+fn the_short_form_takes_what_the_kind_takes() {
+    let policy =
+        compiled("version: 1\nproviders: { s: { preset: stripe, credential: { secret: [env:NEW, env:OLD], required: true } } }")
+            .unwrap();
+    assert_eq!(policy.providers[0].routes[0].settings.credential.len(), 2);
+    assert!(policy.secrets.iter().all(|(_, required)| *required));
+    // Without the application key Datadog gets one header.
+    for (credential, parts) in [
+        ("{ api_key: env:A }", 1),
+        ("{ api_key: env:A, application_key: env:B }", 2),
+        ("{ access_token: env:T }", 1),
+    ] {
+        let text = format!("version: 1\nproviders: {{ d: {{ preset: datadog, credential: {credential} }} }}");
+        assert_eq!(
+            compiled(&text).unwrap().providers[0].routes[0].settings.credential[0].len(),
+            parts,
+            "{credential}"
+        );
+    }
+}
+
+#[test]
+fn the_keys_of_all_providers_have_a_shape() {
+    let shapes = crate::telemetry::KeyShapes::new(keys::shapes());
+    for (text, masked) in [
+        ("sk_live_4eC39HqLyjWDarjtT1zdp7dc", "sk_live_***"),
+        ("ghp_0123456789abcdefghijABCDEFGHIJ012345", "ghp_***"),
+        ("xoxb-1234567890-abcdefghijklmnop", "xoxb-***"),
+        ("SG.0123456789abcdefghijkl.0123456789012345678901234567890123456789012", "SG.***"),
+        ("/v1/customers/cus_NffrFeUfNV2Hib", "/v1/customers/cus_NffrFeUfNV2Hib"),
+        ("/api/v2/tickets/reindex_all_the_things", "/api/v2/tickets/reindex_all_the_things"),
+        (
+            "/2010-04-01/Accounts/AC0123456789abcdef0123456789abcdef",
+            "/2010-04-01/Accounts/AC0123456789abcdef0123456789abcdef",
+        ),
+    ] {
+        assert_eq!(shapes.mask(text), masked);
+    }
+    // Every class of characters can be read, and every secret with a beginning has a shape.
+    for (name, preset) in all() {
+        for key in preset.header.keys.iter().filter(|key| key.secret && !key.prefix.is_empty()) {
+            let count = keys::shapes_of(&preset.header).len();
+            assert!(
+                count > 0 && pattern::Chars::parse(key.chars.as_deref().unwrap()).is_ok(),
+                "{name} {}",
+                key.name
+            );
+        }
+    }
+}

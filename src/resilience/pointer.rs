@@ -1,0 +1,122 @@
+//! JSON Pointers (RFC 6901) into a document, with one addition: `*` stands for each element of a list, because providers put
+//! what matters into lists (`/errors/*/type`).
+
+use serde_json::Value;
+
+/// A pointer, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pointer {
+    text: Box<str>,
+    steps: Box<[Step]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    /// A key, or the number of an element.
+    Named(Box<str>),
+    /// Each element.
+    Each,
+}
+
+impl Pointer {
+    /// Empty, or each step behind a slash, with `~` only in `~0` and `~1` (RFC 6901 section 3). Nothing for other texts.
+    pub fn parse(text: &str) -> Option<Self> {
+        let escapes = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+        if !escapes || !(text.is_empty() || text.starts_with('/')) {
+            return None;
+        }
+        let steps = text.split('/').skip(1).map(|step| match step {
+            "*" => Step::Each,
+            named => Step::Named(named.replace("~1", "/").replace("~0", "~").into()),
+        });
+        Some(Self { text: text.into(), steps: steps.collect() })
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether something that it points at fits.
+    pub fn any(&self, document: &Value, fits: &mut dyn FnMut(&Value) -> bool) -> bool {
+        walk(&self.steps, document, fits, false)
+    }
+
+    /// Whether all that it points at fits, and there is at least one, and nothing is missing.
+    pub fn all(&self, document: &Value, fits: &mut dyn FnMut(&Value) -> bool) -> bool {
+        walk(&self.steps, document, fits, true)
+    }
+}
+
+fn walk(steps: &[Step], value: &Value, fits: &mut dyn FnMut(&Value) -> bool, all: bool) -> bool {
+    let Some((step, rest)) = steps.split_first() else { return fits(value) };
+    match (step, value) {
+        (Step::Each, Value::Array(items)) if all => {
+            !items.is_empty() && items.iter().all(|item| walk(rest, item, fits, all))
+        }
+        (Step::Each, Value::Array(items)) => items.iter().any(|item| walk(rest, item, fits, all)),
+        (Step::Named(name), Value::Object(map)) => {
+            map.get(&**name).is_some_and(|value| walk(rest, value, fits, all))
+        }
+        (Step::Named(name), Value::Array(items)) => {
+            let item = index(name).and_then(|index| items.get(index));
+            item.is_some_and(|value| walk(rest, value, fits, all))
+        }
+        _ => false,
+    }
+}
+
+/// Digits without a leading zero (RFC 6901 section 4).
+fn index(text: &str) -> Option<usize> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    text.parse().ok().filter(|_| plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_they_point_at() {
+        let document = serde_json::json!({
+            "errors": [{ "type": "A" }, { "type": "B", "*": 1 }], "a/b": { "~": 1 }, "empty": [], "key": "k",
+        });
+        for (pointer, value, any, all) in [
+            ("/key", "k", true, true),
+            ("/errors/*/type", "B", true, false),
+            ("/errors/*/type", "*", true, true),
+            ("/errors/1/type", "B", true, true),
+            ("/errors/01/type", "B", false, false),
+            ("/errors/2/type", "*", false, false),
+            ("/errors/*/*", "*", false, false),
+            ("/a~1b/~0", "*", true, true),
+            ("/empty/*", "*", false, false),
+            ("/nothing", "*", false, false),
+            ("/key/*", "*", false, false),
+            ("", "*", true, true),
+        ] {
+            let parsed = Pointer::parse(pointer).unwrap();
+            let mut fits = |found: &Value| value == "*" || found == value;
+            assert_eq!(
+                (parsed.any(&document, &mut fits), parsed.all(&document, &mut fits)),
+                (any, all),
+                "{pointer}"
+            );
+        }
+        for text in ["key", "/a~2", "~", "/~"] {
+            assert_eq!(Pointer::parse(text), None, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn without_stars_it_is_the_usual_pointer(pointer in "(/[ab01~]{0,3}){0,3}") {
+            let document = serde_json::json!({ "a": { "b": [1, 2], "": 0 }, "b": [[1], { "a": 3 }], "": 4, "~": 5 });
+            if let Some(parsed) = Pointer::parse(&pointer) {
+                let mut found = None;
+                parsed.any(&document, &mut |value: &Value| { found = Some(value.clone()); true });
+                proptest::prop_assert_eq!(found.as_ref(), document.pointer(&pointer));
+            }
+        }
+    }
+}

@@ -1,0 +1,619 @@
+//! Every preset against the facts about its provider (`tests/fixtures/providers.yaml`), and against a provider that behaves as
+//! the facts say: it wants the credential at its place, tells its quota in its own fields, and throttles in its own ways.
+//!
+//! One origin stands for all of them. A request says in `x-case` which case it belongs to, and the origin answers the first
+//! request of a case with that case's answer, later ones with a plain 200.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use outgate::message::quantity::Rate;
+use outgate::pipeline::reload::read;
+use outgate::policy::preset::{Preset, names, text as preset_text};
+use serde_json::{Map, Value};
+
+use super::support::CANARY;
+use super::support::client::{Got, local_request};
+use super::support::origin::{Answer, HttpOrigin, Seen, text};
+use super::support::proxy::Proxy;
+
+/// What the app sends where its credential would stand.
+const DUMMY: &str = "app-dummy-credential";
+/// How long the mock asks to wait.
+const WAIT: u64 = 60;
+
+/// The facts, by preset.
+fn facts() -> Map<String, Value> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/providers.yaml");
+    serde_yaml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+fn list<'a>(fact: &'a Value, key: &str) -> Vec<&'a str> {
+    fact[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// A preset's parameters, as a policy writes them.
+fn with(fact: &Value) -> String {
+    let words: Vec<String> = fact["with"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    if words.is_empty() { String::new() } else { format!("    with: {{ {} }}\n", words.join(", ")) }
+}
+
+/// A provider of the policy in front of the mock; `keys` are further lines.
+fn provider(name: &str, preset: &str, fact: &Value, credential: &str, keys: &str) -> String {
+    format!(
+        "  {name}:\n    preset: {preset}\n{}    doors: [local]\n    upstream: {{ scheme: http, connect_to: \"{{origin}}\", plaintext_credential: allow }}\n    credential: {credential}\n{keys}",
+        with(fact)
+    )
+}
+
+/// One case: what the provider answers first, and what was asked of it.
+#[derive(Clone, Default)]
+struct Case {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+/// The mock.
+struct Mock {
+    origin: HttpOrigin,
+}
+
+impl Mock {
+    async fn start(cases: HashMap<String, Case>) -> Self {
+        let asked = Mutex::new(HashMap::<String, u32>::new());
+        let cases = Arc::new(cases);
+        let origin = HttpOrigin::with(None, move |seen: Seen| {
+            let case = seen.header("x-case").unwrap_or_default().to_owned();
+            let first = {
+                let mut asked = asked.lock().unwrap();
+                let count = asked.entry(case.clone()).or_default();
+                *count += 1;
+                *count == 1
+            };
+            match cases.get(&case).filter(|_| first) {
+                Some(case) => case.answer(),
+                None => text(200, "{}"),
+            }
+        })
+        .await;
+        Self { origin }
+    }
+
+    /// The requests of one case.
+    fn seen(&self, case: &str) -> Vec<Seen> {
+        self.origin.requests().into_iter().filter(|seen| seen.header("x-case") == Some(case)).collect()
+    }
+
+    /// outgate in front of it.
+    async fn proxy(&self, providers: &str) -> Proxy {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("secret"), CANARY).unwrap();
+        let policy = format!("providers:\n{providers}").replace("{origin}", &self.origin.address.to_string());
+        Proxy::start_in(Arc::new(dir), &policy).await
+    }
+}
+
+impl Case {
+    /// A row of the facts.
+    fn of(row: &Value) -> Self {
+        let headers = row["headers"].as_object().into_iter().flatten();
+        let mut headers: Vec<(String, String)> =
+            headers.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect();
+        let body = match &row["body"] {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            json => json.to_string(),
+        };
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            headers.push(("content-type".to_owned(), "application/json".to_owned()));
+        }
+        Self { status: u16::try_from(row["status"].as_u64().unwrap()).unwrap(), headers, body }
+    }
+
+    fn answer(&self) -> Answer {
+        let mut answer = text(self.status, &self.body.clone());
+        for (name, value) in &self.headers {
+            let name = http::HeaderName::from_bytes(name.as_bytes()).unwrap();
+            answer.headers_mut().insert(name, value.parse().unwrap());
+        }
+        answer
+    }
+}
+
+/// "In [`WAIT`] seconds", as a provider writes it.
+fn in_a_while(format: &str) -> String {
+    let at = SystemTime::now() + Duration::from_secs(WAIT);
+    match format {
+        "epoch_s" => at.duration_since(UNIX_EPOCH).unwrap().as_secs().to_string(),
+        "delta_s" => WAIT.to_string(),
+        "delta_ms" => (WAIT * 1000).to_string(),
+        "iso8601" => humantime::format_rfc3339_seconds(at).to_string(),
+        "http_date" => httpdate::fmt_http_date(at),
+        "duration" => "1m0s".to_owned(),
+        other => panic!("{other}"),
+    }
+}
+
+async fn ask(
+    proxy: &Proxy,
+    method: &str,
+    provider: &str,
+    path: &str,
+    case: &str,
+    lines: &str,
+    body: &str,
+) -> Got {
+    let lines = format!("x-case: {case}\r\n{lines}");
+    local_request(proxy.address(), method, &format!("/{provider}{path}"), &lines, body).await
+}
+
+/// What outgate refused because the provider asked to wait.
+fn is_held(got: &Got) -> bool {
+    let seconds: u64 = got.header("retry-after").and_then(|text| text.parse().ok()).unwrap_or_default();
+    got.header("outgate-error") == Some("rate_limited") && (WAIT - 10..=WAIT + 2).contains(&seconds)
+}
+
+fn is_low(fact: &Value) -> bool {
+    fact["confidence"] == "low"
+}
+
+/// Whether an answer that means this proves that nothing was done.
+fn acted(row: &Value) -> bool {
+    let unless = !matches!(row["is"].as_str(), Some("throttle" | "concurrency" | "unauthorized"));
+    row["acted"].as_bool().unwrap_or(unless)
+}
+
+#[test]
+fn facts_and_presets_are_about_the_same_providers() {
+    let facts = facts();
+    assert_eq!(
+        names().map(str::to_owned).collect::<BTreeSet<_>>(),
+        facts.keys().cloned().collect::<BTreeSet<_>>()
+    );
+}
+
+/// Every text of a preset that is a host, for every value of its parameters, with `*` for what a customer has.
+fn hosts_of(yaml: &Value) -> BTreeSet<String> {
+    let stars = |text: &str| {
+        let mut out = text.to_owned();
+        while let (Some(from), Some(to)) = (out.find("${"), out.find('}')) {
+            out.replace_range(from..=to, "*");
+        }
+        out
+    };
+    let mut hosts = BTreeSet::new();
+    for text in list(yaml, "hosts") {
+        let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+        let values = name.and_then(|name| yaml["preset"]["parameters"][name]["values"].as_object());
+        match values {
+            None => {
+                hosts.insert(stars(text));
+            }
+            Some(values) => {
+                for value in values.values() {
+                    let many = value.as_array().into_iter().flatten().chain(std::iter::once(value));
+                    hosts.extend(many.filter_map(Value::as_str).map(stars));
+                }
+            }
+        }
+    }
+    hosts
+}
+
+/// A changed fact fails here until the preset follows.
+#[test]
+fn presets_say_what_the_facts_say() {
+    let mut wrong = String::new();
+    for (name, fact) in facts() {
+        let preset = Preset::named(&name).unwrap();
+        let yaml: Value = serde_yaml::from_str(preset_text(&name).unwrap()).unwrap();
+        let mut check = |what: &str, same: bool| {
+            if !same {
+                let _ = writeln!(wrong, "{name}: {what}");
+            }
+        };
+        check("confidence", preset.header.confidence.as_str() == fact["confidence"]);
+        let (hosts, said) = (hosts_of(&yaml), list(&fact, "hosts"));
+        for host in &said {
+            check(&format!("host {host}"), hosts.contains(*host));
+        }
+        check("a signature header", {
+            let own =
+                preset.header.webhooks.as_ref().and_then(|webhooks| webhooks.signature_header.as_deref());
+            fact["signature_header"].as_str().is_none_or(|header| own == Some(header))
+        });
+        let prefixes: BTreeSet<&str> = preset
+            .header
+            .keys
+            .iter()
+            .filter(|key| key.secret)
+            .flat_map(|key| &key.prefix)
+            .map(String::as_str)
+            .collect();
+        check("beginnings of keys", prefixes == list(&fact, "key_prefixes").into_iter().collect());
+        let set = |quota: &Value| if quota.is_array() { quota[0].clone() } else { quota.clone() };
+        let quota = set(&yaml["quota"]["headers"]);
+        let told = fact["quota"]
+            .as_array()
+            .map(|all| all.iter().map(|one| one.as_str().unwrap().to_ascii_lowercase()).collect::<Vec<_>>());
+        let own = quota.is_object().then(|| {
+            ["remaining", "reset", "reset_format"]
+                .map(|key| quota[key].as_str().unwrap().to_ascii_lowercase())
+                .to_vec()
+        });
+        check("quota fields", own == told);
+        check("hint", yaml["retry"]["hint"]["header"] == fact["hint"]);
+        check_limits(&yaml, &fact, &mut check);
+        let key = &fact["key"];
+        let own = yaml.get("idempotency").is_some()
+            || yaml["routes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|route| route.get("idempotency").is_some());
+        check("idempotency", own == key.is_object());
+        check("retry of low confidence", !is_low(&fact) || yaml["retry"] == "off");
+    }
+    assert!(wrong.is_empty(), "presets that do not say what the facts say:\n{wrong}");
+}
+
+/// Numbers only where the provider publishes them; what depends on a plan only where the policy names one.
+fn check_limits(yaml: &Value, fact: &Value, check: &mut impl FnMut(&str, bool)) {
+    let limits = yaml["limits"].as_array().cloned().unwrap_or_default();
+    let rate = |limit: &Value| -> Option<Rate> {
+        let text = limit["rate"].as_str()?;
+        let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
+            return text.parse().ok();
+        };
+        let parameter = &yaml["preset"]["parameters"][name];
+        parameter["values"][parameter["default"].as_str()?].as_str()?.parse().ok()
+    };
+    let usual: Vec<Rate> = limits.iter().filter_map(rate).collect();
+    let said: Vec<Rate> = fact["limit"].as_str().map(|text| text.parse().unwrap()).into_iter().collect();
+    check("limits", usual == said);
+    let somewhere = !limits.is_empty()
+        || yaml["routes"].as_array().into_iter().flatten().any(|route| route.get("limits").is_some());
+    check("limits that nobody publishes", !somewhere || fact["published"] == true);
+    for limit in &limits {
+        check("limits are of one credential", limit["per"] == "credential");
+    }
+}
+
+/// The secret goes where the provider wants it, and the app's own never arrives.
+#[tokio::test]
+async fn the_credential_goes_to_its_place() {
+    let mock = Mock::start(HashMap::new()).await;
+    let (mut policy, mut ways) = (String::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let forms = Preset::named(&preset).unwrap().credential_forms(true);
+        for (number, (form, _)) in forms.into_iter().enumerate() {
+            let credential = form.replace("env:NAME", "\"file:{dir}/secret\"").replace(": text", ": bot");
+            let credential = credential.strip_prefix("credential: ").unwrap().to_owned();
+            let name = format!("{preset}-{number}");
+            let text = provider(&name, &preset, &fact, &credential, "");
+            if is_built(&text) {
+                policy.push_str(&text);
+                ways.push((name, preset.clone(), fact.clone()));
+            }
+        }
+    }
+    let proxy = mock.proxy(&policy).await;
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, preset, fact) in &ways {
+        let places = list(fact, "auth");
+        let mut lines = format!("authorization: Bearer {DUMMY}\r\n");
+        let mut query = Vec::new();
+        for place in &places {
+            if let Some(field) = place.strip_prefix("header ").filter(|field| *field != "authorization") {
+                let _ = write!(lines, "{field}: {DUMMY}\r\n");
+            }
+            if let Some(field) = place.strip_prefix("query ") {
+                query.push(format!("{field}={DUMMY}"));
+            }
+        }
+        let path = if query.is_empty() { "/x".to_owned() } else { format!("/x?{}", query.join("&")) };
+        let got = ask(&proxy, "GET", name, &path, name, &lines, "").await;
+        assert_eq!(got.status, 200, "{name}: {got:?}");
+        assert!(
+            !got.text().contains(CANARY)
+                && !got.headers.values().any(|value| value.to_str().is_ok_and(|text| text.contains(CANARY)))
+        );
+        let seen = mock.seen(name).pop().unwrap();
+        let at: Vec<&&str> = places.iter().filter(|place| stands_at(place, &seen)).collect();
+        assert!(!at.is_empty(), "{name}: not at one of {places:?}: {seen:?}");
+        for place in at {
+            assert!(!at_place(place, &seen).unwrap().contains(DUMMY), "{name}: {place}");
+            found.entry(preset.clone()).or_default().insert((*place).to_string());
+        }
+        for field in list(fact, "required_headers") {
+            assert!(seen.header(field).is_some_and(|value| !value.is_empty()), "{name}: {field}");
+        }
+    }
+    for (preset, fact) in facts() {
+        let built = |place: &&&str| {
+            ["bearer", "basic", "header ", "query "].iter().any(|kind| place.starts_with(kind))
+        };
+        for place in list(&fact, "auth").iter().filter(built) {
+            let known = found.get(&preset).is_some_and(|places| places.contains(*place));
+            assert!(known, "{preset}: no way of the preset puts the secret at `{place}`");
+        }
+    }
+    let log = format!("{:?}", proxy.records(ways.len()).await);
+    assert!(!log.contains(CANARY) && !log.contains(DUMMY));
+}
+
+/// Whether the kind is built; what else is wrong is told by the proxy's start.
+fn is_built(provider: &str) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.yaml");
+    let provider = provider.replace("{dir}", "/nowhere").replace("{origin}", "127.0.0.1:1");
+    std::fs::write(&file, format!("version: 1\nproviders:\n{provider}")).unwrap();
+    match read(&file) {
+        Ok(_) => true,
+        Err(rejection) => !rejection.render(false).contains("is not supported yet"),
+    }
+}
+
+/// What stands at a place of a request, as the facts name places.
+fn at_place(place: &str, seen: &Seen) -> Option<String> {
+    if let Some(field) = place.strip_prefix("header ") {
+        return seen.header(field).map(str::to_owned);
+    }
+    if let Some(field) = place.strip_prefix("query ") {
+        let query = seen.uri.query()?;
+        return query.split('&').find_map(|pair| pair.strip_prefix(&format!("{field}=")).map(str::to_owned));
+    }
+    let value = seen.header("authorization")?;
+    match place {
+        "bearer" => value.strip_prefix("Bearer ").map(str::to_owned),
+        "basic" => {
+            let bytes =
+                base64::engine::general_purpose::STANDARD.decode(value.strip_prefix("Basic ")?).ok()?;
+            String::from_utf8(bytes).ok()
+        }
+        _ => None,
+    }
+}
+
+fn stands_at(place: &str, seen: &Seen) -> bool {
+    at_place(place, seen).is_some_and(|value| value.contains(CANARY))
+}
+
+/// Each answer of the facts, to a GET and to a POST: what it means shows in whether it is sent again, and why.
+#[tokio::test]
+async fn answers_mean_what_the_facts_say() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let quick = if is_low(&fact) {
+            ""
+        } else {
+            "    retry: { backoff: { base: 1ms, max: 1ms }, max_retry_after: 1s, budget: { min_per_second: 1000 } }\n"
+        };
+        for (number, row) in fact["answers"].as_array().unwrap().iter().enumerate() {
+            for method in ["GET", "POST"] {
+                let name = format!("{preset}-{number}-{}", method.to_ascii_lowercase());
+                policy.push_str(&provider(
+                    &name,
+                    &preset,
+                    &fact,
+                    "none",
+                    &format!("{quick}    quota: off\n    limits: off\n"),
+                ));
+                cases.insert(name.clone(), Case::of(row));
+                asks.push((name, method, fact.clone(), row.clone()));
+            }
+        }
+    }
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    for (name, method, ..) in &asks {
+        ask(&proxy, method, name, "/x", name, "", "{}").await;
+    }
+    let records = proxy.records(asks.len()).await;
+    let reasons: HashMap<&str, &Value> = records
+        .iter()
+        .map(|record| (record["outgate.provider"].as_str().unwrap(), &record["outgate.retry.reason"]))
+        .collect();
+    let mut wrong = String::new();
+    for (name, method, fact, row) in &asks {
+        let (attempts, reason) = expected(method, fact, row);
+        let (sent, said) = (mock.seen(name).len(), reasons[name.as_str()]);
+        let first = said.as_array().map_or(said, |all| &all[0]);
+        if sent != attempts || *first != reason {
+            let _ = writeln!(
+                wrong,
+                "{name}: {row}: sent {sent} times because of {said}, and should be {attempts} because of {reason}"
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// How often a request is sent, and the reason in the log.
+fn expected(method: &str, fact: &Value, row: &Value) -> (usize, Value) {
+    let class = row["is"].as_str().unwrap();
+    let stop = |why: &str| (1, Value::from(format!("not_repeated:{why}")));
+    let long =
+        row["wait"].as_array().is_some_and(|wait| ["default", "body"].contains(&wait[1].as_str().unwrap()));
+    let repeatable = method == "GET" || !acted(row) || fact["key"]["everywhere"] == true;
+    match class {
+        "success" => (1, Value::Null),
+        _ if is_low(fact) => (1, Value::Null),
+        "final" | "quota" => stop(class),
+        _ if !repeatable => stop("may_have_acted"),
+        _ if long => stop("retry_after"),
+        _ => (2, Value::from(class)),
+    }
+}
+
+/// A throttle with its wait, written as the provider writes it: the key pauses for so long, and nothing else is sent.
+#[tokio::test]
+async fn a_throttle_pauses_as_long_as_the_provider_says() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let once = if is_low(&fact) { "" } else { "    retry: { attempts: 1 }\n" };
+        for (number, row) in fact["answers"].as_array().unwrap().iter().enumerate() {
+            let class = row["is"].as_str().unwrap();
+            let pauses = row["wait"].is_array() && ["throttle", "quota"].contains(&class);
+            let passes = ["concurrency", "conflict", "final", "success"].contains(&class);
+            if !pauses && !passes {
+                continue;
+            }
+            let name = format!("{preset}-{number}");
+            let mut case = Case::of(row);
+            if let [Value::String(field), Value::String(format)] =
+                row["wait"].as_array().map_or(&[][..], Vec::as_slice)
+                && !field.is_empty()
+            {
+                case.headers.push((field.clone(), in_a_while(format)));
+            }
+            policy.push_str(&provider(
+                &name,
+                &preset,
+                &fact,
+                "none",
+                &format!("{once}    limits: off\n    quota: {{ on_excess: reject }}\n"),
+            ));
+            cases.insert(name.clone(), case);
+            asks.push((name, pauses, row.clone()));
+        }
+    }
+    assert!(asks.iter().filter(|(_, pauses, _)| *pauses).count() > 30);
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    let mut wrong = String::new();
+    for (name, pauses, row) in &asks {
+        let first = ask(&proxy, "GET", name, "/x", name, "", "").await;
+        let second = ask(&proxy, "GET", name, "/x", name, "", "").await;
+        let held = is_held(&second) && mock.seen(name).len() == 1;
+        let passed = second.status == 200 && mock.seen(name).len() == 2;
+        if (*pauses && !held) || (!*pauses && !passed) || first.status != row["status"] {
+            let _ = writeln!(wrong, "{name}: {row}: {first:?} {second:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// The quota fields of each provider, told with a success: what is used up is not asked for again before its reset.
+#[tokio::test]
+async fn quota_is_learned_from_the_providers_own_fields() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let Some([remaining, reset, format]) = fact["quota"].as_array().map(Vec::as_slice) else { continue };
+        let headers = vec![
+            (remaining.as_str().unwrap().to_owned(), "0".to_owned()),
+            (reset.as_str().unwrap().to_owned(), in_a_while(format.as_str().unwrap())),
+        ];
+        policy.push_str(&provider(&preset, &preset, &fact, "none", "    quota: { on_excess: reject }\n"));
+        cases.insert(preset.clone(), Case { status: 200, headers, body: "{}".to_owned() });
+        asks.push(preset);
+    }
+    assert!(asks.len() >= 10, "{asks:?}");
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    for name in &asks {
+        assert_eq!(ask(&proxy, "GET", name, "/x", name, "", "").await.status, 200);
+        let second = ask(&proxy, "GET", name, "/x", name, "", "").await;
+        assert!(is_held(&second) && mock.seen(name).len() == 1, "{name}: {second:?}");
+    }
+}
+
+/// A key makes a repetition of what may have acted safe: a header that outgate adds or the app sends, or the app's own in
+/// the body. Without one nothing is repeated.
+#[tokio::test]
+async fn keys_make_a_repetition_safe_and_nothing_else_does() {
+    let quick = "    retry: { backoff: { base: 1ms, max: 1ms } }\n    quota: off\n    limits: off\n";
+    let down = || Case { status: 503, ..Case::default() };
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        policy.push_str(&provider(&preset, &preset, &fact, "none", if is_low(&fact) { "" } else { quick }));
+        for case in ["with", "without"] {
+            cases.insert(format!("{preset}-{case}"), down());
+        }
+        asks.push((preset, fact));
+    }
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    for (preset, fact) in &asks {
+        let key = &fact["key"];
+        let path = key["path"].as_str().unwrap_or("/x");
+        let header = key["header"].as_str();
+        let (lines, body) = match (header, &key["body"]) {
+            (Some(header), _) => (format!("{header}: own-key\r\n"), "{}".to_owned()),
+            (None, Value::Null) => (String::new(), "{}".to_owned()),
+            (None, body) => (String::new(), body.to_string()),
+        };
+        let lines = format!("content-type: application/json\r\n{lines}");
+        let (one, other) = (format!("{preset}-with"), format!("{preset}-without"));
+        ask(&proxy, "POST", preset, path, &one, &lines, &body).await;
+        ask(&proxy, "POST", preset, path, &other, "content-type: application/json\r\n", "{}").await;
+        let (one, other) = (mock.seen(&one), mock.seen(&other));
+        // S3's 503 proves that nothing was done, whatever the method.
+        let proves = preset == "aws-s3";
+        let added = key["added"] == true;
+        assert_eq!(one.len(), if key.is_object() || proves { 2 } else { 1 }, "{preset} with a key");
+        assert_eq!(other.len(), if added || proves { 2 } else { 1 }, "{preset} without a key");
+        if let Some(header) = header {
+            assert!(one.iter().all(|seen| seen.header(header) == Some("own-key")), "{preset}");
+            let made: BTreeSet<Option<&str>> = other.iter().map(|seen| seen.header(header)).collect();
+            assert_eq!(made.len(), 1, "{preset}: the same on each attempt");
+            assert_eq!(made.first().unwrap().is_some(), added, "{preset}");
+        }
+    }
+}
+
+/// The provider's own word on repetitions is obeyed, and is sent to the app where outgate gives up on what may have acted.
+#[tokio::test]
+async fn hints_work_both_ways() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let Some(hint) = fact["hint"].as_str() else { continue };
+        let quick = "    retry: { attempts: 1 }\n    quota: off\n";
+        policy.push_str(&provider(&preset, &preset, &fact, "none", "    quota: off\n"));
+        policy.push_str(&provider(&format!("{preset}-once"), &preset, &fact, "none", quick));
+        let headers = vec![(hint.to_owned(), "false".to_owned())];
+        cases.insert(preset.clone(), Case { status: 500, headers, ..Case::default() });
+        cases.insert(format!("{preset}-once"), Case { status: 500, ..Case::default() });
+        asks.push((preset, hint.to_owned()));
+    }
+    assert_eq!(asks.len(), 4);
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    for (preset, hint) in &asks {
+        let got = ask(&proxy, "GET", preset, "/x", preset, "", "").await;
+        assert_eq!((got.status, mock.seen(preset).len()), (500, 1), "{preset}: the provider says no");
+        let once = format!("{preset}-once");
+        let got = ask(&proxy, "POST", &once, "/x", &once, "", "{}").await;
+        assert_eq!((got.status, got.header(hint)), (500, Some("false")), "{preset}");
+    }
+}
+
+/// A key that an app puts into a path by mistake is not in the log, whatever provider it is sent to.
+#[tokio::test]
+async fn keys_in_paths_are_masked() {
+    let facts = facts();
+    let mock = Mock::start(HashMap::new()).await;
+    let proxy = mock.proxy(&provider("stripe", "stripe", &facts["stripe"], "none", "")).await;
+    let prefixes: BTreeSet<String> =
+        facts.values().flat_map(|fact| list(fact, "key_prefixes")).map(str::to_owned).collect();
+    assert!(prefixes.len() > 50, "{}", prefixes.len());
+    // In every class of characters.
+    let rest = "0".repeat(200);
+    for prefix in &prefixes {
+        let got = ask(&proxy, "GET", "stripe", &format!("/x/{prefix}{rest}"), "", "", "").await;
+        assert_eq!(got.status, 200, "{prefix}: {got:?}");
+    }
+    for record in proxy.records(prefixes.len()).await {
+        let path = record["url.path"].as_str().unwrap();
+        assert!(path.contains("***") && !path.contains("00000000"), "{path}");
+    }
+}
