@@ -15,6 +15,7 @@ pub mod merge;
 pub mod pattern;
 pub mod reference;
 pub mod schema;
+pub mod setting;
 pub mod switch;
 pub mod tree;
 pub mod widening;

@@ -12,6 +12,7 @@ mod capture;
 mod demo;
 mod doors;
 mod drain;
+mod ending;
 mod fleet;
 mod healing;
 mod leak;
