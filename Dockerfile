@@ -16,7 +16,8 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --release --bin outgate \
-    && cp target/release/outgate /outgate
+    && cp target/release/outgate /outgate \
+    && mkdir /state
 
 FROM ${RUNTIME_IMAGE}
 ARG VERSION=0.1.0
@@ -27,6 +28,8 @@ LABEL org.opencontainers.image.title="outgate" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build --chown=0:0 --chmod=0555 /outgate /usr/local/bin/outgate
+# So that a new volume that is mounted here belongs to the user below.
+COPY --from=build --chown=65532:65532 --chmod=0755 /state /var/lib/outgate
 # A number, because runAsNonRoot cannot look a name up.
 USER 65532:65532
 WORKDIR /

@@ -66,9 +66,8 @@ class Built(unittest.TestCase):
         """A container of the image with a policy, as the chart runs it; no network but loopback."""
         (folder / "policy").mkdir(exist_ok=True)
         (folder / "policy/proxy.yaml").write_text("version: 1\n")
-        (folder / "private").mkdir(exist_ok=True)
-        (folder / "private").chmod(0o777)
-        mounts = ["-v", f"{folder}/policy:/etc/outgate/policy:ro", "-v", f"{folder}/private:/var/lib/outgate"]
+        # A new volume: that the user of the image may write to it is the image's doing.
+        mounts = ["-v", f"{folder}/policy:/etc/outgate/policy:ro", "-v", f"state-{folder.name}:/var/lib/outgate"]
         settings = "interception.ca={directory: /var/lib/outgate/ca}\ninterception.bundle=/var/lib/outgate/bundle.pem\nruntime.drain=3s"
         return self.image.podman("run", "-d", "--network=none", *Image.TIGHT, "--memory=128m", "-e", f"OUTGATE_SET={settings}", *mounts,
                                  *arguments, TAG, *command).stdout.strip()
@@ -104,7 +103,9 @@ class Built(unittest.TestCase):
         self.image.podman("stop", "-t", "10", container)
         self.assertLess(time.monotonic() - begun, 8)
         self.assertEqual(self.image.podman("inspect", "-f", "{{.State.ExitCode}}", container).stdout.strip(), "0")
-        self.assertTrue((folder / "private/ca/ca.key").exists())
+        volume = Path(self.image.podman("volume", "inspect", "-f", "{{.Mountpoint}}", "state-tight").stdout.strip())
+        key = (volume / "ca/ca.key").stat()
+        self.assertEqual((key.st_uid, oct(key.st_mode & 0o777)), (65532, "0o600"))
 
     def test_a_policy_with_a_mistake_says_so(self):
         folder = self.image.folder / "wrong"

@@ -232,6 +232,12 @@ class Objects(unittest.TestCase):
         with self.assertRaises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(objects(render_app())["Job/shop-settle"], "1.27", strict=True)
 
+    def test_a_cluster_without_native_sidecars_is_told(self):
+        with self.assertRaises(HelmError) as raised:
+            render_app(kube="1.28")
+        self.assertIn("native: false", str(raised.exception))
+        self.assertEqual(render_app(APP_VALUES["app-classic"], "1.28"), render_app(APP_VALUES["app-classic"], "1.33"))
+
     def test_a_library_without_its_name_says_so(self):
         with AppChart() as path:
             chart = path / "Chart.yaml"

@@ -13,6 +13,9 @@ same document. It reads nothing but `outgate.values`.
 */}}
 {{- define "outgate.parts" -}}
 {{- $v := fromYaml (include "outgate.values" .) -}}
+{{- if and $v.native (semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "outgate: Kubernetes %s has no native sidecars; set `native: false`" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- $container := fromYaml (include "outgate.container" $v) -}}
 labels:
   outgate.dev/injected: "true"
