@@ -91,6 +91,15 @@ class Charts(unittest.TestCase):
             archive = helm.package(CHART, destination=folder)
             self.assertIn("ConfigMap/outgate-policy", objects(render(archive, {})))
 
+    def test_what_is_given_takes_the_place_of_the_default(self):
+        """Helm merges maps: a default in values.yaml would stay beside what a user writes."""
+        given = {"policy": {"files": {"mine.yaml": "version: 1\n"}},
+                 "admissionPolicy": {"enabled": True, "namespaceSelector": {"matchLabels": {"team": "shop"}}}}
+        found = objects(render(CHART, given))
+        self.assertEqual(list(found["ConfigMap/outgate-policy"]["data"]), ["mine.yaml"])
+        binding = found["ValidatingAdmissionPolicyBinding/egress-outgate-shop"]["spec"]
+        self.assertEqual(binding["matchResources"]["namespaceSelector"], {"matchLabels": {"team": "shop"}})
+
     def test_readme_table(self):
         readme = readme_table.README.read_text()
         self.assertEqual(readme_table.made(readme), readme, "python tests/packaging/readme_table.py --write")

@@ -46,8 +46,8 @@ class Unit(unittest.TestCase):
             arguments = [folder if one == "/etc/outgate/policy" else one for one in command[2:]]
             done = subprocess.run([OUTGATE, "check", *arguments], capture_output=True, text=True)
             self.assertEqual(done.returncode, 0, done.stderr)
-            command = shlex.split(lines("ExecStartPost")[0])[1:]
-            done = subprocess.run([OUTGATE, *command, "--wait", "0", "--address", "127.0.0.1:1"], capture_output=True, text=True)
+            command = ["0" if one == "30" else one for one in shlex.split(lines("ExecStartPost")[0])[1:]]
+            done = subprocess.run([OUTGATE, *command, "--address", "127.0.0.1:1"], capture_output=True, text=True)
             self.assertNotEqual(done.returncode, 2, done.stderr)
 
     def test_times_fit(self):
