@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test bench check clients docs
+.PHONY: demo test test-packaging bench check clients docs
 
 ## Build, then show every door at work on this machine, and a provider of its own that throttles, fails and recovers.
 demo:
@@ -17,6 +17,11 @@ test:
 	$(CARGO) test --locked
 	$(CARGO) build --locked
 	tests/clients/run.sh
+
+## Image, charts, rules, dashboard and the unit of systemd; with the program as it is released. Installs its tools by name where it may.
+test-packaging:
+	$(CARGO) build --locked --release
+	OUTGATE=$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/outgate tests/packaging/run.sh
 
 ## Format, lints and documents, as CI does before the tests.
 check:

@@ -16,7 +16,10 @@ use crate::admin::{self, Admin};
 use crate::pipeline::reload::{FIRST_READ, ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::watch;
-use crate::policy::compiled::{Ca, CompiledPolicy, Fixed, ListenAddress, Listener as ListenerSettings};
+use crate::policy::compiled::{
+    Ca, CompiledPolicy, Fixed, ListenAddress, Listener as ListenerSettings, Runtime,
+};
+use crate::policy::load::PolicyOrigin;
 use crate::policy::schema;
 use crate::proxy::context::{DownstreamBounds, Guesses, ListenerContext, Proxy, Pseudonym, TokenCheck};
 use crate::proxy::listener::{self, Listener};
@@ -87,16 +90,18 @@ pub struct App {
     pub health: Option<SocketAddr>,
     ready: Arc<AtomicBool>,
     background: CancellationToken,
-    drain: Duration,
+    runtime: Runtime,
+    quit: CancellationToken,
 }
 
 impl App {
     /// Starts everything; returns when outgate is ready.
     pub async fn start(
-        config: PathBuf,
+        origin: impl Into<PolicyOrigin>,
         policy: CompiledPolicy,
         overrides: Overrides,
     ) -> Result<Self, StartError> {
+        let origin = origin.into();
         let fixed = policy.fixed.clone();
         let telemetry = Arc::new(start_telemetry(&fixed, overrides.log).map_err(StartError::Log)?);
         let tls = prepare_tls(&fixed, overrides.ssl_cert_file, overrides.ssl_cert_dir).await?;
@@ -106,11 +111,12 @@ impl App {
             metrics: telemetry.metrics.clone(),
             own_listeners: ArcSwap::from_pointee(OwnListeners::new(Vec::new())),
         });
-        let store_env = StoreEnv { directory: policy_directory(&config).to_owned(), upstream: env.clone() };
+        let store_env =
+            StoreEnv { directory: policy_directory(&origin.path).to_owned(), upstream: env.clone() };
         let stores = Stores::build(&policy.stores.iter().cloned().collect(), &store_env, None)?;
         let secrets = Arc::new(SecretCache::new(stores));
         let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone(), Arc::new(spawn)));
-        let reloader = Arc::new(Reloader::start(config, policy, shared.clone()).await?);
+        let reloader = Arc::new(Reloader::start(origin, policy, shared.clone()).await?);
 
         let bound = Bound::bind(&fixed)?;
         env.own_listeners.store(Arc::new(OwnListeners::new(bound.addresses())));
@@ -129,7 +135,10 @@ impl App {
             ready: ready.clone(),
             settled: AtomicBool::new(false),
             token: fixed.admin.token.as_ref().map(|reference| token_check(&secrets, reference)),
+            free_to_quit: fixed.admin.quit,
+            quit: CancellationToken::new(),
         });
+        let quit = admin.quit.clone();
         register_scrape(&telemetry, &shared, &tls.leaves);
         let addresses = bound.serve(&fixed, &proxy, &admin, &secrets, &background);
         Ok(Self {
@@ -141,7 +150,8 @@ impl App {
             health: addresses.health,
             ready,
             background,
-            drain: fixed.runtime.drain,
+            runtime: fixed.runtime,
+            quit,
         })
     }
 
@@ -150,13 +160,32 @@ impl App {
         self.reloader.reload().await
     }
 
+    /// Returns when `POST /quit` has asked for the end.
+    pub async fn asked_to_quit(&self) {
+        self.quit.cancelled().await;
+    }
+
+    /// Serves everything as before until nothing has run for `runtime.linger_idle`, for `runtime.linger` at most. `POST /quit`
+    /// ends it: who sends that knows that nothing will come.
+    pub async fn linger(&self) {
+        if self.runtime.linger.is_zero() {
+            return;
+        }
+        tracing::info!("serving on until nothing runs any more");
+        tokio::select! {
+            () = self.proxy.work.rest(self.runtime.linger_idle) => {}
+            () = tokio::time::sleep(self.runtime.linger) => {}
+            () = self.asked_to_quit() => {}
+        }
+    }
+
     /// Stops accepting, finishes what runs within the drain time, then ends what is left. Returns whether all of it
     /// finished by itself.
     pub async fn shutdown(&self) -> bool {
         self.ready.store(false, Ordering::Release);
         self.proxy.drain.cancel();
         self.proxy.tasks.close();
-        let finished = tokio::time::timeout(self.drain, self.proxy.tasks.wait()).await.is_ok();
+        let finished = tokio::time::timeout(self.runtime.drain, self.proxy.tasks.wait()).await.is_ok();
         if !finished {
             tracing::warn!(
                 tasks = self.proxy.tasks.len(),
@@ -269,6 +298,7 @@ fn make_proxy(
         tasks: TaskTracker::new(),
         overload: Arc::new(overload(fixed.runtime.max_connections)),
         guesses: Guesses::new(),
+        work: Arc::default(),
     }
 }
 

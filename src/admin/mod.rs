@@ -9,6 +9,7 @@
 //! | `/status` | providers, generation, secret references with version and age, pools (JSON) | loopback, or the token |
 //! | `/` | the same as a page of links | loopback, or the token |
 //! | `POST /reload` | reads the policy file again | loopback, or the token |
+//! | `POST /quit` | drains and ends the process | unix socket, or the token; loopback where `admin.quit` says so |
 //! | `POST /breakers/<provider>/open`, `closed`, `auto` | forces a provider's circuit breakers | unix socket, or the token |
 
 use std::convert::Infallible;
@@ -51,6 +52,10 @@ pub struct Admin {
     pub settled: std::sync::atomic::AtomicBool,
     /// The token, where one is configured.
     pub token: Option<TokenCheck>,
+    /// `POST /quit` is for everyone on loopback.
+    pub free_to_quit: bool,
+    /// Cancelled by `POST /quit`.
+    pub quit: CancellationToken,
 }
 
 impl Admin {
@@ -158,8 +163,13 @@ async fn serve(admin: &Admin, reach: Reach, request: Request<Incoming>) -> Respo
         (&Method::GET, "/status") => json(StatusCode::OK, &status::status(admin)),
         (&Method::GET, "/") => page(),
         (&Method::POST, "/reload") => reload(admin).await,
+        (&Method::POST, "/quit") => {
+            tracing::info!("asked to end by POST /quit");
+            admin.quit.cancel();
+            text(StatusCode::ACCEPTED, "draining\n")
+        }
         (&Method::POST, path) if path.starts_with(BREAKERS) => force_breaker(admin, &path[BREAKERS.len()..]),
-        (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/" | "/reload") => {
+        (_, "/healthz" | "/readyz" | "/metrics" | "/status" | "/" | "/reload" | "/quit") => {
             text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
         }
         _ => text(StatusCode::NOT_FOUND, "not found; try /status, /metrics, /healthz, /readyz\n"),
@@ -191,11 +201,12 @@ fn permit(admin: &Admin, reach: Reach, request: &Request<Incoming>) -> Result<()
     }
     // The app shares the loopback; what it may see there is decided by the token, where there is one. Reading the same file
     // again changes nothing that the file does not say.
-    if admin.token.is_some() && !has_token && path != "/reload" {
+    let free = path == "/reload" || (path == "/quit" && admin.free_to_quit);
+    if admin.token.is_some() && !has_token && !free {
         return Err(StatusCode::UNAUTHORIZED);
     }
     // What changes more than that needs the token, or a socket that the app cannot open.
-    if path.starts_with(BREAKERS) && !has_token && reach != Reach::Socket {
+    if (path.starts_with(BREAKERS) || path == "/quit") && !free && !has_token && reach != Reach::Socket {
         return Err(StatusCode::UNAUTHORIZED);
     }
     Ok(())

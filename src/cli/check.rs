@@ -28,7 +28,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         text.push_str(&format!("{} {warning}\n", style.paint("33", "warning:")));
     }
     if let Some(older) = &arguments.against {
-        let older = match load(&PolicyArgument { config: older.clone() }) {
+        let older = match load(&PolicyArgument { config: older.clone(), ..arguments.policy.clone() }) {
             Ok(policy) => policy,
             Err(code) => return code,
         };

@@ -11,6 +11,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::policy::compiled::CompiledPolicy;
+use crate::policy::load::PolicyOrigin;
+use crate::policy::setting::Setting;
 
 mod ca;
 mod check;
@@ -50,6 +52,16 @@ pub struct PolicyArgument {
     /// Policy file, or directory of *.yaml.
     #[arg(short, long, value_name = "PATH", env = "OUTGATE_CONFIG", default_value = "proxy.yaml")]
     pub config: PathBuf,
+    /// What this deployment says in place of the policy, in the sections that need a restart: `admin.health_address=0.0.0.0:9902`.
+    /// May be given several times; in the variable each stands on a line of its own.
+    #[arg(long = "set", value_name = "KEY=VALUE", env = "OUTGATE_SET", value_delimiter = '\n')]
+    pub settings: Vec<Setting>,
+}
+
+impl PolicyArgument {
+    fn origin(&self) -> PolicyOrigin {
+        PolicyOrigin { path: self.config.clone(), settings: self.settings.clone() }
+    }
 }
 
 #[derive(Subcommand)]
@@ -114,7 +126,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Reads the policy, or prints its mistakes.
 fn load(argument: &PolicyArgument) -> Result<CompiledPolicy, ExitCode> {
-    crate::pipeline::reload::read(&argument.config).map_err(|rejection| {
+    crate::pipeline::reload::read(argument.origin()).map_err(|rejection| {
         let colour = std::io::stderr().is_terminal();
         let _ = writeln!(std::io::stderr(), "{}", rejection.render(colour).trim_end());
         ExitCode::from(BAD_POLICY)

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::fail;
 
@@ -21,14 +21,27 @@ pub struct Arguments {
     /// How long an answer may take, in milliseconds.
     #[arg(long, default_value_t = 1000)]
     timeout: u64,
+    /// Ask again, ten times a second, until the answer is good, for so many seconds at most.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    wait: u64,
 }
+
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// 0 where the answer is 200.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    match ask(arguments) {
-        Ok(200) => ExitCode::SUCCESS,
-        Ok(status) => fail(format!("{} answered {status}", arguments.path)),
-        Err(error) => fail(format!("{}: {error}", arguments.address)),
+    let begun = Instant::now();
+    loop {
+        let message = match ask(arguments) {
+            Ok(200) => return ExitCode::SUCCESS,
+            Ok(status) => format!("{} answered {status}", arguments.path),
+            Err(error) => format!("{}: {error}", arguments.address),
+        };
+        if begun.elapsed() >= Duration::from_secs(arguments.wait) {
+            return fail(message);
+        }
+        // Nothing else runs in this process.
+        std::thread::sleep(AGAIN);
     }
 }
 

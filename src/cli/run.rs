@@ -1,6 +1,6 @@
 //! `outgate run`: the proxy itself.
 //!
-//! SIGHUP reads the policy again; SIGTERM and SIGINT drain and end with exit code 0; a second one ends at once.
+//! SIGHUP reads the policy again; SIGTERM, SIGINT and `POST /quit` drain and end with exit code 0; a second signal ends at once.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -90,7 +90,7 @@ async fn serve(arguments: Arguments, policy: CompiledPolicy) -> ExitCode {
         ssl_cert_dir: arguments.ssl_cert_dir,
         ..Overrides::default()
     };
-    let app = match App::start(arguments.policy.config, policy, overrides).await {
+    let app = match App::start(arguments.policy.origin(), policy, overrides).await {
         Ok(app) => Arc::new(app),
         Err(error) => return fail(error),
     };
@@ -115,12 +115,19 @@ async fn until_stopped(app: &Arc<App>, mut hangup: Signal, mut terminate: Signal
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = app.asked_to_quit() => break,
         }
     }
-    tracing::info!("draining: no new connections, running requests finish");
     tokio::select! {
-        finished = app.shutdown() => tracing::info!(finished, "outgate has ended"),
+        finished = end(app) => tracing::info!(finished, "outgate has ended"),
         _ = terminate.recv() => tracing::warn!("ended at once by a second signal"),
         _ = interrupt.recv() => tracing::warn!("ended at once by a second signal"),
     }
+}
+
+/// Serves on as long as the policy wants that, then drains.
+async fn end(app: &App) -> bool {
+    app.linger().await;
+    tracing::info!("draining: no new connections, running requests finish");
+    app.shutdown().await
 }

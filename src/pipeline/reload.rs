@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::policy::compile::compile;
 use crate::policy::compiled::CompiledPolicy;
 use crate::policy::diagnostic::Rejection;
-use crate::policy::load::load;
+use crate::policy::load::{PolicyOrigin, load};
 use crate::policy::widening::widenings;
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretError, StoreEnv, Stores};
@@ -52,9 +52,11 @@ pub enum ReloadOutcome {
     Refused(ReloadError),
 }
 
-/// Reads and compiles the policy at `path`.
-pub fn read(path: &std::path::Path) -> Result<CompiledPolicy, Rejection> {
-    compile(load(path)?, &directory(path))
+/// Reads and compiles a policy.
+pub fn read(origin: impl Into<PolicyOrigin>) -> Result<CompiledPolicy, Rejection> {
+    let origin = origin.into();
+    let directory = directory(&origin.path);
+    compile(load(origin)?, &directory)
 }
 
 /// Where relative paths of the policy at `path` start.
@@ -66,9 +68,9 @@ fn directory(path: &std::path::Path) -> PathBuf {
     }
 }
 
-/// Makes new generations of the policy at one path.
+/// Makes new generations of the policy of one origin.
 pub struct Reloader {
-    path: PathBuf,
+    origin: PolicyOrigin,
     shared: Arc<Shared>,
     current: Arc<ArcSwap<Generation>>,
     next: AtomicU64,
@@ -79,7 +81,7 @@ pub struct Reloader {
 impl Reloader {
     /// Builds the first generation.
     pub async fn start(
-        path: PathBuf,
+        origin: PolicyOrigin,
         policy: CompiledPolicy,
         shared: Arc<Shared>,
     ) -> Result<Self, UpstreamError> {
@@ -87,7 +89,7 @@ impl Reloader {
         prepare(&generation, &shared);
         shared.telemetry.metrics.policy_applied(1, SystemTime::now());
         let current = Arc::new(ArcSwap::from_pointee(generation));
-        Ok(Self { path, shared, current, next: AtomicU64::new(2), last_refused: Mutex::new(None) })
+        Ok(Self { origin, shared, current, next: AtomicU64::new(2), last_refused: Mutex::new(None) })
     }
 
     /// Where the newest generation stands.
@@ -102,7 +104,7 @@ impl Reloader {
 
     /// The policy's path.
     pub fn path(&self) -> &std::path::Path {
-        &self.path
+        &self.origin.path
     }
 
     /// Reads the policy again, and runs it if it is good and new.
@@ -146,15 +148,15 @@ impl Reloader {
 
     /// The stores of a new policy; what did not change stays as it is.
     fn stores(&self, policy: &CompiledPolicy) -> Result<Stores, SecretError> {
-        let directory = directory(&self.path);
+        let directory = directory(&self.origin.path);
         let env = StoreEnv { directory, upstream: self.shared.upstream_env.clone() };
         let configs = policy.stores.iter().cloned().collect();
         Stores::build(&configs, &env, Some(&self.shared.secrets.stores()))
     }
 
     async fn try_reload(&self) -> Result<ReloadOutcome, ReloadError> {
-        let path = self.path.clone();
-        let policy = tokio::task::spawn_blocking(move || read(&path)).await;
+        let origin = self.origin.clone();
+        let policy = tokio::task::spawn_blocking(move || read(origin)).await;
         // The only way to lose the task is the end of the process.
         let Ok(policy) = policy else { return Ok(ReloadOutcome::Unchanged) };
         let policy = policy.map_err(ReloadError::Rejected)?;

@@ -171,6 +171,8 @@ pub struct Admin {
     pub token: Option<SecretRef>,
     /// Health and metrics only.
     pub health_address: Option<SocketAddr>,
+    /// `POST /quit` needs no token on loopback.
+    pub quit: bool,
 }
 
 /// The CA of interception.
@@ -205,6 +207,10 @@ pub struct Runtime {
     pub max_connections: usize,
     /// Time to finish after SIGTERM.
     pub drain: Duration,
+    /// Time to serve on after SIGTERM, before the drain; may be zero.
+    pub linger: Duration,
+    /// Rest that ends it early.
+    pub linger_idle: Duration,
     /// Bounds of the app's side.
     pub downstream: Downstream,
 }

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use super::diagnostic::{Diagnostic, Diagnostics, Rejection, render_place};
+use super::setting::Setting;
 use super::tree::{Entry, Node, Place, PolicyPath, SourceId, Sources, Value};
 use super::yaml;
 
@@ -41,17 +42,45 @@ pub struct LoadedPolicy {
     pub files: Vec<PathBuf>,
 }
 
-/// Reads the policy at `path`. Blocks on the file system.
+/// Where a policy is read from, and what the deployment sets beside it.
+#[derive(Clone, Debug)]
+pub struct PolicyOrigin {
+    /// The file, or the directory.
+    pub path: PathBuf,
+    /// What takes the place of what stands there, in this order.
+    pub settings: Vec<Setting>,
+}
+
+impl From<PathBuf> for PolicyOrigin {
+    fn from(path: PathBuf) -> Self {
+        Self { path, settings: Vec::new() }
+    }
+}
+
+impl From<&Path> for PolicyOrigin {
+    fn from(path: &Path) -> Self {
+        path.to_path_buf().into()
+    }
+}
+
+impl From<&PathBuf> for PolicyOrigin {
+    fn from(path: &PathBuf) -> Self {
+        path.clone().into()
+    }
+}
+
+/// Reads a policy. Blocks on the file system.
 ///
 /// # Errors
 /// All mistakes of all files at once, as far as they can be told without knowing what the keys mean.
-pub fn load(path: &Path) -> Result<LoadedPolicy, Rejection> {
+pub fn load(origin: impl Into<PolicyOrigin>) -> Result<LoadedPolicy, Rejection> {
+    let origin = origin.into();
     let mut reading = Reading::default();
-    let files = reading.list(path);
+    let files = reading.list(&origin.path);
     for file in &files {
         reading.file(file);
     }
-    reading.finish(files)
+    reading.finish(files, &origin.settings)
 }
 
 #[derive(Default)]
@@ -116,12 +145,17 @@ impl Reading {
         }
     }
 
-    fn finish(mut self, files: Vec<PathBuf>) -> Result<LoadedPolicy, Rejection> {
+    fn finish(mut self, files: Vec<PathBuf>, settings: &[Setting]) -> Result<LoadedPolicy, Rejection> {
         let mut whole: Option<Node> = None;
         for tree in std::mem::take(&mut self.trees) {
             match &mut whole {
                 None => whole = Some(tree),
                 Some(whole) => join(whole, tree, &self.sources, &mut self.diagnostics),
+            }
+        }
+        if let Some(tree) = &mut whole {
+            for setting in settings {
+                setting.apply(tree, &mut self.sources, &mut self.diagnostics);
             }
         }
         match whole {

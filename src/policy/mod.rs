@@ -16,6 +16,7 @@ pub mod pattern;
 pub mod preset;
 pub mod reference;
 pub mod schema;
+pub mod setting;
 pub mod switch;
 pub mod tenant_pattern;
 pub mod tree;

@@ -180,6 +180,9 @@ pub struct AdminConfig {
     pub token: Option<SecretRef>,
     /// A second address that serves /healthz, /readyz and /metrics only. Default: none.
     pub health_address: Option<String>,
+    /// Whether `POST /quit` drains and ends outgate for whoever reaches `address` on loopback, without the token: so the last
+    /// act of a Job's main container can end a sidecar that Kubernetes takes for a main container too. Default: false.
+    pub quit: Option<bool>,
 }
 
 /// TLS interception.
@@ -214,6 +217,11 @@ pub struct RuntimeConfig {
     pub max_connections: Option<u32>,
     /// How long running work may take after SIGTERM. Default: 20s.
     pub drain: Option<TimeSpan>,
+    /// How long, after SIGTERM and before `drain`, everything is served as before, at most: where app and outgate are told to
+    /// end at the same moment, the app still needs its way out. Default: 0s.
+    pub linger: Option<TimeSpan>,
+    /// `linger` is over as soon as nothing has run for so long. Default: 5s.
+    pub linger_idle: Option<TimeSpan>,
     /// Bounds of the app's side.
     pub downstream: Option<DownstreamConfig>,
 }

@@ -55,6 +55,8 @@ pub struct Proxy {
     pub overload: Arc<super::overload::Overload>,
     /// Slows down who guesses tokens.
     pub guesses: Guesses,
+    /// Requests, tunnels and upgraded connections that run.
+    pub work: Arc<super::work::Work>,
 }
 
 /// `Via` members, prepared.

@@ -40,7 +40,7 @@ pub struct Arrival {
 impl Arrival {
     /// Opens the record of a request, and takes the generation that judges it.
     pub fn open(proxy: &Arc<Proxy>, context: &ConnectionContext, request: Request<Incoming>) -> Self {
-        let active = context.activity.begin();
+        let active = context.activity.begin_work(&proxy.work);
         let generation = proxy.generation.load_full();
         let (parts, incoming) = request.into_parts();
         let door = door_of(context, &parts);

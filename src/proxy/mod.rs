@@ -29,3 +29,4 @@ pub mod stalls;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upload;
+pub mod work;

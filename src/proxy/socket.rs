@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::work::Work;
+
 /// Timeouts of the app's side, from `runtime.downstream`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketTimeouts {
@@ -71,7 +73,15 @@ impl Activity {
     pub fn begin(self: &Arc<Self>) -> ActivityGuard {
         self.running.fetch_add(1, Ordering::Relaxed);
         self.head_begun.store(false, Ordering::Relaxed);
-        ActivityGuard(self.clone())
+        ActivityGuard(self.clone(), None)
+    }
+
+    /// The same for a request that is work of the process too.
+    pub fn begin_work(self: &Arc<Self>, work: &Arc<Work>) -> ActivityGuard {
+        work.begin();
+        let mut guard = self.begin();
+        guard.1 = Some(work.clone());
+        guard
     }
 
     /// The connection speaks HTTP/2.
@@ -85,8 +95,8 @@ impl Activity {
     }
 }
 
-/// Keeps a connection from being idle.
-pub struct ActivityGuard(Arc<Activity>);
+/// Keeps a connection from being idle, and the process where it counts as work.
+pub struct ActivityGuard(Arc<Activity>, Option<Arc<Work>>);
 
 impl ActivityGuard {
     /// From now until the guard is dropped bytes are copied, and closing is half-closing.
@@ -101,6 +111,9 @@ impl Drop for ActivityGuard {
         let ended = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.0.ended.store(ended, Ordering::Relaxed);
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+        if let Some(work) = &self.1 {
+            work.end();
+        }
     }
 }
 

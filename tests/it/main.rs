@@ -13,6 +13,7 @@ mod credentials;
 mod demo;
 mod doors;
 mod drain;
+mod ending;
 mod fleet;
 mod healing;
 mod leak;

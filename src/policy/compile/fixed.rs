@@ -228,7 +228,7 @@ impl Compiler<'_> {
                 }
             },
         };
-        Some(Admin { address, token: config.token, health_address })
+        Some(Admin { address, token: config.token, health_address, quit: config.quit.unwrap_or(false) })
     }
 
     fn interception(
@@ -266,10 +266,21 @@ impl Compiler<'_> {
         }
         let downstream = self.downstream(&config.downstream.unwrap_or_default(), &path.key("downstream"));
         let drain = self.span(config.drain, Duration::from_secs(20), &path.key("drain"));
+        let seconds = Duration::from_secs;
+        // Zero is the one that is not written: it means none.
+        let linger = match config.linger {
+            Some(span) if !span.duration().is_zero() => {
+                self.span(Some(span), seconds(0), &path.key("linger"))
+            }
+            Some(_) | None => Duration::ZERO,
+        };
+        let linger_idle = self.span(config.linger_idle, seconds(5), &path.key("linger_idle"));
         Runtime {
             workers: config.workers.unwrap_or_default(),
             max_connections: max_connections as usize,
             drain,
+            linger,
+            linger_idle,
             downstream,
         }
     }

@@ -131,10 +131,17 @@ pub(super) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
         return Err(TlsError::KeyOwner { path: path.to_owned(), owner, expected });
     }
     let mode = metadata.mode() & 0o7777;
-    if mode & 0o177 != 0 {
+    if !is_private(mode, owner, expected) {
         return Err(TlsError::KeyMode { path: path.to_owned(), mode });
     }
     read_bounded(file, path).map(Zeroizing::new)
+}
+
+/// For the owner alone. Where the owner is root and this process is not, its group may read too: that is how Kubernetes
+/// mounts a Secret for a user that is not root, and root has then decided who is in the group.
+fn is_private(mode: u32, owner: u32, me: u32) -> bool {
+    let forbidden = if owner == 0 && me != 0 { 0o137 } else { 0o177 };
+    mode & forbidden == 0
 }
 
 fn read_bounded(file: File, path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -190,4 +197,31 @@ fn publish(path: &Path, content: &[u8], mode: u32) -> Result<(), TlsError> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft).map_err(fail)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(fail)?;
     std::fs::rename(&draft, path).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_private;
+
+    #[test]
+    fn who_may_read_a_key_file() {
+        const ME: u32 = 65532;
+        for (mode, owner, me, private) in [
+            (0o600, ME, ME, true),
+            (0o400, ME, ME, true),
+            (0o440, ME, ME, false),
+            (0o700, ME, ME, false),
+            // A mounted Secret.
+            (0o440, 0, ME, true),
+            (0o640, 0, ME, true),
+            (0o460, 0, ME, false),
+            (0o444, 0, ME, false),
+            (0o644, 0, ME, false),
+            // Root reads its own without a group.
+            (0o440, 0, 0, false),
+            (0o600, 0, 0, true),
+        ] {
+            assert_eq!(is_private(mode, owner, me), private, "{mode:o} of {owner} for {me}");
+        }
+    }
 }

@@ -1,0 +1,159 @@
+"""Builds the image by buildah, and makes what is needed to run it by podman, on a machine without access to an image registry.
+
+The bases are stand-ins: the runtime is unpacked from the Debian packages that the distroless image is made of;
+the builder is a busybox whose `cargo` hands out the program that was built outside, after it looked that it was called as it should and
+that the sources are there. So every line of the Dockerfile runs but the compiler.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from engine import OUTGATE, ROOT, missing
+
+TAG = "localhost/outgate-packaging-test"
+
+#: What distroless/cc-debian12 holds.
+RUNTIME = ["base-files", "netbase", "tzdata", "libc6", "libssl3", "libgcc-s1", "libgomp1", "libstdc++6", "ca-certificates"]
+
+CARGO = """#!/bin/sh
+set -e
+[ "$*" = "build --locked --release --bin outgate" ] || { echo "cargo $*" >&2; exit 1; }
+for file in Cargo.toml Cargo.lock src/main.rs benches/proxy/main.rs README.md; do [ -f $file ] || { echo "no $file" >&2; exit 1; }; done
+for file in .git .outgate target/debug tests docs helm proxy.yaml .env; do [ ! -e $file ] || { echo "$file is in the context" >&2; exit 1; }; done
+mkdir -p target/release
+cp /prebuilt/outgate target/release/outgate
+"""
+
+CONTAINERS_CONF = """[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+init_path = "/usr/bin/catatonit"
+"""
+
+
+def available():
+    """Whether this machine can build and run images at all; if not, why."""
+    if os.getuid() != 0:
+        return "not root: no image is built here"
+    for program in ("buildah", "podman", "runc", "apt-get", "dpkg-deb"):
+        if not shutil.which(program):
+            return f"{program} is not here: no image is built"
+    return None
+
+
+class Image:
+    def __init__(self):
+        why = available()
+        if why:
+            missing(why)
+        self.folder = Path(tempfile.mkdtemp(prefix="image-"))
+        conf = self.folder / "containers.conf"
+        conf.write_text(CONTAINERS_CONF)
+        policy = self.folder / "policy.json"
+        policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        storage = self.folder / "storage.conf"
+        storage.write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{self.folder}/graph"\nrunroot = "{self.folder}/run"\n')
+        self.environment = os.environ | {"BUILDAH_ISOLATION": "chroot", "CONTAINERS_CONF": str(conf),
+                                         "CONTAINERS_STORAGE_CONF": str(storage)}
+        self.policy = policy
+        self.built = False
+
+    def close(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def call(self, *command, check=True, **options):
+        done = subprocess.run([str(one) for one in command], capture_output=True, text=True, env=self.environment, **options)
+        assert not check or done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-3000:]}"
+        return done
+
+    def debian(self, names, into):
+        folder = self.folder / "packages"
+        folder.mkdir(exist_ok=True)
+        self.call("apt-get", "download", "-qq", *names, cwd=folder)
+        for name in names:
+            self.call("dpkg-deb", "-x", next(folder.glob(f"{name}_*.deb")), into)
+
+    def base(self, name, tree, user=None):
+        """An image of one folder."""
+        container = self.call("buildah", "from", "--signature-policy", self.policy, "scratch").stdout.strip()
+        self.call("buildah", "copy", "-q", container, tree, "/")
+        self.call("buildah", "commit", "-q", "--signature-policy", self.policy, "--rm", container, name)
+
+    def bases(self):
+        runtime, builder = self.folder / "runtime", self.folder / "builder"
+        runtime.mkdir()
+        self.debian(RUNTIME, runtime)
+        certificates = sorted((runtime / "usr/share/ca-certificates/mozilla").glob("*.crt"))
+        (runtime / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
+        (runtime / "etc/ssl/certs/ca-certificates.crt").write_text("".join(c.read_text() for c in certificates))
+        for unneeded in ("usr/share/doc", "usr/share/man", "usr/share/ca-certificates", "usr/share/lintian", "usr/sbin", "usr/bin", "var"):
+            shutil.rmtree(runtime / unneeded, ignore_errors=True)
+        (runtime / "etc/passwd").write_text("root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n")
+        (runtime / "tmp").mkdir(exist_ok=True)
+        (runtime / "tmp").chmod(0o1777)
+        self.base("localhost/stand-in-runtime", runtime)
+
+        (builder / "bin").mkdir(parents=True)
+        unpacked = self.folder / "busybox"
+        unpacked.mkdir()
+        self.debian(["busybox-static"], unpacked)
+        shutil.copy(unpacked / "bin/busybox", builder / "bin/busybox")
+        for name in ("sh", "cp", "mkdir", "["):
+            (builder / "bin" / name).symlink_to("busybox")
+        cargo = builder / "usr/local/cargo/bin/cargo"
+        cargo.parent.mkdir(parents=True)
+        cargo.write_text(CARGO)
+        cargo.chmod(0o755)
+        (builder / "usr/local/bin").mkdir(parents=True)
+        (builder / "usr/local/bin/cargo").symlink_to("/usr/local/cargo/bin/cargo")
+        (builder / "prebuilt").mkdir()
+        program = builder / "prebuilt/outgate"
+        shutil.copy(OUTGATE, program)
+        self.call("strip", program)
+        (builder / "tmp").mkdir()
+        (builder / "tmp").chmod(0o1777)
+        self.base("localhost/stand-in-builder", builder)
+
+    def build(self):
+        """The context is the repository, with what must not get into an image planted beside the sources."""
+        if self.built:
+            return
+        self.bases()
+        context = self.folder / "context"
+        keep = shutil.ignore_patterns("target", ".git", "node_modules")
+        shutil.copytree(ROOT, context, ignore=keep, symlinks=True)
+        for planted in (".outgate/ca/ca.key", ".env", "target/debug/x", ".git/config"):
+            path = context / planted
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("SECRET-CANARY")
+        self.call("buildah", "build", "--format", "docker", "--signature-policy", self.policy, "--pull-never",
+                  "--build-arg", "RUST_IMAGE=localhost/stand-in-builder", "--build-arg", "RUNTIME_IMAGE=localhost/stand-in-runtime",
+                  "--build-arg", "REVISION=0123abc", "-t", TAG, context)
+        self.built = True
+
+    def inspect(self):
+        self.build()
+        return json.loads(self.call("buildah", "inspect", "--type", "image", TAG).stdout)
+
+    def files(self):
+        """Names, modes and sizes of what is in the image."""
+        self.build()
+        container = self.call("buildah", "from", "--pull-never", "--signature-policy", self.policy, TAG).stdout.strip()
+        root = Path(self.call("buildah", "mount", container).stdout.strip())
+        found = {str(p.relative_to(root)): p.lstat() for p in root.rglob("*") if not p.is_dir()}
+        self.call("buildah", "umount", container)
+        self.call("buildah", "rm", container)
+        return found
+
+    #: As the chart has it.
+    TIGHT = ["--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+
+    def podman(self, *arguments, **options):
+        return self.call("podman", *arguments, **options)

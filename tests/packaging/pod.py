@@ -1,0 +1,176 @@
+"""A pod as processes: the containers of a render, with their very arguments, environment and volumes, on loopback.
+
+Volumes are laid out as the kubelet does it (`..data` for ConfigMaps and Secrets), and each container sees only what it mounts. A mount at
+`/etc/outgate/policy` is `<folder>/containers/<container>/etc/outgate/policy` here, so these paths are rewritten in arguments and environment; nothing
+else is. As root, each container runs as its own user and group.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from engine import OUTGATE, sidecar_of
+
+ROOT_USER = os.getuid() == 0
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def until(what, condition, limit=20.0):
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < limit, f"{what}: not within {limit} s"
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+class Pod:
+    """`data` gives ConfigMaps and Secrets by name: {name: {file: content}}."""
+
+    def __init__(self, spec, data):
+        self.spec, self.data = spec, data
+        self.sidecar = sidecar_of(spec)
+        self.folder = Path(tempfile.mkdtemp(prefix="pod-"))
+        self.folder.chmod(0o755)
+        self.program = self.folder / "bin" / "outgate"
+        self.program.parent.mkdir()
+        shutil.copy(OUTGATE, self.program)
+        self.program.chmod(0o755)
+        self.running = []
+        self.swaps = 0
+        for volume in spec["volumes"]:
+            self.lay(volume)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def volume(self, name):
+        return self.folder / "volumes" / name
+
+    def lay(self, volume):
+        path = self.volume(volume["name"])
+        path.mkdir(parents=True)
+        if "emptyDir" in volume:
+            path.chmod(0o777)
+        elif "configMap" in volume:
+            self.swap(volume["name"], self.data[volume["configMap"]["name"]], 0o644)
+        elif "secret" in volume:
+            self.swap(volume["name"], self.data[volume["secret"]["secretName"]], volume["secret"]["defaultMode"])
+        elif "projected" in volume:
+            source = volume["projected"]["sources"][0]["serviceAccountToken"]
+            self.swap(volume["name"], {source["path"]: f"token for {source['audience']}"}, volume["projected"]["defaultMode"])
+        else:
+            raise AssertionError(volume)
+
+    def swap(self, name, files, mode=0o644):
+        """A new version of a ConfigMap or Secret: a new folder, and one link that is renamed."""
+        path = self.volume(name)
+        self.swaps += 1
+        version = path / f"..2026_{self.swaps}"
+        version.mkdir()
+        for file, content in files.items():
+            (version / file).write_text(content)
+            (version / file).chmod(mode)
+        draft = path / "..data_tmp"
+        draft.symlink_to(version.name)
+        os.replace(draft, path / "..data")
+        for file in files:
+            if not (path / file).is_symlink():
+                (path / file).symlink_to(f"..data/{file}")
+        for old in path.iterdir():
+            if old.name.startswith("..2026_") and old != version:
+                shutil.rmtree(old)
+            elif not old.name.startswith("..") and old.name not in files:
+                old.unlink()
+
+    def path(self, container, path):
+        return self.folder / "containers" / container["name"] / path.lstrip("/")
+
+    def mount(self, container):
+        for mount in container.get("volumeMounts") or []:
+            where = self.path(container, mount["mountPath"])
+            where.parent.mkdir(parents=True, exist_ok=True)
+            if not where.is_symlink():
+                where.symlink_to(self.volume(mount["name"]))
+
+    def rewritten(self, container, text):
+        """With the mounts of this container where they are here."""
+        text = text.replace("$(KUBERNETES_SERVICE_HOST)", "10.96.0.1").replace("/usr/local/bin/outgate", str(self.program))
+        for mount in sorted((container.get("volumeMounts") or []), key=lambda m: -len(m["mountPath"])):
+            text = text.replace(mount["mountPath"], str(self.path(container, mount["mountPath"])))
+        return text
+
+    def environment(self, container):
+        return {e["name"]: self.rewritten(container, e["value"]) for e in container.get("env") or []}
+
+    def run(self, container, command, **options):
+        self.mount(container)
+        context = container["securityContext"]
+        user = {"user": context["runAsUser"], "group": context.get("runAsGroup", context["runAsUser"]),
+                "extra_groups": []} if ROOT_USER else {}
+        environment = {"PATH": os.environ["PATH"]} | self.environment(container)
+        return subprocess.Popen(command, env=environment, cwd="/", **user, **options)
+
+    def start(self):
+        """The sidecar, up to its startup probe (native), or its postStart hook (classic)."""
+        command = [str(self.program)] + [self.rewritten(self.sidecar, a) for a in self.sidecar["args"]]
+        begun = time.monotonic()
+        with open(self.folder / "sidecar.log", "ab") as log:
+            process = self.run(self.sidecar, command, stdout=log, stderr=log)
+        self.running.append(process)
+        self.process = process
+        hook = self.sidecar.get("lifecycle", {}).get("postStart")
+        if hook:
+            command = [self.rewritten(self.sidecar, a) for a in hook["exec"]["command"]]
+            assert subprocess.run(command, timeout=60).returncode == 0, self.log()
+        else:
+            until("the startup probe", lambda: self.probe("startupProbe") == 200 or process.poll() is not None)
+        assert process.poll() is None, self.log()
+        return time.monotonic() - begun
+
+    def probe(self, kind):
+        ask = self.sidecar[kind]["httpGet"]
+        port = next(p["containerPort"] for p in self.sidecar["ports"] if p["name"] == ask["port"])
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}{ask['path']}", timeout=2) as got:
+                return got.status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return None
+
+    def log(self):
+        return (self.folder / "sidecar.log").read_text()
+
+    def app(self):
+        return self.spec["containers"][-1]
+
+    def in_app(self, *command, check=True):
+        """Runs a command as the app: its user, its environment, its mounts."""
+        process = self.run(self.app(), [self.rewritten(self.app(), c) for c in command], stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, text=True)
+        out, error = process.communicate(timeout=60)
+        assert not check or process.returncode == 0, f"{command}: {out}{error}\n{self.log()}"
+        return out if check else process.returncode
+
+    def terminate(self, limit=10.0):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(limit)

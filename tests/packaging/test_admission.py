@@ -1,0 +1,101 @@
+"""The admission policy, evaluated: which pods it takes, and what it says about those it does not."""
+
+import copy
+import unittest
+
+import cel
+
+from engine import CHART, objects, pod_spec, render, render_app, values_of
+
+NATIVE = pod_spec(objects(render_app())["Deployment/shop"])
+CLASSIC = pod_spec(objects(render_app({"outgate": {"native": False}}))["Deployment/shop"])
+
+
+def judge(policy, spec):
+    """The messages of all validations that fail, as the API server would give them; it drops nulls before that."""
+    world = {"object": {"spec": {key: value for key, value in spec.items() if value is not None}}, "variables": {}}
+    for variable in policy["variables"]:
+        world["variables"][variable["name"]] = cel.evaluate(variable["expression"], world)
+    failed = []
+    for validation in policy["validations"]:
+        result = cel.evaluate(validation["expression"], world)
+        assert isinstance(result, bool), result
+        if not result:
+            failed.append(validation["message"])
+    return failed
+
+
+class Policy(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        found = objects(render(CHART, values_of("enforced")))
+        cls.policy = found["ValidatingAdmissionPolicy/egress-outgate-shop"]["spec"]
+        cls.binding = found["ValidatingAdmissionPolicyBinding/egress-outgate-shop"]["spec"]
+
+    def test_a_pod_of_the_library_passes(self):
+        self.assertEqual(judge(self.policy, NATIVE), [])
+        self.assertEqual(judge(self.policy, CLASSIC), [])
+
+    def test_it_fails_closed_and_for_chosen_namespaces(self):
+        self.assertEqual(self.policy["failurePolicy"], "Fail")
+        self.assertEqual(self.binding["matchResources"]["namespaceSelector"], {"matchLabels": {"outgate.dev/enforce": "true"}})
+        self.assertEqual(self.binding["policyName"], "egress-outgate-shop")
+        self.assertEqual(self.binding["validationActions"], ["Deny", "Audit"])
+
+    def test_what_it_refuses(self):
+        def app(change):
+            return lambda spec: change(spec["containers"][-1])
+
+        def sidecar(change):
+            return lambda spec: change(spec["initContainers"][0])
+
+        debugger = {"name": "debugger", "image": "busybox", "securityContext": {"runAsUser": 65532}}
+        key = {"name": "outgate-private", "mountPath": "/x"}
+        for change, wanted in [
+            (lambda spec: spec.pop("initContainers"), ["no outgate sidecar", ]),
+            (lambda spec: spec.update(initContainers=[]), ["no outgate sidecar"]),
+            (sidecar(lambda c: c.update(image="outgate.evil.example/x:1")), ["no outgate sidecar"]),
+            (sidecar(lambda c: c.update(image="outgateway:1")), ["no outgate sidecar"]),
+            (sidecar(lambda c: c["securityContext"].update(runAsUser=1000)), ["runs as user 65532"]),
+            (sidecar(lambda c: c.pop("securityContext")), ["runs as user 65532"]),
+            (sidecar(lambda c: c["securityContext"].update(privileged=True)), ["runs as user 65532"]),
+            (app(lambda c: c["securityContext"].update(runAsUser=65532)), ["is the sidecar's"]),
+            (lambda spec: spec.update(securityContext={"runAsUser": 65532}), ["is the sidecar's"]),
+            (lambda spec: spec.update(ephemeralContainers=[debugger]), ["is the sidecar's"]),
+            (app(lambda c: c["volumeMounts"].append(key)), ["mounted in the sidecar only"]),
+            (lambda spec: spec["initContainers"].append({"name": "i", "image": "i", "volumeMounts": [key]}),
+             ["mounted in the sidecar only"]),
+            (lambda spec: spec.update(hostNetwork=True), ["hostNetwork"]),
+            (lambda spec: spec.update(hostPID=True), ["hostNetwork"]),
+            (lambda spec: spec.update(shareProcessNamespace=True), ["hostNetwork"]),
+        ]:
+            spec = copy.deepcopy(NATIVE)
+            change(spec)
+            told = judge(self.policy, spec)
+            with self.subTest(wanted=wanted, told=told):
+                self.assertEqual(len(told), len(wanted))
+                for one, part in zip(told, wanted):
+                    self.assertIn(part, one)
+
+    def test_when_it_looks(self):
+        condition = self.policy["matchConditions"][0]["expression"]
+        changed = copy.deepcopy(NATIVE) | {"hostNetwork": True}
+        for operation, old, new, wanted in [("CREATE", None, NATIVE, True), ("UPDATE", NATIVE, NATIVE, False),
+                                            ("UPDATE", NATIVE, changed, True)]:
+            world = {"request": {"operation": operation}, "object": {"spec": new}, "oldObject": old and {"spec": old}}
+            self.assertEqual(cel.evaluate(condition, world), wanted, operation)
+
+    def test_what_it_leaves_alone(self):
+        for change in (
+            lambda spec: spec.update(hostNetwork=False, shareProcessNamespace=False, securityContext={"fsGroup": 65532}),
+            lambda spec: spec["containers"][-1].pop("securityContext"),
+            lambda spec: spec["containers"][-1].pop("volumeMounts"),
+            lambda spec: spec["initContainers"][0].update(image="outgate@sha256:" + "0" * 64),
+        ):
+            spec = copy.deepcopy(NATIVE)
+            change(spec)
+            self.assertEqual(judge(self.policy, spec), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
