@@ -64,6 +64,7 @@ fn request(method: Method, url: &str, headers: &[(&str, &str)], body: Body) -> E
         upgrade: false,
         credential_choice: 0,
         tenant: None,
+        leave: None,
         exchange: Arc::new(Exchange::new(None)),
     }
 }
