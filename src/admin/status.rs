@@ -49,6 +49,7 @@ pub fn status(admin: &Admin) -> Value {
         "ready": admin.ready.load(std::sync::atomic::Ordering::Acquire) && admin.shared.secrets.ready(),
         "providers": providers,
         "secrets": admin.shared.secrets.status(),
+        "tenant_secrets": admin.shared.secrets.tenant_secrets(),
         "fleet": admin.shared.layers.fleet.status(),
         "pools": pools,
         "interception": {

@@ -8,8 +8,8 @@ use serde_json::{Value as Json, json};
 
 use super::explain_layers::layers;
 use super::{DENIED, PolicyArgument, Style, fail, load, print};
-use crate::credential::Location;
 use crate::credential::kinds::MemberSettings;
+use crate::credential::{Location, Locations};
 use crate::message::target::{Authority, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
 use crate::policy::decide::{ConnectDecision, Refusal};
@@ -188,8 +188,10 @@ fn allowed(
     headers: &[String],
 ) -> Json {
     let settings = &route.settings;
-    let locations: Vec<&Location> =
-        settings.credential.iter().flat_map(|member| &member.parts).map(|part| &part.location).collect();
+    let locations = Locations::new(settings.credential.iter().flat_map(MemberSettings::locations));
+    // Shown by the connection, whatever the route says.
+    let certificate = upstream_identity(provider).filter(|_| settings.credential.is_empty());
+    let shown = certificate.as_ref().map(|_| "the TLS handshake".to_owned());
     let value =
         |key: &[&str], text: String| json!({ "value": text, "from": origin(policy, &route.effective, key) });
     let seconds = |duration: std::time::Duration| humantime::format_duration(duration).to_string();
@@ -203,8 +205,8 @@ fn allowed(
         "route": &*route.name,
         "at": place(policy, route.place),
         "credential": {
-            "references": settings.credential.iter().map(|member| references(member)).collect::<Vec<_>>(),
-            "places": crate::credential::Locations::new(locations.iter().map(|place| (*place).clone())).iter().map(describe).collect::<Vec<_>>(),
+            "references": settings.credential.iter().map(references).chain(certificate.clone()).collect::<Vec<_>>(),
+            "places": places(&locations, &settings.credential).into_iter().chain(shown).collect::<Vec<_>>(),
             "from": origin(policy, &route.effective, &["credential"]),
         },
         "stripped": stripped(&locations, headers),
@@ -224,6 +226,10 @@ fn allowed(
     })
 }
 
+fn upstream_identity(provider: &Provider) -> Option<String> {
+    provider.upstream.identity.as_ref().map(|(certificate, key)| format!("{certificate} + {key}"))
+}
+
 /// Its secrets; of a token also what it is got with, and where what rotates is kept.
 fn references(member: &MemberSettings) -> String {
     let distinct = |references: Vec<String>| {
@@ -231,7 +237,10 @@ fn references(member: &MemberSettings) -> String {
         references.into_iter().for_each(|text| all.extend((!all.contains(&text)).then_some(text)));
         all.join(" + ")
     };
-    let shown = member.parts.iter().flat_map(|part| part.secrets()).map(ToString::to_string).collect();
+    let own = member.per_request.iter().flat_map(|work| work.rewriter().secrets());
+    let own = own.map(|used| used.reference.to_string());
+    let shown =
+        member.parts.iter().flat_map(|part| part.secrets()).map(ToString::to_string).chain(own).collect();
     let mut text = distinct(shown);
     for token in &member.tokens {
         let grant = token.settings.grant();
@@ -242,6 +251,21 @@ fn references(member: &MemberSettings) -> String {
     text
 }
 
+/// Where the credential goes, each place once.
+fn places(locations: &Locations, members: &[MemberSettings]) -> Vec<String> {
+    let mut all: Vec<String> = locations.iter().map(describe).collect();
+    for place in members
+        .iter()
+        .filter_map(|member| member.per_request.as_ref())
+        .flat_map(|work| work.rewriter().places())
+    {
+        if !all.contains(&place) {
+            all.push(place);
+        }
+    }
+    all
+}
+
 fn describe(location: &Location) -> String {
     match location {
         Location::Header(name) => format!("header {name}"),
@@ -250,8 +274,7 @@ fn describe(location: &Location) -> String {
 }
 
 /// Which of the given headers would be taken out.
-fn stripped(locations: &[&Location], headers: &[String]) -> Vec<String> {
-    let locations = crate::credential::Locations::new(locations.iter().map(|location| (*location).clone()));
+fn stripped(locations: &Locations, headers: &[String]) -> Vec<String> {
     headers
         .iter()
         .filter_map(|line| HeaderName::from_bytes(line.split(':').next()?.trim().as_bytes()).ok())

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::error::CredentialError;
 use super::kinds::MemberSettings;
 use super::location::Locations;
 use super::member::{Member, Prepared};
+use super::overlap::{self, News, Overlap};
+use super::scope::Scope;
 use super::token::TokenEnv;
-use crate::resilience::retry::Heal;
 use crate::secret::cache::{RefreshOutcome, SecretCache};
-use crate::telemetry::{HealResult, ProviderMetrics};
+use crate::telemetry::{HealResult, OverlapEvent, ProviderMetrics};
 
 /// How long the member of a list that worked is used first; then the newer one is tried again.
 const PREFER: Duration = Duration::from_secs(30);
@@ -26,6 +26,8 @@ pub struct Credential {
     started: Instant,
     /// Member that is preferred, and until when: milliseconds since `started`, times [`SLOTS`], plus the member.
     preference: AtomicU64,
+    overlap: Overlap,
+    tenant: Option<Arc<str>>,
     metrics: Arc<ProviderMetrics>,
 }
 
@@ -39,10 +41,35 @@ impl Credential {
         env: &TokenEnv,
         metrics: Arc<ProviderMetrics>,
     ) -> Self {
-        let parts = members.iter().flat_map(|member| &member.parts);
-        let locations = Locations::new(parts.map(|part| part.location.clone()));
-        let members = members.iter().map(|member| Member::bind(member, cache, env)).collect();
-        Self { members, locations, started: Instant::now(), preference: AtomicU64::new(0), metrics }
+        let scope = Scope { cache, env, tenant: None };
+        // Without a tenant no name can fail to fit.
+        Self::bind_in(members, &scope, metrics.clone()).unwrap_or_else(|_| Self::of(Vec::new(), &[], metrics))
+    }
+
+    /// The same in a scope: for a tenant, or for nobody in particular.
+    ///
+    /// # Errors
+    /// The tenant's name does not fit.
+    pub fn bind_in(
+        members: &[MemberSettings],
+        scope: &Scope<'_>,
+        metrics: Arc<ProviderMetrics>,
+    ) -> Result<Self, CredentialError> {
+        let bound = members.iter().map(|member| Member::bind(member, scope)).collect::<Result<_, _>>()?;
+        Ok(Self { tenant: scope.tenant.map(Arc::from), ..Self::of(bound, members, metrics) })
+    }
+
+    fn of(members: Vec<Member>, settings: &[MemberSettings], metrics: Arc<ProviderMetrics>) -> Self {
+        let locations = Locations::new(settings.iter().flat_map(MemberSettings::locations));
+        Self {
+            members,
+            locations,
+            started: Instant::now(),
+            preference: AtomicU64::new(0),
+            overlap: Overlap::default(),
+            tenant: None,
+            metrics,
+        }
     }
 
     /// The places that belong to it.
@@ -71,6 +98,11 @@ impl Credential {
     /// Whether a request could be sent with it now.
     pub fn is_available(&self) -> bool {
         self.choose(self.preferred()).is_ok()
+    }
+
+    /// Whether some member has values for all of its secrets.
+    pub fn has_values(&self) -> bool {
+        self.members.iter().any(Member::has_values)
     }
 
     /// How many members it has.
@@ -149,8 +181,10 @@ impl Credential {
     }
 }
 
-impl Heal for Credential {
-    fn preferred(&self) -> usize {
+/// What the attempt loop asks of it and tells it.
+impl Credential {
+    /// Which member a request takes first.
+    pub fn preferred(&self) -> usize {
         let packed = self.preference.load(Ordering::Relaxed);
         if packed == 0 || self.now() >= packed / SLOTS {
             return 0;
@@ -158,19 +192,36 @@ impl Heal for Credential {
         usize::try_from(packed % SLOTS).unwrap_or(0)
     }
 
-    fn heal(&self, tried: usize, stamp: u64) -> BoxFuture<'_, Option<usize>> {
-        Box::pin(async move {
-            let next = self.heal_after(tried, stamp).await;
-            if next.is_none() {
-                self.metrics.healed(HealResult::Failed);
-            }
-            next
-        })
+    /// After `tried` was refused: which member to take now, or nothing.
+    pub async fn heal(&self, tried: usize, stamp: u64) -> Option<usize> {
+        let next = self.heal_after(tried, stamp).await;
+        if next.is_none() {
+            self.metrics.healed(HealResult::Failed);
+        }
+        next
     }
 
-    fn worked(&self, choice: usize) {
+    /// The member was accepted after another had been refused.
+    pub fn worked(&self, choice: usize) {
         self.metrics.healed(HealResult::Healed);
         let until = self.now() + u64::try_from(PREFER.as_millis()).unwrap_or(0);
         self.preference.store(until * SLOTS + choice as u64 % SLOTS, Ordering::Relaxed);
+    }
+
+    /// A member was not refused; `success` where the answer shows that it was accepted. In an overlap that says whether the
+    /// older ones are still needed.
+    pub fn accepted(&self, choice: usize, success: bool) {
+        if self.members.len() < 2 || choice == 0 && !success {
+            return;
+        }
+        if choice > 0 {
+            self.metrics.overlap(OverlapEvent::OldNeeded);
+        }
+        let Some(news) = self.overlap.accepted(choice, Instant::now()) else { return };
+        if news == News::SafeToRemove {
+            self.metrics.overlap(OverlapEvent::SafeToRemove);
+        }
+        let reference = |at: usize| self.members.get(at).map_or("", |member| member.reference());
+        overlap::tell(news, "provider", (reference(0), reference(choice.max(1))), self.tenant.as_deref());
     }
 }

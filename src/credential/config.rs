@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::Path;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -9,8 +10,8 @@ use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::kinds::{
-    MemberSettings, basic, bearer, header, jwt_bearer, oauth2_client_credentials, oauth2_refresh_token,
-    query, token_exchange,
+    MemberSettings, apple, basic, bearer, body, github_app, google_service_account, header, hmac, jwt_bearer,
+    mtls, oauth2_client_credentials, oauth2_refresh_token, placeholder, query, token_exchange,
 };
 use crate::secret::reference::SecretRef;
 
@@ -28,8 +29,22 @@ pub enum Kind {
     Header(OneOrMany<header::Config>),
     /// A query parameter.
     Query(query::Config),
+    /// Fields of the body.
+    Body(body::Config),
+    /// Dummies that are replaced.
+    Placeholder(OneOrMany<placeholder::Config>),
+    /// A signature over parts of the request.
+    Hmac(Box<hmac::Config>),
+    /// A TLS client certificate.
+    Mtls(mtls::Config),
     /// A token for the client itself (RFC 6749 section 4.4).
     Oauth2ClientCredentials(Box<oauth2_client_credentials::Config>),
+    /// A token for a service account of Google.
+    GoogleServiceAccount(Box<google_service_account::Config>),
+    /// An installation token of a GitHub App.
+    GithubApp(Box<github_app::Config>),
+    /// A JWT for Apple.
+    Apple(Box<apple::Config>),
     /// A token for a refresh token (RFC 6749 section 6).
     Oauth2RefreshToken(Box<oauth2_refresh_token::Config>),
     /// A token for a JWT that outgate signs, or that JWT (RFC 7523).
@@ -38,12 +53,19 @@ pub enum Kind {
     TokenExchange(Box<token_exchange::Config>),
 }
 
-const BUILT: [&str; 9] = [
+const BUILT: [&str; 16] = [
     "bearer",
     "basic",
     "header",
     "query",
+    "body",
+    "placeholder",
+    "hmac",
+    "mtls",
     "oauth2_client_credentials",
+    "google_service_account",
+    "github_app",
+    "apple",
     "oauth2_refresh_token",
     "jwt_bearer",
     "token_exchange",
@@ -51,8 +73,7 @@ const BUILT: [&str; 9] = [
 ];
 
 /// Kinds of the policy's contract that are not built yet; they are refused by name.
-const NOT_YET: [&str; 6] =
-    ["body", "placeholder", "google_service_account", "github_app", "aws_sigv4", "hmac"];
+const NOT_YET: [&str; 1] = ["aws_sigv4"];
 
 /// `credential:` as written.
 #[derive(Clone, Debug)]
@@ -69,7 +90,8 @@ impl CredentialConfig {
     pub fn members(&self, directory: &Path) -> Result<Vec<MemberSettings>, String> {
         let of = MemberSettings::of;
         match &self.kind {
-            Kind::None => Ok(Vec::new()),
+            // A client certificate is shown by the connection: no request holds anything of it.
+            Kind::None | Kind::Mtls(_) => Ok(Vec::new()),
             Kind::Bearer(list) => Ok(list.0.iter().cloned().map(bearer::parts).map(of).collect()),
             Kind::Basic(config) => {
                 config.parts().map(|parts| vec![of(parts)]).ok_or_else(|| "names no secret".to_owned())
@@ -80,10 +102,24 @@ impl CredentialConfig {
                 Ok(vec![of(parts)])
             }
             Kind::Query(config) => Ok(vec![of(vec![config.part()?])]),
+            Kind::Body(config) => config.members(),
+            Kind::Placeholder(list) => placeholder::members(&list.0),
+            Kind::Hmac(config) => config.members(),
             Kind::Oauth2ClientCredentials(config) => Ok(vec![config.member(directory)?]),
             Kind::Oauth2RefreshToken(config) => Ok(vec![config.member(directory)?]),
             Kind::JwtBearer(config) => Ok(vec![config.member(directory)?]),
             Kind::TokenExchange(config) => Ok(vec![config.member(directory)?]),
+            Kind::GoogleServiceAccount(config) => Ok(vec![config.member(directory)?]),
+            Kind::GithubApp(config) => Ok(vec![config.member(directory)?]),
+            Kind::Apple(config) => Ok(vec![config.member()?]),
+        }
+    }
+
+    /// The client certificate and its key, where that is what it is.
+    pub fn identity(&self) -> Option<(&SecretRef, &SecretRef)> {
+        match &self.kind {
+            Kind::Mtls(config) => Some((&config.certificate, &config.key)),
+            _ => None,
         }
     }
 
@@ -116,23 +152,37 @@ impl<'de> Deserialize<'de> for OneOrMany<SecretRef> {
     }
 }
 
-impl<'de> Deserialize<'de> for OneOrMany<header::Config> {
+/// A kind of which there may be several in one credential, each a map.
+trait Several: for<'de> Deserialize<'de> {
+    /// What one looks like.
+    const ONE: &'static str;
+}
+
+impl Several for header::Config {
+    const ONE: &'static str = "`{ name, value, format }`";
+}
+
+impl Several for placeholder::Config {
+    const ONE: &'static str = "`{ token, value, in }`";
+}
+
+impl<'de, T: Several> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = OneOrMany<header::Config>;
+        struct Maps<T>(PhantomData<T>);
+        impl<'de, T: Several> Visitor<'de> for Maps<T> {
+            type Value = OneOrMany<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`{ name, value, format }`, or a list of them")
+                write!(f, "{}, or a list of them", T::ONE)
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                let one = header::Config::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                let one = T::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
                 Ok(OneOrMany(vec![one]))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
                 collect(list)
             }
         }
-        deserializer.deserialize_any(Fields)
+        deserializer.deserialize_any(Maps(PhantomData))
     }
 }
 
@@ -198,7 +248,14 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                 "basic" => Kind::Basic(map.next_value()?),
                 "header" => Kind::Header(map.next_value()?),
                 "query" => Kind::Query(map.next_value()?),
+                "body" => Kind::Body(map.next_value()?),
+                "placeholder" => Kind::Placeholder(map.next_value()?),
+                "hmac" => Kind::Hmac(map.next_value()?),
+                "mtls" => Kind::Mtls(map.next_value()?),
                 "oauth2_client_credentials" => Kind::Oauth2ClientCredentials(map.next_value()?),
+                "google_service_account" => Kind::GoogleServiceAccount(map.next_value()?),
+                "github_app" => Kind::GithubApp(map.next_value()?),
+                "apple" => Kind::Apple(map.next_value()?),
                 "oauth2_refresh_token" => Kind::Oauth2RefreshToken(map.next_value()?),
                 "jwt_bearer" => Kind::JwtBearer(map.next_value()?),
                 "token_exchange" => Kind::TokenExchange(map.next_value()?),
@@ -215,7 +272,14 @@ impl<'de> Visitor<'de> for CredentialVisitor {
                         "basic",
                         "header",
                         "query",
+                        "body",
+                        "placeholder",
+                        "hmac",
+                        "mtls",
                         "oauth2_client_credentials",
+                        "google_service_account",
+                        "github_app",
+                        "apple",
                         "oauth2_refresh_token",
                         "jwt_bearer",
                         "token_exchange",
@@ -245,7 +309,14 @@ impl JsonSchema for CredentialConfig {
         let basic = generator.subschema_for::<basic::Config>();
         let header = generator.subschema_for::<OneOrMany<header::Config>>();
         let query = generator.subschema_for::<query::Config>();
+        let body = generator.subschema_for::<body::Config>();
+        let mtls = generator.subschema_for::<mtls::Config>();
+        let hmac = generator.subschema_for::<hmac::Config>();
+        let placeholder = generator.subschema_for::<OneOrMany<placeholder::Config>>();
         let client_credentials = generator.subschema_for::<oauth2_client_credentials::Config>();
+        let google = generator.subschema_for::<google_service_account::Config>();
+        let github = generator.subschema_for::<github_app::Config>();
+        let apple = generator.subschema_for::<apple::Config>();
         let refresh_token = generator.subschema_for::<oauth2_refresh_token::Config>();
         let jwt_bearer = generator.subschema_for::<jwt_bearer::Config>();
         let token_exchange = generator.subschema_for::<token_exchange::Config>();
@@ -263,7 +334,14 @@ impl JsonSchema for CredentialConfig {
                         "basic": basic,
                         "header": header,
                         "query": query,
+                        "body": body,
+                        "placeholder": placeholder,
+                        "hmac": hmac,
+                        "mtls": mtls,
                         "oauth2_client_credentials": client_credentials,
+                        "google_service_account": google,
+                        "github_app": github,
+                        "apple": apple,
                         "oauth2_refresh_token": refresh_token,
                         "jwt_bearer": jwt_bearer,
                         "token_exchange": token_exchange,

@@ -13,6 +13,9 @@ pub enum CredentialError {
         /// Why.
         cause: std::sync::Arc<SecretError>,
     },
+    /// Its secrets are per tenant, and the request named none.
+    #[error("the credential is per tenant, and the request names no tenant")]
+    NoTenant,
     /// The value holds a byte that the place it belongs to cannot carry.
     #[error("the value of `{reference}` cannot stand in {place}")]
     NotUsable {

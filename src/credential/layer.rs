@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::Either;
 use http::Response;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use super::bound::Credential;
 use super::error::CredentialError;
 use super::member::Prepared;
 use super::scrub::{Scrub, scrub_response};
+use super::tenants::Credentials;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
@@ -24,14 +26,14 @@ use crate::resilience::{Inner, Pending};
 #[derive(Clone)]
 pub struct Inject<S> {
     inner: S,
-    credential: Arc<Credential>,
+    credentials: Arc<Credentials>,
     scrub: Scrub,
 }
 
 impl<S> Inject<S> {
     /// Puts the injection around the provider.
-    pub fn new(inner: S, credential: Arc<Credential>, scrub: Scrub) -> Self {
-        Self { inner, credential, scrub }
+    pub fn new(inner: S, credentials: Arc<Credentials>, scrub: Scrub) -> Self {
+        Self { inner, credentials, scrub }
     }
 }
 
@@ -45,28 +47,26 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
     }
 
     fn call(&mut self, request: EgressRequest) -> Pending {
-        match self.credential.choose(request.credential_choice) {
+        let credential = match self.credentials.of(request.tenant.as_deref()) {
+            Ok(credential) => credential,
+            Err(error) => return ready(Failure::not_sent(Fault::Credential).because(error)),
+        };
+        match credential.choose(request.credential_choice) {
             Ok((choice, member, prepared)) => {
                 let reference = member.reference().clone();
                 self.send(request, choice, reference, prepared)
             }
-            // A token that has ended, or was never there: it is waited for, within the deadline of the request.
-            Err(_) if self.credential.waits() => self.clone().send_later(request),
-            Err(error) => ready(self.missing(error)),
+            // A token that has ended or was never there, a tenant who is named for the first time: it is waited for, within the
+            // deadline of the request.
+            Err(_) if credential.waits() => self.clone().send_later(request, credential),
+            Err(error) => ready(missing(&credential, error)),
         }
     }
 }
 
 impl<S: Inner> Inject<S> {
-    fn missing(&self, error: CredentialError) -> Failure {
-        let mut failure = Failure::not_sent(Fault::Credential).because(error);
-        failure.retry_after = self.credential.asked_again_in();
-        failure
-    }
-
-    fn send_later(mut self, request: EgressRequest) -> Pending {
+    fn send_later(mut self, request: EgressRequest, credential: Arc<Credential>) -> Pending {
         Box::pin(async move {
-            let credential = self.credential.clone();
             let began = Instant::now();
             let obtained = credential.obtain(request.credential_choice).await;
             request.exchange.queued(began.elapsed());
@@ -74,8 +74,18 @@ impl<S: Inner> Inject<S> {
                 Ok((choice, member, prepared)) => {
                     self.send(request, choice, member.reference().clone(), prepared).await
                 }
-                Err(error) => Err(self.missing(error)),
+                Err(error) => Err(missing(&credential, error)),
             }
+        })
+    }
+
+    /// Does what there is to do for each request, and sends it.
+    fn rewritten(&self, request: EgressRequest, prepared: Arc<Prepared>) -> Pending {
+        let mut inner = self.inner.clone();
+        Box::pin(async move {
+            let Some((work, secrets)) = &prepared.per_request else { return inner.call(request).await };
+            let request = work.rewriter().rewrite(request, secrets).await?;
+            inner.call(request).await
         })
     }
 
@@ -101,7 +111,10 @@ impl<S: Inner> Inject<S> {
             facts.credential_choice = choice;
         }
         let scrub = self.scrub;
-        let call = self.inner.call(request);
+        let call = match &prepared.per_request {
+            None => Either::Left(self.inner.call(request)),
+            Some(_) => Either::Right(self.rewritten(request, prepared.clone())),
+        };
         Box::pin(async move {
             let response = call.await?;
             match (&prepared.scrubber, scrub) {
@@ -112,6 +125,12 @@ impl<S: Inner> Inject<S> {
             }
         })
     }
+}
+
+fn missing(credential: &Credential, error: CredentialError) -> Failure {
+    let mut failure = Failure::not_sent(Fault::Credential).because(error);
+    failure.retry_after = credential.asked_again_in();
+    failure
 }
 
 fn ready(failure: Failure) -> Pending {

@@ -69,24 +69,30 @@ impl Locations {
             self.0.iter().any(|location| matches!(location, Location::Query(name) if names(pair, name)))
         };
         let Some(query) = target.query() else { return target };
-        // Some servers part pairs at `;` too (the first HTML forms did).
-        if !query.split(['&', ';']).any(owned) {
-            return target;
-        }
-        let mut kept = String::with_capacity(query.len());
-        for pair in query.split_inclusive(['&', ';']) {
-            if !owned(pair.trim_end_matches(['&', ';'])) {
-                kept.push_str(pair);
-            }
-        }
-        if !query.ends_with(['&', ';']) && kept.ends_with(['&', ';']) {
-            kept.pop();
-        }
+        let Some(kept) = without_pairs(query, owned) else { return target };
         let text =
             if kept.is_empty() { target.path().to_owned() } else { format!("{}?{kept}", target.path()) };
         // The parts come from a valid target, so the shorter one is valid too.
         PathAndQuery::try_from(text).unwrap_or(target)
     }
+}
+
+/// A query or form without the pairs that are `owned`; nothing where there are none.
+pub(super) fn without_pairs(pairs: &str, owned: impl Fn(&str) -> bool) -> Option<String> {
+    // Some servers part pairs at `;` too (the first HTML forms did).
+    if !pairs.split(['&', ';']).any(&owned) {
+        return None;
+    }
+    let mut kept = String::with_capacity(pairs.len());
+    for pair in pairs.split_inclusive(['&', ';']) {
+        if !owned(pair.trim_end_matches(['&', ';'])) {
+            kept.push_str(pair);
+        }
+    }
+    if !pairs.ends_with(['&', ';']) && kept.ends_with(['&', ';']) {
+        kept.pop();
+    }
+    Some(kept)
 }
 
 /// Names are compared without case and with `_` and `-` as one.

@@ -15,19 +15,28 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::error::CredentialError;
-use super::kinds::{Form, Half, MemberSettings, Part};
+use super::kinds::{Form, Half, MemberSettings, Part, PerRequest, can_change};
 use super::location::Location;
+use super::rewrite::Secrets;
+use super::scope::Scope;
 use super::scrub::Scrubber;
-use super::token::{self, TokenEnv};
-use crate::secret::cache::{SecretCache, SecretEntry, SecretVersion};
+use crate::secret::ValueRules;
+use crate::secret::cache::{SecretEntry, SecretVersion};
 use crate::secret::reference::SecretRef;
 
 /// One alternative of a credential, with the live secrets it is made of.
 pub struct Member {
     parts: Vec<Part>,
     secrets: Vec<(SecretRef, Arc<SecretEntry>)>,
+    per_request: Option<PerRequestBound>,
     prepared: ArcSwapOption<Prepared>,
     reference: Arc<str>,
+}
+
+/// Work for each request, and where among the member's secrets those that it needs are.
+struct PerRequestBound {
+    work: Arc<PerRequest>,
+    secrets: Vec<usize>,
 }
 
 /// What a member puts into a request, for one version of its secrets.
@@ -38,6 +47,8 @@ pub struct Prepared {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Percent-encoded `name=value` pairs.
     parameters: Vec<Zeroizing<String>>,
+    /// What is still to be done for each request, and with what.
+    pub per_request: Option<(Arc<PerRequest>, Secrets)>,
     /// Finds the secrets in answers; absent where all of them are too short to be searched for.
     pub scrubber: Option<Arc<Scrubber>>,
 }
@@ -45,24 +56,51 @@ pub struct Prepared {
 static STAMPS: AtomicU64 = AtomicU64::new(1);
 
 /// What RFC 3986 calls unreserved stays as it is.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 impl Member {
     /// Binds a member to the live secrets.
-    pub fn bind(settings: &MemberSettings, cache: &SecretCache, env: &TokenEnv) -> Self {
+    ///
+    /// # Errors
+    /// The tenant's name does not fit.
+    pub fn bind(settings: &MemberSettings, scope: &Scope<'_>) -> Result<Self, CredentialError> {
         let parts = settings.parts.clone();
         let mut secrets: Vec<(SecretRef, Arc<SecretEntry>)> = Vec::new();
-        for reference in parts.iter().flat_map(Part::secrets) {
-            if secrets.iter().any(|(known, _)| known == reference) {
-                continue;
-            }
+        let mut bound = |reference: &SecretRef, rules: ValueRules| {
             let token = settings.tokens.iter().find(|token| token.reference == *reference);
-            let entry = token.map_or_else(|| cache.entry(reference), |token| token::entry(token, cache, env));
-            secrets.push((reference.clone(), entry));
+            let entry = match token {
+                Some(token) => scope.token(token),
+                None => scope.entry(reference, rules),
+            };
+            let entry = entry.map_err(|cause| CredentialError::Secret {
+                reference: reference.to_string(),
+                cause: Arc::new(cause),
+            })?;
+            let known = secrets.iter().position(|(_, known)| Arc::ptr_eq(known, &entry));
+            Ok::<_, CredentialError>(known.unwrap_or_else(|| {
+                secrets.push((reference.clone(), entry));
+                secrets.len() - 1
+            }))
+        };
+        for reference in parts.iter().flat_map(Part::secrets) {
+            bound(reference, ValueRules::HeaderSafe)?;
         }
-        let reference =
-            secrets.iter().map(|(reference, _)| reference.to_string()).collect::<Vec<_>>().join(",");
-        Self { parts, secrets, prepared: ArcSwapOption::empty(), reference: reference.into() }
+        let per_request = match &settings.per_request {
+            None => None,
+            Some(work) => {
+                let used = work.rewriter().secrets();
+                let secrets =
+                    used.iter().map(|used| bound(&used.reference, used.rules)).collect::<Result<_, _>>()?;
+                Some(PerRequestBound { work: Arc::new(work.clone()), secrets })
+            }
+        };
+        let reference = settings.reference();
+        Ok(Self { parts, secrets, per_request, prepared: ArcSwapOption::empty(), reference })
+    }
+
+    /// Whether there are values for all of its secrets.
+    pub fn has_values(&self) -> bool {
+        self.secrets().all(|entry| entry.current().is_ok())
     }
 
     /// The last preparation, whether or not its secrets can still be had.
@@ -77,20 +115,20 @@ impl Member {
 
     /// Whether reading its secrets again could give another value; the environment cannot change.
     pub fn can_change(&self) -> bool {
-        self.secrets.iter().any(|(reference, _)| reference.store() != "env")
+        self.secrets.iter().any(|(reference, _)| can_change(reference))
     }
 
-    /// Waits for the tokens that are missing. The future may be dropped.
+    /// Waits for the tokens that are missing, and for a tenant's secrets that were never read. The future may be dropped.
     pub async fn obtain(&self) {
-        for entry in self.secrets().filter(|entry| entry.is_made()) {
+        for entry in self.secrets().filter(|entry| entry.is_waited_for()) {
             // What went wrong stands in the entry.
             let _ = entry.obtain().await;
         }
     }
 
-    /// Whether waiting for a token that is missing could help.
+    /// Whether waiting for what is missing could help.
     pub fn waits(&self) -> bool {
-        self.secrets().any(|entry| entry.is_made() && entry.current().is_err())
+        self.secrets().any(|entry| entry.is_waited_for() && entry.current().is_err())
     }
 
     /// The live secrets, for healing.
@@ -138,6 +176,10 @@ impl Member {
             stamp: STAMPS.fetch_add(1, Ordering::Relaxed),
             headers: Vec::new(),
             parameters: Vec::new(),
+            per_request: self.per_request.as_ref().map(|bound| {
+                let own = bound.secrets.iter().filter_map(|at| values.get(*at));
+                (bound.work.clone(), Secrets::new(own.map(|(_, version)| version.clone()).collect()))
+            }),
             scrubber: None,
         };
         for part in &self.parts {

@@ -22,10 +22,15 @@ pub mod kinds;
 pub mod layer;
 pub mod location;
 pub mod member;
+pub mod overlap;
+pub mod rewrite;
+pub mod scope;
 pub mod scrub;
+pub mod tenants;
 pub mod token;
 
 pub use bound::Credential;
 pub use config::{CredentialConfig, Kind};
 pub use error::CredentialError;
 pub use location::{Location, Locations};
+pub use tenants::Credentials;

@@ -44,9 +44,12 @@ pub enum BodyError {
 }
 
 /// A request or response body. Empty and short bodies cost no allocation; everything else is streamed.
+#[derive(Default)]
 pub struct Body(Kind);
 
+#[derive(Default)]
 enum Kind {
+    #[default]
     Empty,
     Full(Option<Bytes>),
     Incoming(Incoming, Side),

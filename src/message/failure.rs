@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use super::request::{EgressRequest, Unsent};
+
 /// How far a request had got on its way to the provider when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progress {
@@ -60,6 +62,8 @@ pub enum Fault {
     ConcurrencyLimit,
     /// The circuit breaker is open.
     BreakerOpen,
+    /// The app wanted a kept answer only, and none is kept (RFC 9111 section 5.2.1.7).
+    OnlyIfCached,
     /// No connection to the provider became free in time (`upstream.pool.max_connections`).
     ConnectionLimit,
     /// The provider closed or reset the connection before its answer.
@@ -82,6 +86,12 @@ pub enum Fault {
     Credential,
     /// The target would be too long with the credential in its query.
     TargetTooLong,
+    /// The request cannot carry its credential, such as a body that is no form; the text tells the app why.
+    Unfit(&'static str),
+    /// The body has to be held while the credential is put into it, and is too large for that.
+    BodyTooLargeToRewrite,
+    /// The request may not be sent with, or because of, what it holds; the text tells the app why.
+    Forbidden(&'static str),
     /// The app went away.
     DownstreamGone,
     /// The app's body is malformed.
@@ -106,6 +116,8 @@ pub struct Failure {
     pub limit: Option<Box<LimitState>>,
     /// The provider's own field that tells SDKs not to send the request again; written on outgate's answer.
     pub hint: Option<Box<(HeaderName, HeaderValue)>>,
+    /// The request itself, whole, where a layer hands it back to the one outside that gave it leave to go on.
+    pub handed_back: Option<Box<Unsent>>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -127,12 +139,16 @@ pub struct LimitState {
 impl Failure {
     /// A failure before anything was sent.
     pub fn not_sent(fault: Fault) -> Self {
-        Self { fault, progress: Progress::NotSent, retry_after: None, limit: None, hint: None, source: None }
+        Self::new(fault, Progress::NotSent)
     }
 
     /// A failure after bytes may have reached the provider.
     pub fn sent(fault: Fault) -> Self {
-        Self { fault, progress: Progress::Sent, retry_after: None, limit: None, hint: None, source: None }
+        Self::new(fault, Progress::Sent)
+    }
+
+    fn new(fault: Fault, progress: Progress) -> Self {
+        Self { fault, progress, retry_after: None, limit: None, hint: None, handed_back: None, source: None }
     }
 
     /// Adds the cause, for the log.
@@ -150,6 +166,12 @@ impl Failure {
     /// Says which limit refused, and how it stands.
     pub fn limit(mut self, limit: LimitState) -> Self {
         self.limit = Some(Box::new(limit));
+        self
+    }
+
+    /// Hands the request back, as it came.
+    pub fn handing_back(mut self, request: EgressRequest) -> Self {
+        self.handed_back = Some(Box::new(Unsent::new(request)));
         self
     }
 

@@ -1,7 +1,7 @@
 //! A request on its way out, after admission.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -31,8 +31,45 @@ pub struct EgressRequest {
     pub credential_choice: usize,
     /// The tenant the app named (`tenant.header`), where the policy asks for one.
     pub tenant: Option<Arc<str>>,
+    /// Leave to go on that a layer outside gave, and that is asked about again after the waits further in.
+    pub leave: Option<Leave>,
     /// What the layers tell the record, and one another, about this exchange.
     pub exchange: Arc<Exchange>,
+}
+
+/// A request that comes back whole.
+pub struct Unsent(Mutex<EgressRequest>);
+
+impl Unsent {
+    /// Wraps it. A body cannot be shared between threads, and what carries it may be: hence the lock, which nobody takes.
+    pub fn new(request: EgressRequest) -> Self {
+        Self(Mutex::new(request))
+    }
+
+    /// The request.
+    pub fn into_request(self) -> EgressRequest {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leave to go on, which whoever gave it may take back while the request waits elsewhere.
+#[derive(Clone, Debug)]
+pub struct Leave {
+    /// How often leave was taken back from all who had it; grows only.
+    recalls: Arc<AtomicU32>,
+    given_at: u32,
+}
+
+impl Leave {
+    /// Leave that holds until `recalls` is another number than `given_at`.
+    pub fn new(recalls: Arc<AtomicU32>, given_at: u32) -> Self {
+        Self { recalls, given_at }
+    }
+
+    /// Whether it was not taken back.
+    pub fn holds(&self) -> bool {
+        self.recalls.load(Ordering::Acquire) == self.given_at
+    }
 }
 
 /// What happens to one exchange, written by the layers and read when its record is emitted.

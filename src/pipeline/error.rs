@@ -229,6 +229,7 @@ impl EgressError {
                     | Fault::DownstreamMalformed
                     | Fault::DownstreamStalled
                     | Fault::BodyTooLarge
+                    | Fault::BodyTooLargeToRewrite
             ),
         }
     }
@@ -373,6 +374,10 @@ fn fault(fault: Fault) -> Answer {
             let title = "too many requests to this provider run already (`concurrency`)";
             row(503, "overloaded", "connection_limit_reached", Flag::Overloaded, title)
         }
+        Fault::OnlyIfCached => {
+            let title = "the request wants a kept answer only (`only-if-cached`), and none is kept";
+            row(504, "not_cached", "proxy_internal_response", Flag::NotCached, title)
+        }
         Fault::BreakerOpen => {
             let title = "the circuit breaker of this provider is open; nothing was sent";
             row(503, "breaker_open", "destination_unavailable", Flag::Overloaded, title)
@@ -406,6 +411,12 @@ fn fault(fault: Fault) -> Answer {
             let title = "the target is too long with the credential in its query";
             row(414, "uri_too_long", "http_request_error", Flag::DownstreamProtocol, title)
         }
+        Fault::Unfit(title) => bad_request(title),
+        Fault::BodyTooLargeToRewrite => {
+            let title = "the request body is larger than the credential allows: it is held whole while the credential is put into it (`max`)";
+            row(413, "payload_too_large", "http_request_error", Flag::DownstreamProtocol, title)
+        }
+        Fault::Forbidden(title) => row(403, "denied", "http_request_denied", Flag::Denied, title),
         Fault::DownstreamGone => row(
             400,
             "bad_request",

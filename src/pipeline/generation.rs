@@ -9,6 +9,9 @@ use super::error::{DeniedBy, EgressError};
 use super::route_stack::RouteStack;
 use super::shared::Shared;
 use super::tunnel::TunnelPermit;
+use crate::credential::Location;
+use crate::credential::kinds::MemberSettings;
+use crate::credential::kinds::placeholder::known::Known;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{CompiledPolicy, Provider};
 use crate::policy::decide::{ConnectDecision, LocalDecision, Refusal};
@@ -87,8 +90,11 @@ impl Generation {
         }
         let unmatched = shared.upstream(&policy.unmatched_upstream)?;
         let fleet = shared.layers.join(&policy, &shared.secrets);
+        let routes = policy.providers.iter().flat_map(|provider| &provider.routes);
+        let known = Known::new(routes.flat_map(|route| &route.settings.credential));
+        let around = Around { generation: number, shared, fleet: fleet.as_ref(), placeholders: known.as_ref() };
         for provider in &policy.providers {
-            providers.push(LiveProvider::build(provider, mode, shared, fleet.as_ref())?);
+            providers.push(LiveProvider::build(provider, mode, &around)?);
         }
         let unmatched_metrics = shared.telemetry.metrics.route("unmatched", TUNNEL);
         let redaction = Arc::new(union_redaction(mode, &policy));
@@ -268,26 +274,35 @@ impl Generation {
     }
 }
 
+/// What the stacks of a generation have in common while they are built.
+pub(super) struct Around<'a> {
+    /// Its number.
+    pub(super) generation: u64,
+    /// State that outlives the generation.
+    pub(super) shared: &'a Shared,
+    /// The store that pods share.
+    pub(super) fleet: Option<&'a Arc<Fleet>>,
+    /// All placeholders of the policy.
+    pub(super) placeholders: Option<&'a Arc<Known>>,
+}
+
 impl LiveProvider {
-    fn build(
-        provider: &Arc<Provider>,
-        mode: QueryMode,
-        shared: &Shared,
-        fleet: Option<&Arc<Fleet>>,
-    ) -> Result<Self, UpstreamError> {
+    fn build(provider: &Arc<Provider>, mode: QueryMode, around: &Around<'_>) -> Result<Self, UpstreamError> {
+        let shared = around.shared;
         let upstream = shared.upstream(&provider.upstream)?;
         // The credential's own parameter is a secret wherever it stands, also where the app sent one of its own.
         let mut names = provider.redact_query.clone();
-        for part in provider.routes.iter().flat_map(|route| route.settings.credential.iter().flat_map(|member| &member.parts)) {
-            if let crate::credential::Location::Query(name) = &part.location {
-                names.push(name.clone());
+        let members = provider.routes.iter().flat_map(|route| &route.settings.credential);
+        for location in members.flat_map(MemberSettings::locations) {
+            if let Location::Query(name) = location {
+                names.push(name);
             }
         }
         let redaction = Arc::new(Redaction::new(mode, &names, &provider.redact_path));
         let routes = provider
             .routes
             .iter()
-            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, shared, fleet)))
+            .map(|route| Arc::new(RouteStack::build(provider, route, &upstream, &redaction, around)))
             .collect();
         let tunnel_metrics = shared.telemetry.metrics.route(&provider.name, TUNNEL);
         Ok(Self { upstream, routes, tunnel_metrics })

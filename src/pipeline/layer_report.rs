@@ -24,8 +24,10 @@ const QUOTA_DECISIONS: LevelFamily =
     LevelFamily::counter("quota_decisions", "What the learned quota did, and what it was told");
 const BREAKER_STATE: LevelFamily = LevelFamily::gauge(
     "breaker_state",
-    "0 closed, 1 half-open, 2 open, of the hosts that are listed in /status",
+    "0 closed, 1 half-open, 2 open, of the hosts that are listed in /status; what was forced by hand counts",
 );
+const BREAKER_FORCED: LevelFamily =
+    LevelFamily::gauge("breaker_forced", "0 decides for itself, 1 forced closed, 2 forced open");
 const BREAKER_EVENTS: LevelFamily = LevelFamily::counter(
     "breaker_events",
     "Transitions of circuit breakers, and what they did with requests",
@@ -174,6 +176,7 @@ impl LayerStates {
                 ("throttled", status.throttled),
                 ("absurd", status.absurd),
                 ("shadowed", status.shadowed),
+                ("recalled", status.recalled),
                 ("hinted", status.hinted),
                 ("overflowed", status.overflow),
             ];
@@ -186,10 +189,16 @@ impl LayerStates {
         for (identity, breakers) in locked(&self.breakers).iter() {
             let status = breakers.status();
             let labels = identity.labels();
+            let forced = match status.forced {
+                None => 0.0,
+                Some("closed") => 1.0,
+                Some(_) => 2.0,
+            };
+            report.add(&BREAKER_FORCED, labels.clone(), forced);
             for host in &status.hosts {
                 let mut labels = labels.clone();
                 labels.push(("host", format!("{}:{}", host.host, host.port)));
-                let state = match host.state {
+                let state = match status.forced.unwrap_or(host.state) {
                     "closed" => 0.0,
                     "half_open" => 1.0,
                     _ => 2.0,
@@ -258,6 +267,8 @@ impl LayerStates {
                 ("not_storable", status.not_storable),
                 ("evicted", status.evicted),
                 ("invalidated", status.invalidated),
+                ("renewed", status.renewed),
+                ("not_renewed", status.not_renewed),
             ];
             report.each(&CACHE_EVENTS, &labels, "event", &events);
         }

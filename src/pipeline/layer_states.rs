@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::live_fleet::LiveFleet;
-use crate::credential::Credential;
+use crate::credential::Credentials;
 use crate::policy::compiled::{CompiledPolicy, Provider, Route};
 use crate::policy::layers::{LayerSettings, Owner};
 use crate::resilience::Layers;
@@ -46,6 +46,9 @@ pub struct LayerStates {
     pub(super) caches: Mutex<HashMap<(Identity, CacheSize), Arc<ResponseCache>>>,
     pub(super) budgets: ByIdentity<(BudgetSettings, Arc<Budget>)>,
     pub(super) breakers: ByIdentity<Arc<Breakers>>,
+    /// By provider, and not by who wrote a breaker: that may change with an edit, and what was forced by hand holds until it
+    /// is released by hand.
+    forced: Mutex<HashMap<Arc<str>, Forced>>,
     pub(super) permits: ByIdentity<Arc<Permits>>,
     /// By the limit's name as well.
     pub(super) limiters: Mutex<Limiters>,
@@ -61,6 +64,7 @@ impl LayerStates {
             caches: Mutex::default(),
             budgets: Mutex::default(),
             breakers: Mutex::default(),
+            forced: Mutex::default(),
             permits: Mutex::default(),
             limiters: Mutex::default(),
             quotas: Arc::default(),
@@ -86,7 +90,7 @@ impl LayerStates {
         route: &Route,
         attempt: AttemptTimeouts,
         fleet: Option<&Arc<Fleet>>,
-        credential: Option<&Arc<Credential>>,
+        credential: Option<&Arc<Credentials>>,
     ) -> Layers {
         let settings = &route.settings.layers;
         let identity = |owner: &Owner| Identity { provider: provider.name.clone(), owner: owner.clone() };
@@ -141,8 +145,12 @@ impl LayerStates {
     fn breaker(&self, identity: Identity, settings: &BreakerSettings) -> Arc<Breakers> {
         let mut breakers = locked(&self.breakers);
         let provider = identity.provider.clone();
-        let live =
-            breakers.entry(identity).or_insert_with(|| Arc::new(Breakers::new(provider, settings.clone())));
+        let live = breakers.entry(identity).or_insert_with(|| {
+            let forced = locked(&self.forced).get(&provider).copied();
+            let new = Breakers::new(provider, settings.clone());
+            new.force(forced);
+            Arc::new(new)
+        });
         live.update(settings.clone());
         live.clone()
     }
@@ -223,11 +231,19 @@ impl LayerStates {
         others
     }
 
-    /// Forces the breakers of a provider and its routes, or lets them decide again. How many there are.
+    /// Forces the breakers of a provider and its routes, those that it will have included, or lets them decide again. How
+    /// many there are; where there is none now, nothing is forced.
     pub fn force_breakers(&self, provider: &str, forced: Option<Forced>) -> usize {
         let breakers = locked(&self.breakers);
-        let own = breakers.iter().filter(|(identity, _)| *identity.provider == *provider);
-        own.map(|(_, live)| live.force(forced)).count()
+        let own: Vec<_> = breakers.iter().filter(|(identity, _)| *identity.provider == *provider).collect();
+        if let Some((identity, _)) = own.first() {
+            let mut all = locked(&self.forced);
+            match forced {
+                Some(forced) => all.insert(identity.provider.clone(), forced),
+                None => all.remove(provider),
+            };
+        }
+        own.into_iter().map(|(_, live)| live.force(forced)).count()
     }
 
     /// Drops the state of what the policy no longer has.
@@ -244,7 +260,9 @@ impl LayerStates {
         locked(&self.breakers).retain(|identity, _| used.breakers.contains(identity));
         locked(&self.permits).retain(|identity, _| used.permits.contains(identity));
         locked(&self.limiters).retain(|key, _| used.limiters.contains(key));
-        locked(&self.quotas).retain(|name, _| policy.providers.iter().any(|provider| provider.name == *name));
+        let known = |name: &Arc<str>| policy.providers.iter().any(|provider| provider.name == *name);
+        locked(&self.forced).retain(|name, _| known(name));
+        locked(&self.quotas).retain(|name, _| known(name));
     }
 }
 
@@ -279,14 +297,19 @@ impl Used {
 fn route_cache(
     settings: &CacheSettings,
     keys: &KeySource,
-    credential: Option<&Arc<Credential>>,
+    credential: Option<&Arc<Credentials>>,
 ) -> RouteCache {
     let (versioned, available) = (credential.cloned(), credential.cloned());
     RouteCache {
         settings: settings.clone(),
         source: keys.clone(),
-        version: Arc::new(move || versioned.as_ref().map_or(0, |credential| credential.version())),
-        available: Arc::new(move || available.as_ref().is_none_or(|credential| credential.is_available())),
+        version: Arc::new(move |tenant| {
+            versioned.as_ref().map_or(0, |credential| credential.version(tenant))
+        }),
+        available: Arc::new(move |tenant| {
+            available.as_ref().is_none_or(|credential| credential.is_available(tenant))
+        }),
+        renewals: None,
     }
 }
 

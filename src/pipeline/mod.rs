@@ -9,6 +9,7 @@ pub mod layer_report;
 pub mod layer_states;
 pub mod live_fleet;
 pub mod reload;
+mod renewals;
 pub mod route_stack;
 pub mod shared;
 pub mod tunnel;

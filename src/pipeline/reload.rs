@@ -214,8 +214,8 @@ fn prepare(generation: &Generation, shared: &Shared) {
 
 fn prepare_secrets(generation: &Generation, shared: &Shared) {
     let secrets = &generation.policy().secrets;
-    // Tokens were bound with their credentials.
-    for used in secrets.iter().filter(|used| !used.reference.is_made()) {
+    // Tokens were bound with their credentials, and tenants are when they are named.
+    for used in secrets.iter().filter(|used| !used.reference.is_made() && !used.reference.is_per_tenant()) {
         shared.secrets.entry_under(&used.reference, used.rules);
     }
     let required = secrets.iter().filter(|used| used.required);

@@ -7,15 +7,17 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Response};
 
 use super::error::EgressError;
-use super::shared::Shared;
+use super::generation::Around;
+use super::renewals::{Origin, renewals};
 use crate::credential::Locations;
+use crate::credential::kinds::placeholder::known::Guard;
 use crate::credential::layer::Inject;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
 use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::resilience::circuit_breaker::FallbackAnswer;
-use crate::resilience::fleet::Fleet;
 use crate::resilience::retry::Heal;
 use crate::resilience::timeout::AttemptTimeouts;
 use crate::resilience::{Layers, RouteService, wrap};
@@ -41,6 +43,7 @@ pub struct RouteStack {
     tenant: Option<Tenant>,
     locations: Locations,
     edits: HeaderEdits,
+    placeholders: Option<Guard>,
     service: RouteService,
 }
 
@@ -51,20 +54,31 @@ impl RouteStack {
         route: &Route,
         upstream: &Arc<Upstream>,
         redaction: &Arc<Redaction>,
-        shared: &Shared,
-        fleet: Option<&Arc<Fleet>>,
+        around: &Around<'_>,
     ) -> Self {
+        let Around { generation, shared, fleet, placeholders } = *around;
         let settings = &route.settings;
         let timeouts = settings.timeouts;
         let attempt =
             AttemptTimeouts { response: timeouts.response, idle: timeouts.idle, total: timeouts.total };
         let credential = (!settings.credential.is_empty())
             .then(|| shared.credential(&provider.name, &settings.credential));
-        let layers = shared.layers.of(provider, route, attempt, fleet, credential.as_ref());
+        let metrics = shared.telemetry.metrics.route(&provider.name, &route.name);
+        let mut layers = shared.layers.of(provider, route, attempt, fleet, credential.as_ref());
+        if let Some((_, cache)) = &mut layers.cache {
+            let origin = Origin {
+                generation,
+                provider: provider.name.clone(),
+                route: route.name.clone(),
+                redaction: redaction.clone(),
+                metrics: metrics.clone(),
+            };
+            cache.renewals = Some(renewals(shared.telemetry.clone(), origin));
+        }
         let (service, locations) = match credential {
             None => (wrap(layers, upstream.service()), Locations::default()),
             Some(credential) => {
-                let locations = credential.locations().clone();
+                let locations = credential.locations();
                 let inject = Inject::new(upstream.service(), credential.clone(), settings.scrub);
                 // A single value from the environment can neither change nor be replaced.
                 let heal = credential.can_heal().then_some(credential as Arc<dyn Heal>);
@@ -75,13 +89,14 @@ impl RouteStack {
             provider: provider.name.clone(),
             name: route.name.clone(),
             redaction: redaction.clone(),
-            metrics: shared.telemetry.metrics.route(&provider.name, &route.name),
+            metrics,
             deadline: timeouts.deadline,
             upgrade_idle: timeouts.upgrade_idle,
             max_body: settings.max_body,
             tenant: provider.tenant.clone(),
             locations,
             edits: settings.headers.clone(),
+            placeholders: placeholders.map(|known| known.guard(&settings.credential)),
             service,
         }
     }
@@ -91,7 +106,7 @@ impl RouteStack {
         let Some(tenant) = &self.tenant else { return Ok(None) };
         let mut values = headers.get_all(&tenant.header).iter();
         let found = match (values.next(), values.next()) {
-            (Some(value), None) => Some(tenant_name(value)?),
+            (Some(value), None) => Some(tenant_name(value, &tenant.pattern)?),
             (None, _) if tenant.required => {
                 return Err(EgressError::BadRequest("the header that names the tenant is missing"));
             }
@@ -100,6 +115,12 @@ impl RouteStack {
         };
         headers.remove(&tenant.header);
         Ok(found)
+    }
+
+    /// Refuses a request that holds a placeholder of the policy where it would not be replaced.
+    pub fn check_placeholders(&self, headers: &HeaderMap, target: &PathAndQuery) -> Result<(), EgressError> {
+        let Some(guard) = &self.placeholders else { return Ok(()) };
+        guard.check(headers, target).map_err(|_| EgressError::denied(MISPLACED))
     }
 
     /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers.
@@ -126,13 +147,14 @@ impl RouteStack {
     }
 }
 
-/// A tenant's name: 1 to 128 printable characters of ASCII.
-fn tenant_name(value: &http::HeaderValue) -> Result<Arc<str>, EgressError> {
+const MISPLACED: &str = "the request holds a placeholder where it is not replaced: that of another provider, or at another place (`placeholder.in`)";
+
+/// A tenant's name, if it looks as the policy says.
+fn tenant_name(value: &http::HeaderValue, pattern: &TenantPattern) -> Result<Arc<str>, EgressError> {
     let text = value.to_str().map_err(|_| BAD_TENANT)?.trim();
-    if text.is_empty() || text.len() > MAX_TENANT { Err(BAD_TENANT) } else { Ok(text.into()) }
+    if pattern.admits(text) { Ok(text.into()) } else { Err(BAD_TENANT) }
 }
 
-const MAX_TENANT: usize = 128;
 const BAD_TENANT: EgressError = EgressError::BadRequest(
-    "the header that names the tenant has no plain value of 1 to 128 characters, once",
+    "the header that names the tenant does not hold one name as the policy wants it (`tenant.pattern`), once",
 );

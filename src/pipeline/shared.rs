@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::layer_states::LayerStates;
-use crate::credential::Credential;
+use crate::credential::Credentials;
 use crate::credential::kinds::MemberSettings;
 use crate::credential::token::TokenEnv;
 use crate::policy::compiled::UpstreamKey;
@@ -65,7 +65,7 @@ pub struct Shared {
     /// State of the resilience layers.
     pub layers: LayerStates,
     upstreams: StateMap<UpstreamKey, Upstream>,
-    credentials: StateMap<(Arc<str>, Vec<MemberSettings>), Credential>,
+    credentials: StateMap<(Arc<str>, Vec<MemberSettings>), Credentials>,
 }
 
 impl Shared {
@@ -104,12 +104,12 @@ impl Shared {
     }
 
     /// A credential of a provider, bound to its secrets.
-    pub fn credential(&self, provider: &Arc<str>, members: &[MemberSettings]) -> Arc<Credential> {
+    pub fn credential(&self, provider: &Arc<str>, members: &[MemberSettings]) -> Arc<Credentials> {
         let key = (provider.clone(), members.to_vec());
         let made: Result<_, std::convert::Infallible> = self.credentials.get_or_make(&key, || {
             let metrics = self.telemetry.metrics.provider(provider);
             let env = TokenEnv { upstream: self.upstream_env.clone() };
-            Ok(Arc::new(Credential::bind(members, &self.secrets, &env, metrics)))
+            Ok(Arc::new(Credentials::bind(members, &self.secrets, &env, metrics)))
         });
         match made {
             Ok(credential) => credential,
@@ -131,12 +131,15 @@ impl Shared {
             .collect()
     }
 
-    /// Sets the metrics of pools and secrets to what they are now.
+    /// Sets the metrics of pools and secrets to what they are now, and lets go of tenants that nobody names any more.
     pub fn export(&self, metrics: &Metrics) {
         for (provider, upstream) in self.upstreams() {
             let stats = upstream.stats();
             let busy = stats.open.saturating_sub(stats.idle);
             metrics.provider(&provider).set_connections(stats.idle as u64, busy as u64);
+        }
+        for (_, credential) in self.credentials.entries() {
+            credential.sweep();
         }
         for secret in self.secrets.status() {
             metrics.secret(&secret.reference).failed_in_all(secret.failed_reads);

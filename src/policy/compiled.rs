@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue, Method};
 use super::layers::LayerSettings;
 use super::pattern::{HostMap, PathPattern};
 use super::schema::{LogFormat, LogOutput, QueryConfig, Unmatched, Workers};
+use super::tenant_pattern::TenantPattern;
 use super::tree::{Node, Place, PolicyPath, Sources};
 use crate::credential::kinds::MemberSettings;
 use crate::credential::scrub::Scrub;
@@ -296,6 +297,8 @@ pub struct Tenant {
     pub header: HeaderName,
     /// A request without it is refused.
     pub required: bool,
+    /// What a name looks like.
+    pub pattern: TenantPattern,
 }
 
 /// Whether TLS is intercepted, and why.

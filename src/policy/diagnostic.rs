@@ -106,6 +106,13 @@ impl Diagnostics {
         self.kept.iter().any(|known| known.place == place && known.message == message)
     }
 
+    /// Whether one of the first `count` mistakes is about this value: at its place, by a path with the same end.
+    pub fn has_among(&self, count: usize, place: Place, end: &PolicyPath) -> bool {
+        let about =
+            |known: &Diagnostic| known.place == Some(place) && known.path.steps().ends_with(end.steps());
+        self.kept.iter().take(count).any(about)
+    }
+
     /// Keeps a mistake at a place.
     pub fn report(&mut self, place: Place, path: PolicyPath, message: impl Into<String>) {
         self.push(Diagnostic::new(Some(place), path, message));

@@ -16,6 +16,7 @@ pub mod pattern;
 pub mod reference;
 pub mod schema;
 pub mod switch;
+pub mod tenant_pattern;
 pub mod tree;
 pub mod widening;
 pub mod yaml;

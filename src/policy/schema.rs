@@ -369,7 +369,7 @@ pub struct ProviderConfig {
     /// `enforce`, or `shadow`: what limits, quota, concurrency, breaker and denying routes would refuse is counted and logged,
     /// and passes. Default: `enforce`.
     pub mode: Option<Mode>,
-    /// Tenants, for limits `per: tenant`.
+    /// Tenants: for limits `per: tenant`, and for `{tenant}` in the secret references of `credential`.
     pub tenant: Option<TenantConfig>,
     /// How long things may take.
     pub timeouts: Option<TimeoutsConfig>,
@@ -419,8 +419,11 @@ pub enum Intercept {
 pub struct TenantConfig {
     /// The request header that names the tenant; it is taken out before the provider sees the request. Required.
     pub header: Option<String>,
-    /// Whether a request without it is refused (400). Default: false.
+    /// Whether a request without it is refused (400). `{tenant}` in a secret reference needs `true`. Default: false.
     pub required: Option<bool>,
+    /// What a tenant's name looks like, as a whole; any other is refused (400). Characters, classes (`[a-z0-9]`), and how often
+    /// (`{16}`, `{1,64}`, `?`, `+`, `*`), at most 128 in all; never `.` or what holds `..`. Default: `[A-Za-z0-9._-]{1,128}`.
+    pub pattern: Option<String>,
 }
 
 /// How paths are judged.

@@ -212,7 +212,15 @@ fn credentials(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
             .routes
             .iter()
             .flat_map(|route| route.settings.credential.iter().flat_map(MemberSettings::uses))
-            .map(|used| used.reference.to_string())
+            .map(|used| used.reference)
+            .chain(
+                provider
+                    .upstream
+                    .identity
+                    .iter()
+                    .flat_map(|(certificate, key)| [certificate.clone(), key.clone()]),
+            )
+            .map(|reference| reference.to_string())
             .collect()
     };
     let before = references(old);

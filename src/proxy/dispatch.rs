@@ -160,7 +160,7 @@ fn judge(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, E
         Door::Intercept => intercepted(context, arrival),
         Door::Forward => forward(context, arrival),
         Door::Local => local::judge(context, arrival),
-        Door::Connect | Door::Tunnel => Err(EgressError::Internal),
+        Door::Connect | Door::Tunnel | Door::Renewal => Err(EgressError::Internal),
     }
 }
 

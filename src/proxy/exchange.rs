@@ -90,6 +90,7 @@ fn outgoing(
 
     let mut headers = std::mem::take(&mut parts.headers);
     clean_request(&mut headers);
+    route.check_placeholders(&headers, &judged.path_and_query)?;
     let tenant = route.tenant(&mut headers)?;
     let path_and_query = route.prepare(&mut headers, judged.path_and_query.clone());
     headers.append(VIA, proxy.pseudonym.member(parts.version));
@@ -112,6 +113,7 @@ fn outgoing(
         upgrade: websocket,
         credential_choice: 0,
         tenant,
+        leave: None,
         exchange,
     };
     Ok((request, client))

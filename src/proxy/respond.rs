@@ -8,7 +8,7 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::message::body::Body;
-use crate::message::failure::{LimitState, Progress};
+use crate::message::failure::{Failure, Fault, LimitState, Progress};
 use crate::pipeline::error::EgressError;
 use crate::telemetry::{RequestId, Sent};
 
@@ -18,6 +18,8 @@ pub const OUTGATE_ERROR: HeaderName = HeaderName::from_static("outgate-error");
 pub const OUTGATE_SENT: HeaderName = HeaderName::from_static("outgate-sent");
 /// `Outgate-Request-Id`: on every answer; the key to the log record.
 pub const OUTGATE_REQUEST_ID: HeaderName = HeaderName::from_static("outgate-request-id");
+/// RFC 9211: what the cache did.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// `Proxy-Status` (RFC 9209).
@@ -64,6 +66,9 @@ pub fn respond(error: &EgressError, request_id: &RequestId, close: bool) -> Resp
     {
         headers.insert(hint.0.clone(), hint.1.clone());
     }
+    if let EgressError::Failure(Failure { fault: Fault::OnlyIfCached, .. }) = error {
+        headers.insert(CACHE_STATUS, HeaderValue::from_static("outgate; detail=only-if-cached"));
+    }
     if answer.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         headers.append(
             PROXY_AUTHENTICATE,
@@ -108,8 +113,18 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::failure::{Failure, Fault};
     use crate::telemetry::new_request_id;
+
+    #[test]
+    fn a_kept_answer_that_is_not_there_is_our_own_answer() {
+        let failure = Failure::not_sent(Fault::OnlyIfCached);
+        let answer = respond(&EgressError::from(failure), &new_request_id(), false);
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()[OUTGATE_ERROR]),
+            (504, &"not_cached".parse().unwrap())
+        );
+        assert_eq!(answer.headers()[CACHE_STATUS], "outgate; detail=only-if-cached");
+    }
 
     #[test]
     fn the_providers_own_hint_stands_on_our_answer() {

@@ -5,7 +5,7 @@
 //! that says which layer stands where, with a reason per line. A layer that a route does not need is not in its stack.
 //!
 //! The whole order is: deadline > cache > retry and healing with the replay body > breaker: look > learned quota > rate
-//! limits > concurrency > breaker: take > judgement of the answer > attempt timeouts.
+//! limits > concurrency > quota: again > breaker: take > judgement of the answer > attempt timeouts.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -42,7 +42,7 @@ use circuit_breaker::Breakers;
 use concurrency::Permits;
 use idempotency::IdempotencySettings;
 use key::KeySource;
-use quota::{Quota, QuotaLayer, QuotaSettings};
+use quota::{Quota, QuotaLayer, QuotaSettings, Recheck};
 use rate_limit::{Limiter, RateLimit};
 use responses::{Judge, Table};
 use retry::{Budget, Heal, RetrySettings};
@@ -170,6 +170,12 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     if let Some((breakers, shadow)) = &layers.breaker {
         stack = RouteService::boxing(circuit_breaker::Take::new(stack, breakers.clone(), shadow.clone()));
     }
+    // Beside it: nor does what queued before the provider throttled. Outside of the probe's place, which is for who is sent.
+    let waits = layers.concurrency.is_some() || !layers.limits.is_empty();
+    let rechecked = waits && layers.quota.as_ref().is_some_and(|(_, settings, _)| settings.learn);
+    if rechecked {
+        stack = RouteService::boxing(Recheck::new(stack));
+    }
     // Inside the rate limits, so that a permit is never held through their waits; held until the answer's body ends.
     if let Some((permits, shadow)) = layers.concurrency {
         stack = RouteService::new(concurrency::Concurrency::new(stack, permits, shadow));
@@ -180,7 +186,14 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     }
     // Outside the limits: a quota that is held spends none of their tokens.
     if let Some((quota, settings, shadow)) = layers.quota {
-        stack = RouteService::new(QuotaLayer::new(stack, quota, settings, layers.keys.clone(), shadow));
+        stack = RouteService::new(QuotaLayer::new(
+            stack,
+            quota,
+            settings,
+            layers.keys.clone(),
+            shadow,
+            rechecked,
+        ));
     }
     // An open breaker refuses before a token is spent, and before anything waits.
     if let Some((breakers, shadow)) = layers.breaker {

@@ -196,6 +196,7 @@ pub(crate) mod tests {
             upgrade: false,
             credential_choice: 0,
             tenant: None,
+            leave: None,
             exchange: Arc::new(Exchange::new(deadline)),
         }
     }

@@ -20,9 +20,15 @@ pub enum SecretError {
     /// The text starts like a reference and is not a good one.
     #[error("not a good secret reference: {0}")]
     Reference(&'static str),
-    /// A placeholder stands in the reference.
-    #[error("`{{tenant}}` in a secret reference is not supported yet")]
+    /// `{tenant}` stands in a reference where no request, and so no tenant, is known.
+    #[error("`{{tenant}}` has no meaning here: only a provider's credential can be a tenant's")]
     Placeholder,
+    /// The name of the tenant cannot stand in the reference.
+    #[error("the tenant of this request cannot have a secret `{reference}`: its name does not fit")]
+    Tenant {
+        /// The reference, with its placeholder.
+        reference: SecretRef,
+    },
     /// The part before the colon is no store of this policy.
     #[error(
         "the text before `:` is no store of this policy (there are {known}); a literal secret is refused: use `env:NAME` or `file:/path`"
@@ -155,7 +161,7 @@ impl SecretError {
         match self {
             Self::Literal => "literal",
             Self::Reference(_) => "bad_reference",
-            Self::Placeholder => "not_supported",
+            Self::Placeholder | Self::Tenant { .. } => "tenant",
             Self::UnknownStore { .. } => "unknown_store",
             Self::StoreName => "store_name",
             Self::StoreSetup { .. } => "store_setup",
@@ -356,7 +362,7 @@ mod tests {
         assert!(!format!("{denied:?}").contains("CANARY"));
         assert_eq!(
             SecretError::Placeholder.to_string(),
-            "`{tenant}` in a secret reference is not supported yet"
+            "`{tenant}` has no meaning here: only a provider's credential can be a tenant's"
         );
     }
 }

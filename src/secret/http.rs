@@ -216,6 +216,7 @@ impl HttpClient {
                 upgrade: false,
                 credential_choice: 0,
                 tenant: None,
+                leave: None,
                 exchange: Arc::new(Exchange::new(Some(deadline))),
             };
             let missed = match self.attempt(request, deadline).await {

@@ -29,7 +29,13 @@ pub const TOKEN: &str = "token";
 const MAX_REFERENCE: usize = 1024;
 const MAX_STORE_NAME: usize = 63;
 
+/// What stands for the tenant of a request in a reference.
+pub const TENANT: &str = "{tenant}";
+
 /// Which secret is meant: a store, a path in it, and where the store has them a field and a version.
+///
+/// In path and field `{tenant}` may stand for the tenant of a request. Such a reference names no secret by itself:
+/// [`SecretRef::for_tenant`] makes one that does.
 ///
 /// The path runs to the first `#`, or else to the last `@` that has no `/` behind it. Files and variables have no
 /// versions: in a `file:` reference `@` is an ordinary character.
@@ -54,6 +60,44 @@ impl SecretRef {
     #[must_use]
     pub fn is_made(&self) -> bool {
         self.store == TOKEN
+    }
+
+    /// Whether `{tenant}` stands in it.
+    #[must_use]
+    pub fn is_per_tenant(&self) -> bool {
+        self.path.contains(TENANT) || self.field.as_deref().is_some_and(|field| field.contains(TENANT))
+    }
+
+    /// The reference of one tenant.
+    ///
+    /// # Errors
+    /// [`SecretError::Tenant`]: a tenant of this name cannot have such a secret. Nothing of a name may change what the rest
+    /// of the reference means: it climbs no path, opens no field within a field, and is no option of a program.
+    pub fn for_tenant(&self, tenant: &str) -> Result<Self, SecretError> {
+        let plain = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
+        let climbs = tenant == "." || tenant.contains("..") || tenant.starts_with('-');
+        let in_field = self.field.as_deref().is_some_and(|field| field.contains(TENANT));
+        if !plain(tenant) || climbs || in_field && tenant.contains('.') {
+            return Err(SecretError::Tenant { reference: self.clone() });
+        }
+        let reference = Self {
+            store: self.store.clone(),
+            path: self.path.replace(TENANT, tenant),
+            field: self.field.as_ref().map(|field| field.replace(TENANT, tenant)),
+            version: self.version.clone(),
+        };
+        let fits = reference.path.len() <= MAX_REFERENCE && reference.check().is_ok();
+        if fits { Ok(reference) } else { Err(SecretError::Tenant { reference: self.clone() }) }
+    }
+
+    /// The name that a value which outgate makes itself has for one tenant.
+    #[must_use]
+    pub fn made_for_tenant(&self, tenant: &str) -> Self {
+        let mark = self.field.as_deref().unwrap_or_default();
+        Self { field: Some(format!("{mark}.{tenant}")), ..self.clone() }
     }
 
     /// The store's name: `env`, `file` or one of the policy's `secrets:`.
@@ -130,7 +174,7 @@ impl SecretRef {
             if self.version.is_some() {
                 return wrong("a variable has no versions");
             }
-            if !is_variable(&self.path) {
+            if !is_variable(&self.path.replace(TENANT, "x")) {
                 return wrong("`env:` takes a variable's name: letters, digits and `_`, no digit first");
             }
         }
@@ -142,12 +186,11 @@ impl SecretRef {
 }
 
 fn check_characters(rest: &str) -> Result<(), SecretError> {
-    if rest.contains("{tenant}") {
-        return Err(SecretError::Placeholder);
-    }
-    if rest.contains(['{', '}']) {
+    if rest.replace(TENANT, "").contains(['{', '}']) {
         // Reserved, so that a placeholder added later cannot change what a reference of today means.
-        return Err(SecretError::Reference("`{` and `}` are kept for placeholders"));
+        return Err(SecretError::Reference(
+            "`{` and `}` are kept for placeholders, of which there is `{tenant}`",
+        ));
     }
     if rest.contains(char::is_control) {
         return Err(SecretError::Reference("it holds a control character"));
@@ -258,7 +301,7 @@ impl JsonSchema for SecretRef {
         json_schema!({
             "type": "string",
             "description": "A reference to a secret: `<store>:<path>[#<field>][@<version>]`, such as `env:STRIPE_KEY` or `file:/run/secrets/stripe`. Never the secret itself.",
-            "pattern": "^[a-z][a-z0-9_-]{0,62}:[^{}]+$",
+            "pattern": "^[a-z][a-z0-9_-]{0,62}:([^{}]|\\{tenant\\})+$",
             "maxLength": MAX_REFERENCE,
             "examples": ["env:STRIPE_KEY", "file:/run/secrets/app.json#stripe.key"],
         })
@@ -303,6 +346,48 @@ mod tests {
     }
 
     #[test]
+    fn a_tenants_name_stands_for_the_placeholder_and_changes_nothing_else() {
+        let table: &[(&str, &str, Option<&str>)] = &[
+            ("file:/s/{tenant}/key", "acme", Some("file:/s/acme/key")),
+            ("file:/s/{tenant}/key", "Acme-2_x.eu", Some("file:/s/Acme-2_x.eu/key")),
+            ("file:/s/{tenant}", "acme", Some("file:/s/acme")),
+            ("payments:kv/{tenant}/{tenant}#key@4", "a", Some("payments:kv/a/a#key@4")),
+            ("file:/s/all.json#{tenant}.key", "acme", Some("file:/s/all.json#acme.key")),
+            ("env:KEY_{tenant}", "ACME", Some("env:KEY_ACME")),
+            ("env:{tenant}", "9ACME", None),
+            ("env:KEY_{tenant}", "a-b", None),
+            // A dot would open another tenant's field.
+            ("file:/s/all.json#{tenant}.key", "acme.admin", None),
+            ("file:/s/{tenant}/key", "..", None),
+            ("file:/s/{tenant}/key", ".", None),
+            ("file:/s/.{tenant}/key", ".", None),
+            ("file:/s/{tenant}/key", "a..b", None),
+            ("file:/s/{tenant}/key", "../other", None),
+            ("file:/s/{tenant}/key", "a/b", None),
+            ("file:/s/{tenant}/key", "a\\b", None),
+            ("file:/s/{tenant}/key", "a%2fb", None),
+            ("file:/s/{tenant}/key", "a#b", None),
+            ("file:/s/{tenant}/key", "a b", None),
+            ("file:/s/{tenant}/key", "a\0", None),
+            ("file:/s/{tenant}/key", "\u{ff0e}\u{ff0e}", None),
+            ("file:/s/{tenant}/key", "", None),
+            ("payments:kv/{tenant}", "a@3", None),
+            ("payments:kv/{tenant}", "a?list=true", None),
+            ("payments:{tenant}", "-rf", None),
+            ("payments:kv/{tenant}", "{tenant}", None),
+        ];
+        for (text, tenant, expected) in table {
+            let reference: SecretRef = text.parse().unwrap();
+            assert!(reference.is_per_tenant(), "{text}");
+            let got = reference.for_tenant(tenant).ok().map(|reference| reference.to_string());
+            assert_eq!(got.as_deref(), *expected, "{text} {tenant:?}");
+        }
+        let long: SecretRef = format!("file:/{}{{tenant}}", "a".repeat(1000)).parse().unwrap();
+        assert!(long.for_tenant(&"b".repeat(128)).is_err());
+        assert!(!"env:KEY".parse::<SecretRef>().unwrap().is_per_tenant());
+    }
+
+    #[test]
     fn what_is_no_reference_is_refused_and_not_repeated() {
         let long = format!("file:/{}", "CANARY".repeat(200));
         let table: &[(&str, &str)] = &[
@@ -328,7 +413,8 @@ mod tests {
             ("file:/CANARY/{user}", "bad_reference"),
             ("payments:kv/CANARY@", "bad_reference"),
             ("payments:kv/CANARY#x@a b", "bad_reference"),
-            ("payments:kv/{tenant}/CANARY", "not_supported"),
+            ("payments:kv/CANARY@{tenant}", "bad_reference"),
+            ("file:/CANARY/{tenant", "bad_reference"),
         ];
         for (text, code) in table {
             let error = text.parse::<SecretRef>().map(|r| panic!("{r} was taken")).unwrap_err();

@@ -19,6 +19,8 @@ pub enum Door {
     Local,
     /// A blind tunnel; its body sizes are the bytes copied.
     Tunnel,
+    /// None: the cache renews a stale answer in the background.
+    Renewal,
 }
 
 impl Door {
@@ -30,6 +32,7 @@ impl Door {
             Self::Intercept => "intercept",
             Self::Local => "local",
             Self::Tunnel => "tunnel",
+            Self::Renewal => "renewal",
         }
     }
 }

@@ -49,6 +49,7 @@ flags! {
     UpstreamReset "UC" "the upstream closed or reset the connection",
     UpstreamProtocol "UPE" "the upstream's answer was not valid HTTP",
     DownstreamGone "DC" "the client went away before the end",
+    NotCached "NC" "the client wanted a kept answer only (`only-if-cached`), and none was kept",
     Loop "LD" "outgate was reached through itself",
     Internal "IE" "a mistake in outgate",
     Drained "DR" "ended because outgate was shutting down",

@@ -22,7 +22,7 @@ pub use event::{Client, Door, HttpVersion, RequestEvent, Sent, Timings};
 pub use flags::Flag;
 pub use line::LogFormat;
 pub use metrics::{
-    DialResult, DownstreamConnection, HealResult, InFlight, Level, LevelFamily, LevelKind, LevelSource,
+    DialResult, DownstreamConnection, HealResult, InFlight, Level, LevelFamily, LevelKind, LevelSource, OverlapEvent,
     ListenerMetrics, Metrics, NO_PROVIDER, ProviderMetrics, ReloadResult, RouteMetrics, SecretMetrics,
 };
 pub use redact::{MASK, QueryMode, Redaction, without_userinfo};

@@ -216,6 +216,9 @@ fn dial_result(fault: Fault) -> DialResult {
         | Fault::Total
         | Fault::Credential
         | Fault::TargetTooLong
+        | Fault::Unfit(_)
+        | Fault::BodyTooLargeToRewrite
+        | Fault::Forbidden(_)
         | Fault::DownstreamGone
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled
@@ -225,6 +228,7 @@ fn dial_result(fault: Fault) -> DialResult {
         | Fault::QueueFull
         | Fault::ConcurrencyLimit
         | Fault::BreakerOpen
+        | Fault::OnlyIfCached
         | Fault::Internal => DialResult::Connect,
     }
 }

@@ -242,6 +242,44 @@ async fn it_is_forced_over_a_unix_socket() {
 }
 
 #[tokio::test]
+async fn what_is_forced_is_the_providers_and_shows_in_the_metrics() {
+    let origin = failing().await;
+    let top = "admin: { address: \"unix:{dir}/admin.sock\" }\n";
+    let of = |keys: &str| format!("{top}{}", policy(origin.address, keys));
+    let provider = of("    breaker: { failures: 1, open_for: 1m }\n");
+    let route =
+        of("    routes: [{ name: own, match: { path: /x }, breaker: { failures: 1, open_for: 1m } }]\n");
+    let proxy = Proxy::start(&provider).await;
+    let socket = proxy.dir.path().join("admin.sock");
+    let force = async |state: &str| at_socket(&socket, &format!("POST /breakers/api/{state}")).await.status;
+    let gauge = |name: &str, owner: &str| {
+        sample(&proxy.metrics(), name, &["provider=\"api\"", &format!("owner=\"{owner}\"")])
+    };
+    assert_eq!(get(&proxy, "/api/x").await.status, 200);
+    assert_eq!(
+        (gauge("outgate_breaker_state", ""), gauge("outgate_breaker_forced", "")),
+        (Some(0.0), Some(0.0))
+    );
+    assert_eq!(force("open").await, 200);
+    assert_eq!(
+        (gauge("outgate_breaker_state", ""), gauge("outgate_breaker_forced", "")),
+        (Some(2.0), Some(2.0))
+    );
+    // Another owner after a reload, and none for a while: what was forced by hand holds.
+    for (text, status) in [(&route, 503), (&of(""), 200), (&route, 503), (&provider, 503)] {
+        assert!(matches!(proxy.reload(text).await, ReloadOutcome::Applied(_)));
+        let got = get(&proxy, "/api/x").await;
+        assert_eq!(got.status, status, "{text}");
+    }
+    assert_eq!(force("closed").await, 200);
+    assert_eq!(gauge("outgate_breaker_forced", ""), Some(1.0));
+    assert_eq!(force("auto").await, 200);
+    assert!(matches!(proxy.reload(&route).await, ReloadOutcome::Applied(_)));
+    assert_eq!(get(&proxy, "/api/x").await.status, 200);
+    assert_eq!(gauge("outgate_breaker_forced", "own"), Some(0.0));
+}
+
+#[tokio::test]
 async fn it_is_forced_over_loopback_with_the_token_and_not_without() {
     let origin = failing().await;
     let keys = "    breaker: { failures: 1, open_for: 1m }\n";

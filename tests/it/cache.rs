@@ -216,3 +216,51 @@ async fn answers_are_kept_apart_by_credential() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test]
+async fn only_if_cached_without_a_kept_answer_is_outgates_own_answer() {
+    let origin = HttpOrigin::with(None, |_| answer(200, "one", &[])).await;
+    let proxy = Proxy::start(&policy(&origin, "    cache: {}\n")).await;
+    let only = "Cache-Control: only-if-cached\r\n";
+    let got = local_request(proxy.address(), "GET", "/api/things", only, "").await;
+    assert_eq!((got.status, got.header("outgate-error")), (504, Some("not_cached")));
+    assert_eq!(got.header("outgate-sent"), Some("no"));
+    assert_eq!(status(&got), "outgate; detail=only-if-cached");
+    let records = proxy.records(1).await;
+    assert_eq!(
+        (&records[0]["outgate.flag"], &records[0]["error.type"]),
+        (&"NC".into(), &"not_cached".into())
+    );
+    assert!(origin.requests().is_empty());
+}
+
+/// The record of a renewal in the background, as people read it; and one of a renewal that fails.
+#[tokio::test]
+async fn a_renewal_in_the_background_has_a_record() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let down = fails.clone();
+    let stale: &[(&str, &str)] =
+        &[("cache-control", "max-age=0, stale-while-revalidate=600"), ("etag", "\"a\"")];
+    let origin = HttpOrigin::with(None, move |_| match down.load(Ordering::SeqCst) {
+        true => answer(503, "no", &[]),
+        false => answer(200, "one", stale),
+    })
+    .await;
+    let proxy = Proxy::start(&policy(&origin, "    retry: off\n    cache: {}\n")).await;
+    assert!(status(&get(&proxy, "/api/things?page=2").await).contains("fwd=uri-miss"));
+    let mut seen = String::new();
+    for (outcome, records) in [("renewed", 3), ("not renewed", 5)] {
+        assert!(status(&get(&proxy, "/api/things?page=2").await).contains("hit"), "{outcome}");
+        let records = proxy.records(records).await;
+        let mut record = records.iter().rfind(|record| record["outgate.door"] == "renewal").unwrap().clone();
+        super::records::redact(&mut record);
+        let text = serde_json::to_string_pretty(&record).unwrap();
+        seen.push_str(&format!("== {outcome}\n{text}\n"));
+        fails.store(true, Ordering::SeqCst);
+    }
+    insta::assert_snapshot!("renewals", seen);
+    let events = |event: &str| {
+        sample(&proxy.metrics(), "outgate_cache_events_total", &[&format!("event=\"{event}\"")])
+    };
+    assert_eq!((events("renewed"), events("not_renewed")), (Some(1.0), Some(1.0)));
+}

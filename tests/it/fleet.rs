@@ -84,8 +84,8 @@ impl Drop for Redis {
 const LIMIT: usize = 200;
 /// The limit by which the machine is measured: about what the first pod is leased.
 const CONTROL: usize = 157;
-/// Where the machine does less of that, nothing can be said of that time.
-const QUIET: f64 = 0.95;
+/// So many a second of the limit must be in use.
+const NEARLY: f64 = 196.0;
 const SECOND: Duration = Duration::from_secs(1);
 /// What each pod is asked for in a second: the first gets nine of ten.
 const SKEWED: [f64; 4] = [360.0, 13.3, 13.3, 13.3];
@@ -228,13 +228,34 @@ async fn all(pods: &[(tempfile::TempDir, Program)], what: &str, so: impl Fn(&Val
     }
 }
 
-/// Of the limit of 200/s, what must be in use. The figures that are printed say what is really reached and how soon; what is
-/// asserted leaves room for machines that are shared, because a test that fails by chance says nothing.
-const NEARLY: f64 = 180.0;
+/// What of a window was used, and what the machine itself took away.
+///
+/// A limit without burst loses a token whenever a timer comes late, shared or not, and a busy machine's timers come late. So a
+/// control runs beside it in the same process and the same window: a limit of the pod's own, as fast as the pod's lease, of
+/// which 99.8 % are used where timers come in time. What the control lost, the lease may have lost as well, and not more.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    used: f64,
+    lost: f64,
+}
 
-/// What part of its own limit a pod could use, of what timers in time would let it.
-fn machine(control: &Watch, window: Duration) -> f64 {
-    (control.last(window) as f64 / (CONTROL as f64 * 0.998 * window.as_secs_f64())).min(1.0)
+impl Use {
+    /// Of the window of so many seconds that ends now, by the second.
+    fn of(watch: &Watch, control: &Watch, window: Duration) -> Self {
+        let seconds = window.as_secs_f64();
+        let (used, control) = (watch.last(window) as f64 / seconds, control.last(window) as f64 / seconds);
+        Self { used, lost: (CONTROL as f64 * 0.998 - control).max(0.0) }
+    }
+
+    /// Nothing can be said of a time in which the machine did less than half of what it was asked for.
+    fn tells(self) -> bool {
+        self.lost < CONTROL as f64 / 2.0
+    }
+
+    /// Where a window begins and ends adds or takes one of each stream: `edge` a second.
+    fn is_full(self, edge: f64) -> bool {
+        self.tells() && self.used + self.lost + edge >= NEARLY
+    }
 }
 
 /// Kills Redis and starts it again. Leases are there again and in full use within three seconds; false if the machine did not
@@ -257,18 +278,14 @@ async fn outage(
     let back = Instant::now();
     let seen = loop {
         // Full use is seen a second after it began.
-        let (used, machine) = (watch.last(SECOND), machine(control, SECOND));
-        // Where a second begins and ends adds or takes one of each stream.
-        if machine >= QUIET && used as f64 + 2.0 >= NEARLY * machine {
-            println!(
-                "back: {used} in the second that ended {:?} after Redis answered ({machine:.3})",
-                back.elapsed()
-            );
+        let found = Use::of(watch, control, SECOND);
+        if found.is_full(2.0) {
+            println!("back: {found:?} in the second that ended {:?} after Redis answered", back.elapsed());
             break true;
         }
-        if back.elapsed() > 10 * SECOND {
-            println!("back: {used} in the tenth second after Redis answered ({machine:.3})");
-            assert!(machine < QUIET, "not in full use ten seconds after Redis answered");
+        if back.elapsed() > 4 * SECOND {
+            println!("back: {found:?} in the fourth second after Redis answered");
+            assert!(!found.tells(), "not in full use three seconds after Redis answered: {found:?}");
             break false;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -281,32 +298,22 @@ async fn outage(
 }
 
 /// Polls until a window of this length that lies after `since` holds nearly the limit.
-///
-/// A pod whose timers are late cannot use a limit without burst, shared or not. So the machine is measured in the same
-/// window: a limit of the pod's own that is as fast as its lease, of which 99.8 % are used where timers come in time.
-async fn full(watch: &Watch, control: &Watch, since: Instant, window: Duration) -> (Instant, usize) {
-    let seconds = window.as_secs_f64();
+async fn full(watch: &Watch, control: &Watch, since: Instant, window: Duration) -> f64 {
     let deadline = Instant::now() + window + Duration::from_secs(30);
-    let mut seen = Vec::new();
+    let mut best: Option<Use> = None;
     loop {
         if since.elapsed() >= window {
-            let machine = machine(control, window);
-            let used = watch.last(window);
-            seen.push((used as f64 / seconds, machine));
-            if machine >= QUIET && used as f64 >= NEARLY * seconds * machine {
-                println!(
-                    "{:.1}/s in {window:?}, where the machine can do {:.2} %",
-                    used as f64 / seconds,
-                    machine * 100.0
-                );
-                return (Instant::now(), used);
+            let found = Use::of(watch, control, window);
+            if found.is_full(0.0) {
+                println!("{found:?} a second in {window:?}");
+                return found.used;
             }
+            best = [best, Some(found)]
+                .into_iter()
+                .flatten()
+                .max_by(|one, two| (one.used + one.lost).total_cmp(&(two.used + two.lost)));
         }
-        let best = seen.iter().copied().max_by(|one, two| one.0.total_cmp(&two.0));
-        assert!(
-            Instant::now() < deadline,
-            "at most {best:?} a second in {window:?}, by what the machine can do"
-        );
+        assert!(Instant::now() < deadline, "at most {best:?} a second in {window:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -324,16 +331,16 @@ async fn four_pods_keep_one_limit_through_the_death_of_redis_and_use_it() {
     loads.spawn(load(pods[0].1.listener, "control", 1.2 * CONTROL as f64));
     all(&pods, "leased", |fleet| fleet["connected"] == true && fleet["pods"] == 4).await;
     let leased = Instant::now();
-    let (_, used) = full(&watch, &control, leased, 10 * SECOND).await;
-    println!("with Redis: {:.1}/s over 10 s, after {:?}", used as f64 / 10.0, leased.elapsed());
+    let used = full(&watch, &control, leased, 10 * SECOND).await;
+    println!("with Redis: {used:.1}/s over 10 s, after {:?}", leased.elapsed());
 
     // The machine may be too busy in just that second to say anything: then once more, and in the end it is an error.
     let mut outages = Vec::new();
     while !outage(&mut redis, &watch, &control, &pods, &mut outages).await {
         assert!(outages.len() < 4, "the machine was too busy to see whether full use came back");
     }
-    let (_, used) = full(&watch, &control, Instant::now(), 5 * SECOND).await;
-    println!("back: {:.1}/s over 5 s", used as f64 / 5.0);
+    let used = full(&watch, &control, Instant::now(), 5 * SECOND).await;
+    println!("back: {used:.1}/s over 5 s");
 
     let end = Instant::now();
     loads.shutdown().await;
@@ -357,45 +364,60 @@ async fn four_pods_keep_one_limit_through_the_death_of_redis_and_use_it() {
     assert!(fullest(&seen, 10 * SECOND) <= 10 * LIMIT, "{}", fullest(&seen, 10 * SECOND));
 }
 
-/// The limiter's own time where nothing waits: a limit that is far above the load, against no limit.
+/// What outgate itself took for a request, in milliseconds: without the provider's time and without the way of the body.
+fn own_time(record: &Value) -> f64 {
+    let phase = |name: &str| record["duration"][name].as_f64().unwrap_or(0.0);
+    let rest = ["dns", "connect", "tls", "first_byte", "body"].into_iter().map(phase).sum::<f64>();
+    phase("total") - rest
+}
+
+/// Sorted, and without the first ones, which lease and connect.
+fn own_times(records: &[Value], provider: &str) -> Vec<f64> {
+    let own = records.iter().filter(|record| record["outgate.provider"] == provider).skip(50);
+    let mut times: Vec<f64> = own.map(own_time).collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+/// The limiter's own time where nothing waits: a limit that is far above the load, against no limit. By turns, and by what
+/// outgate took itself, so that client, provider and a busy machine weigh on both alike.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_far_above_the_load_costs_next_to_nothing() {
-    const ROUNDS: usize = 1_500;
+async fn a_limit_far_above_the_load_adds_less_than_a_millisecond_to_all_but_one_in_a_hundred() {
+    const ROUNDS: usize = 2_000;
     let redis = Redis::start().await;
     let origin = HttpOrigin::start(None).await;
     let pods = [pod(origin.address, origin.address, &redis)];
     all(&pods, "leased", |fleet| fleet["connected"] == true && fleet["mode"] == "leased").await;
     let address = pods[0].1.listener;
     let mut raw = Raw::connect(address).await;
-    let mut times = [Vec::new(), Vec::new()];
     for round in 0..2 * ROUNDS {
         let provider = ["far", "free"][round % 2];
-        let begun = Instant::now();
         raw.send(format!("GET /{provider}/x HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
         assert_eq!(raw.answer().await.status, 200);
-        // The first ones lease and connect.
-        if round >= 100 {
-            times[round % 2].push(begun.elapsed());
-        }
     }
-    let [far, free] = times.map(|mut times| {
-        times.sort_unstable();
-        (times[times.len() / 2], times[times.len() * 99 / 100])
-    });
-    println!("limited: p50 {:?} p99 {:?}; free: p50 {:?} p99 {:?}", far.0, far.1, free.0, free.1);
-    let mut queued: Vec<f64> = pods[0]
-        .1
-        .stdout()
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|record| record["outgate.provider"] == "far")
-        .map(|record| record["duration"]["queue"].as_f64().unwrap_or(0.0))
-        .skip(50)
-        .collect();
-    queued.sort_by(f64::total_cmp);
-    println!("{} records; queue p99 {:.3} ms", queued.len(), queued[queued.len() * 99 / 100]);
-    // Nothing waited. The difference of two tails of a shared machine says little, so its bound is loose.
-    assert!(queued[queued.len() * 99 / 100] < 1.0, "{:?}", queued.last());
-    assert!(far.0 < free.0 + Duration::from_millis(1), "p50: {:?} against {:?}", far.0, free.0);
-    assert!(far.1 < free.1 + Duration::from_millis(20), "p99: {:?} against {:?}", far.1, free.1);
+    let deadline = Instant::now() + PATIENCE;
+    let records = loop {
+        let stdout = pods[0].1.stdout();
+        let records: Vec<Value> = stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        if records.len() >= 2 * ROUNDS {
+            break records;
+        }
+        assert!(Instant::now() < deadline, "{} records", records.len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let (far, free) = (own_times(&records, "far"), own_times(&records, "free"));
+    let at = |times: &[f64], part: usize| times[times.len() * part / 1000];
+    for part in [500, 900, 990, 999] {
+        println!(
+            "{:.1} %: {:.3} ms, without a limit {:.3} ms",
+            part as f64 / 10.0,
+            at(&far, part),
+            at(&free, part)
+        );
+    }
+    assert!(at(&far, 500) < at(&free, 500) + 0.2, "{} against {}", at(&far, 500), at(&free, 500));
+    // One in a hundred is above the ninety-ninth percentile by its meaning; as many again are left to chance.
+    let bound = at(&free, 990) + 1.0;
+    let above = far.iter().filter(|time| **time > bound).count();
+    assert!(above * 100 <= 2 * far.len(), "{above} of {} took more than {bound} ms", far.len());
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http_body_util::BodyExt;
 
 use super::support::ca::TestCa;
-use super::support::client::{Got, Raw, local_get};
+use super::support::client::{Got, Raw, local_get, sample};
 use super::support::origin::{HttpOrigin, RawOrigin, Script, Seen, Stream, read_request, text};
 use super::support::proxy::Proxy;
 use super::world::{HOST, directory, policy, until};
@@ -78,6 +78,13 @@ async fn the_next_of_a_list_is_taken_with_the_same_body_and_then_preferred() {
     *world.accepted.lock().unwrap() = "the-new-secret-1";
     assert_eq!(world.post("amount=300").await.status, 200);
     assert_eq!(world.carried()[5..], ["the-old-secret-1", "the-new-secret-1"]);
+    // Each use of the old one is counted; an hour without one has not passed.
+    let metrics = world.proxy.metrics();
+    let counted = |event: &str| sample(&metrics, "outgate_credential_overlap_total", &[event]);
+    assert_eq!(
+        (counted("event=\"old_needed\""), counted("event=\"safe_to_remove\"")),
+        (Some(4.0), Some(0.0))
+    );
 }
 
 #[tokio::test]

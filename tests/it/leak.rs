@@ -240,6 +240,19 @@ impl Scene {
                 ),
             ),
             ("query", origin, format!("{{ query: {{ name: key, value: \"{query}\" }} }}")),
+            ("body", origin, format!("{{ body: {{ field: key, value: \"{query}\" }} }}")),
+            (
+                "dummy",
+                origin,
+                format!("{{ placeholder: {{ token: {DUMMY}, value: \"{header}\", in: [header] }} }}"),
+            ),
+            (
+                "hmac",
+                origin,
+                format!(
+                    "{{ hmac: {{ key: \"{header}\", content: \"{{target}}{{body}}\", signature: {{ header: X-Api-Key }} }} }}"
+                ),
+            ),
             ("list", origin, format!("{{ bearer: [\"{bearer}\", \"{old}\"] }}")),
             ("refused", self.refused, format!("{{ bearer: \"{bearer}\" }}")),
             ("untrusted", self.other.address, format!("{{ bearer: \"{bearer}\" }}")),
@@ -255,8 +268,25 @@ impl Scene {
 
 const PATHS: [&str; 11] =
     ["ok", "401", "500", "echo", "trailers", "garbage", "no-http", "switch", "two-lengths", "cut", "reset"];
-const PROVIDERS: [&str; 11] =
-    ["api", "basic", "header", "format", "query", "list", "refused", "untrusted", "mute", "bad", "missing"];
+const PROVIDERS: [&str; 14] = [
+    "api",
+    "basic",
+    "header",
+    "format",
+    "query",
+    "body",
+    "dummy",
+    "hmac",
+    "list",
+    "refused",
+    "untrusted",
+    "mute",
+    "bad",
+    "missing",
+];
+
+/// What the app holds in place of a key. No canary.
+const DUMMY: &str = "placeholder-000001";
 
 /// Sends bytes and keeps every byte that comes back.
 async fn raw(stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &str, received: &Mutex<Vec<u8>>) -> String {
@@ -296,8 +326,9 @@ async fn play(proxy: SocketAddr, admin: SocketAddr, ca: &str) -> Vec<u8> {
             if provider == "mute" && path != "ok" {
                 continue;
             }
+            let dummy = if provider == "dummy" { format!("X-Api-Key: {DUMMY}\r\n") } else { String::new() };
             let text = format!(
-                "POST /{provider}/v1/{path}?token={SENT_BY_APP} HTTP/1.1\r\nHost: {proxy}\r\nX-Secret: {SENT_BY_APP}\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
+                "POST /{provider}/v1/{path}?token={SENT_BY_APP} HTTP/1.1\r\nHost: {proxy}\r\nX-Secret: {SENT_BY_APP}\r\n{dummy}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\nConnection: close\r\n\r\na=1"
             );
             let got = raw(dial(proxy).await, &text, &received).await;
             statuses.push(format!("{provider}/{path} {}", got.get(9..12).unwrap_or("none")));
@@ -348,6 +379,11 @@ async fn play(proxy: SocketAddr, admin: SocketAddr, ca: &str) -> Vec<u8> {
         "basic/echo 200",
         "format/trailers 200",
         "api/switch 502",
+        "body/echo 200",
+        "body/401 401",
+        "dummy/echo 200",
+        "dummy/trailers 200",
+        "hmac/ok 200",
     ] {
         assert!(statuses.iter().any(|one| one == expected), "{expected}: {statuses:?}");
     }
@@ -369,6 +405,16 @@ fn literal_policies(good: &str) -> Vec<String> {
         extra(&format!("{{ header: {{ name: X-Key, value: env:A, format: \"{LITERAL}\" }} }}")),
         extra(&format!("{{ query: {{ name: key, value: {LITERAL} }} }}")),
         extra(&format!("{{ token: {LITERAL} }}")),
+        extra(&format!("{{ body: {{ field: k, value: {LITERAL} }} }}")),
+        extra(&format!("{{ placeholder: {{ token: \"x {LITERAL}\", value: env:A, in: [path] }} }}")),
+        extra(&format!("{{ placeholder: {{ token: {LITERAL}, value: {LITERAL}, in: [path] }} }}")),
+        extra(&format!("{{ mtls: {{ certificate: {LITERAL}, key: {LITERAL} }} }}")),
+        extra(&format!(
+            "{{ hmac: {{ key: {LITERAL}, content: \"{{body}}\", signature: {{ header: X }} }} }}"
+        )),
+        extra(&format!(
+            "{{ hmac: {{ key: env:A, content: \"{{{LITERAL}}}\", signature: {{ header: X }} }} }}"
+        )),
         extra(&format!("{{ bearer: {{ value: {LITERAL} }} }}")),
         extra(LITERAL),
         extra(&format!("{{ bearer: {LITERAL}, bearer: {LITERAL} }}")),
@@ -605,4 +651,110 @@ async fn no_store_leaks_what_it_logs_in_with_or_what_it_gives() {
     assert_without(&OF_STORES, "the access log", &proxy.log.text(&proxy.app.telemetry));
     assert_without(&OF_STORES, "the operational log", &log.text());
     assert_without(&OF_STORES, "the metrics", &proxy.metrics());
+}
+
+/// What token endpoints give.
+const ISSUED: &str = "iS5uK8dT2oJ6eN0gP4rV7wX1";
+
+/// A token endpoint that repeats, in every answer and wherever there is room, what it was sent and what it gives.
+fn hostile_issuer(request: &str) -> Option<Vec<u8>> {
+    let path = request.split(' ').nth(1)?;
+    let echo = format!("{request:?}");
+    let (status, body) = if path.contains("good") {
+        (
+            200,
+            format!(
+                "{{\"access_token\":\"{ISSUED}\",\"token\":\"{ISSUED}\",\"expires_in\":3600,\"echo\":{echo}}}"
+            ),
+        )
+    } else if path.contains("garbage") {
+        (200, format!("{ISSUED} {request}"))
+    } else {
+        (400, format!("{{\"error\":{echo},\"error_description\":{echo},\"message\":{echo}}}"))
+    };
+    let one_line = request.split("\r\n\r\n").nth(1)?.replace(['\r', '\n'], " ");
+    let length = body.len();
+    Some(
+        format!(
+            "HTTP/1.1 {status} {ISSUED}\r\nX-Echo: {one_line}\r\nLocation: /{ISSUED}\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .into_bytes(),
+    )
+}
+
+#[tokio::test]
+async fn no_token_kind_leaks_its_key_its_assertion_or_its_token() {
+    use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+    let (log, _guard) = Capture::start(tracing::Level::TRACE);
+    let server = RawOrigin::start(None, answering(hostile_issuer)).await;
+    let origin = RawOrigin::start(None, answering(hostile)).await;
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let rsa = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+    let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&rsa).unwrap();
+    let text = STANDARD.encode(der.as_ref());
+    // From the private half: the first bytes of every such key are the same.
+    let key = text[text.len() / 2..text.len() / 2 + 48].to_owned();
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n");
+    let account = serde_json::json!({
+        "type": "service_account", "private_key_id": "k", "private_key": pem,
+        "client_email": "robot@p.iam.gserviceaccount.com", "token_uri": "https://oauth2.googleapis.com/token",
+    });
+    let broken = account.to_string().replace("BEGIN PRIVATE KEY", "BEGIN NOTHING");
+    for (name, text) in
+        [("app.pem", pem.clone()), ("account.json", account.to_string()), ("broken.json", broken)]
+    {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let url = format!("http://{}", server.address);
+    let mut credentials = vec![
+        "{ google_service_account: { key: \"file:{dir}/account.json\", self_signed: true, audience: a } }"
+            .to_owned(),
+        "{ google_service_account: { key: \"file:{dir}/broken.json\", self_signed: true, audience: a } }"
+            .to_owned(),
+        "{ apple: { service: app_store_connect, key_id: k, private_key: \"file:{dir}/app.pem\" } }"
+            .to_owned(),
+    ];
+    for path in ["good", "garbage", "refused"] {
+        credentials.push(format!(
+            "{{ google_service_account: {{ key: \"file:{{dir}}/account.json\", scopes: [a], token_url: \"{url}/{path}\" }} }}"
+        ));
+        credentials.push(format!(
+            "{{ github_app: {{ app_id: 1, installation_id: 2, private_key: \"file:{{dir}}/app.pem\", api_url: \"{url}/{path}\" }} }}"
+        ));
+    }
+    let mut policy = "providers:\n".to_owned();
+    for (number, credential) in credentials.iter().enumerate() {
+        policy.push_str(&format!(
+            "  p{number}:\n    hosts: [p{number}.x.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n    credential: {credential}\n",
+            origin.address
+        ));
+    }
+    let proxy = Proxy::start_in(dir.clone(), &policy).await;
+    let received = Mutex::new(Vec::new());
+    let mut statuses = Vec::new();
+    for number in 0..credentials.len() {
+        let text =
+            format!("GET /p{number}/echo HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", proxy.address());
+        let got = raw(dial(proxy.address()).await, &text, &received).await;
+        statuses.push(got.get(9..12).unwrap_or_default().to_owned());
+    }
+    for path in ["/status", "/metrics"] {
+        let text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        raw(dial(proxy.admin()).await, &text, &received).await;
+    }
+    // The scenes are what they are meant to be: otherwise the search proves nothing.
+    assert_eq!(statuses, ["200", "503", "503", "200", "200", "503", "503", "503", "503"]);
+    assert!(origin.text().contains(ISSUED));
+    let asked = server.text();
+    let assertion = asked.split("assertion=").nth(1).unwrap();
+    let signature: String = assertion.split('.').nth(2).unwrap().chars().take(300).collect();
+    let received = String::from_utf8_lossy(&received.into_inner().unwrap()).into_owned();
+    for code in ["token_refused", "token_garbled", "token_key"] {
+        assert!(received.contains(code), "{code}: {received}");
+    }
+    let secrets = [&*key, &*signature, ISSUED];
+    assert_without(&secrets, "what the client received", &received);
+    assert_without(&secrets, "the access log", &proxy.log.text(&proxy.app.telemetry));
+    assert_without(&secrets, "the operational log", &log.text());
+    assert_without(&secrets, "the metrics", &proxy.metrics());
 }

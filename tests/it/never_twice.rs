@@ -329,3 +329,61 @@ async fn ten_thousand_posts_act_once() {
     assert!(repeated > 200, "seed {seed}: only {repeated} were repeated under a key");
     assert!(done > POSTS * 4 / 10, "seed {seed}: only {done} came through");
 }
+
+/// Where outgate repeats nothing, the app's SDK would: it has to hear of what may have acted all the same.
+#[tokio::test]
+async fn without_retries_the_app_is_told_all_the_same() {
+    let script: super::support::origin::Script = Arc::new(|mut stream, _| {
+        Box::pin(async move {
+            while let Some(request) = read_request(&mut stream).await {
+                let answer: &[u8] = match request.split(' ').nth(1).unwrap_or_default() {
+                    "/busy" => b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno",
+                    "/limit" => b"HTTP/1.1 429 Slow\r\nContent-Length: 2\r\n\r\nno",
+                    "/cut" => b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok",
+                    _ => b"",
+                };
+                let _ = stream.write_all(answer).await;
+                if answer.is_empty() || answer.ends_with(b"ok") {
+                    return;
+                }
+            }
+        })
+    });
+    let origin = super::support::origin::RawOrigin::start(None, script).await;
+    let proxy = Proxy::start(&format!(
+        "defaults: {{ retry: {{ hint: {{ header: X-Should-Retry }} }}, quota: off }}
+providers:
+  api:
+    hosts: [api.example.test]
+    upstream: {{ scheme: http, connect_to: \"{}\" }}
+    retry: off
+    routes: [{{ match: {{ path: /routed }}, retry: off }}, {{ match: {{ path: /silenced }}, retry: {{ hint: null }} }}]
+",
+        origin.address
+    ))
+    .await;
+    // Method, path, then status, `Outgate-Sent` and the hint.
+    for (method, path, expected) in [
+        ("POST", "/reset", (502, Some("maybe"), Some("false"))),
+        ("POST", "/routed", (502, Some("maybe"), Some("false"))),
+        // The answer is cut behind its head, which is held back for that.
+        ("POST", "/cut", (502, Some("maybe"), Some("false"))),
+        ("POST", "/busy", (503, None, Some("false"))),
+        // It proves that nothing was done.
+        ("POST", "/limit", (429, None, None)),
+        // The app can repeat it without harm.
+        ("GET", "/reset", (502, Some("maybe"), None)),
+        ("POST", "/silenced", (502, Some("maybe"), None)),
+    ] {
+        let mut raw = Raw::connect(proxy.address()).await;
+        let address = proxy.address();
+        raw.send(format!("{method} /api{path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n"))
+            .await;
+        let got = raw.answer().await;
+        let told = (got.status, got.header("outgate-sent"), got.header("x-should-retry"));
+        assert_eq!(told, expected, "{method} {path}");
+    }
+    let attempts: Vec<_> =
+        proxy.records(7).await.iter().map(|record| record["outgate.attempts"].as_u64()).collect();
+    assert_eq!(attempts[..6], [Some(1); 6]);
+}

@@ -22,5 +22,6 @@ pub fn parts(secret: SecretRef) -> Vec<Part> {
 /// A member that sends a token that outgate gets itself.
 #[must_use]
 pub fn of_token(token: Token) -> MemberSettings {
-    MemberSettings { parts: parts(token.reference.clone()), tokens: vec![token] }
+    let parts = parts(token.reference.clone());
+    MemberSettings { tokens: vec![token], ..MemberSettings::of(parts) }
 }

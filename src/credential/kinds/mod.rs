@@ -1,21 +1,32 @@
 //! The kinds of credential, one file each. A kind makes [`MemberSettings`] of what the policy says: [`Part`]s, which are a
 //! place, the secrets or tokens that stand in it, and how they are written; and the [`Token`]s that outgate gets itself.
 
+use std::sync::Arc;
+
 use crate::secret::ValueRules;
 use crate::secret::reference::SecretRef;
 
 use super::location::Location;
+use super::rewrite::Rewrite;
 use super::token::Token;
 pub use super::token::rotation::KeepSettings;
 
+pub mod apple;
 pub mod basic;
 pub mod bearer;
+pub mod body;
+pub mod github_app;
+pub mod google_service_account;
 pub mod header;
+pub mod hmac;
 pub mod jwt_bearer;
+pub mod mtls;
 pub mod oauth2_client_credentials;
 pub mod oauth2_refresh_token;
+pub mod placeholder;
 pub mod query;
 pub mod token_exchange;
+mod values;
 
 /// One alternative of a credential, compiled. Equal ones share what is live over reloads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -24,6 +35,31 @@ pub struct MemberSettings {
     pub parts: Vec<Part>,
     /// The tokens among what the parts name, and how each is got.
     pub tokens: Vec<Token>,
+    /// What is done for each request, after the parts were injected.
+    pub per_request: Option<PerRequest>,
+}
+
+/// Work for each request. One variant for each kind that has some; settings only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PerRequest {
+    /// Fields of a body.
+    Body(body::Settings),
+    /// Dummies that are replaced.
+    Placeholder(placeholder::Settings),
+    /// A signature over parts of the request.
+    Hmac(hmac::Settings),
+}
+
+impl PerRequest {
+    /// What does it.
+    #[must_use]
+    pub fn rewriter(&self) -> &dyn Rewrite {
+        match self {
+            Self::Body(settings) => settings,
+            Self::Placeholder(settings) => settings,
+            Self::Hmac(settings) => settings,
+        }
+    }
 }
 
 /// A secret that a credential uses, and how.
@@ -39,7 +75,46 @@ impl MemberSettings {
     /// A member without tokens.
     #[must_use]
     pub fn of(parts: Vec<Part>) -> Self {
-        Self { parts, tokens: Vec::new() }
+        Self { parts, ..Self::default() }
+    }
+
+    /// A member without parts: all of it is work for each request.
+    #[must_use]
+    pub fn per_request(work: PerRequest) -> Self {
+        Self { per_request: Some(work), ..Self::default() }
+    }
+
+    /// The places that belong to it.
+    #[must_use]
+    pub fn locations(&self) -> Vec<Location> {
+        let own = self.per_request.as_ref().map(|work| work.rewriter().locations());
+        self.parts.iter().map(|part| part.location.clone()).chain(own.into_iter().flatten()).collect()
+    }
+
+    /// Whether some of its secrets are per tenant.
+    #[must_use]
+    pub fn is_per_tenant(&self) -> bool {
+        self.uses().iter().any(|used| used.reference.is_per_tenant())
+    }
+
+    /// Whether reading its secrets again could give another value.
+    #[must_use]
+    pub fn can_change(&self) -> bool {
+        self.uses().iter().any(|used| can_change(&used.reference))
+    }
+
+    /// The references of the secrets that stand in a request, for the record.
+    #[must_use]
+    pub fn reference(&self) -> Arc<str> {
+        let mut references: Vec<String> = Vec::new();
+        let own = self.per_request.iter().flat_map(|work| work.rewriter().secrets());
+        let own = own.map(|used| used.reference.to_string());
+        for reference in self.parts.iter().flat_map(Part::secrets).map(ToString::to_string).chain(own) {
+            if !references.contains(&reference) {
+                references.push(reference);
+            }
+        }
+        references.join(",").into()
     }
 
     /// The places where its tokens keep what rotates.
@@ -57,8 +132,14 @@ impl MemberSettings {
             let rules = input.rules;
             input.alternatives.into_iter().map(move |reference| Used { reference, rules })
         });
-        parts.chain(inputs).collect()
+        let own = self.per_request.as_ref().map(|work| work.rewriter().secrets());
+        parts.chain(inputs).chain(own.into_iter().flatten()).collect()
     }
+}
+
+/// Whether reading a secret again could give another value; the environment cannot change.
+pub fn can_change(reference: &SecretRef) -> bool {
+    reference.store() != "env"
 }
 
 /// One place of a request and what outgate writes there.
@@ -112,7 +193,9 @@ impl Part {
 }
 
 impl Half {
-    fn secret(&self) -> Option<&SecretRef> {
+    /// The secret, where it is one.
+    #[must_use]
+    pub fn secret(&self) -> Option<&SecretRef> {
         match self {
             Self::Secret(reference) => Some(reference),
             Self::Plain(_) => None,

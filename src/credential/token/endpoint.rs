@@ -183,14 +183,50 @@ impl TokenClient {
         headers: HeaderMap,
         repeat: bool,
     ) -> Result<TokenAnswer, TokenFault> {
-        let Some((endpoint, client)) = &self.endpoint else {
-            return Err(TokenFault::Setup("it has no endpoint"));
-        };
-        let mut call = HttpCall::login(&endpoint.url.target, endpoint.url.path.clone(), form.0);
+        let (endpoint, _) = self.endpoint()?;
+        let mut call = form.call(&endpoint.url.target, endpoint.url.path.clone());
         call.repeat = repeat;
-        call.headers = headers;
-        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        call.headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        call.headers.extend(headers);
+        self.ask(call).await
+    }
+
+    /// Posts a form, which may be repeated, to a URL that stands in a key. Whose URLs may stand there is the caller's to
+    /// judge; it is one of the endpoint's scheme.
+    ///
+    /// # Errors
+    /// As [`TokenClient::post`].
+    pub async fn post_to(&self, url: &TokenUrl, form: Form) -> Result<TokenAnswer, TokenFault> {
+        let (endpoint, _) = self.endpoint()?;
+        if url.target.scheme != endpoint.url.target.scheme {
+            return Err(TokenFault::Setup("the scheme of its URL is not the one of its endpoint"));
+        }
+        self.ask(form.call(&url.target, url.path.clone())).await
+    }
+
+    /// Posts JSON, which may be repeated, to a path below the endpoint's. `path` starts with a slash and is percent-encoded.
+    ///
+    /// # Errors
+    /// As [`TokenClient::post`].
+    pub async fn post_json(
+        &self,
+        path: &str,
+        headers: HeaderMap,
+        body: SecretBytes,
+    ) -> Result<TokenAnswer, TokenFault> {
+        let (endpoint, _) = self.endpoint()?;
+        let path = format!("{}{path}", endpoint.url.path.trim_end_matches('/'));
+        let mut call = HttpCall { headers, ..HttpCall::login(&endpoint.url.target, path, body) };
+        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.ask(call).await
+    }
+
+    fn endpoint(&self) -> Result<&(TokenEndpoint, HttpClient), TokenFault> {
+        self.endpoint.as_ref().ok_or(TokenFault::Setup("it has no endpoint"))
+    }
+
+    async fn ask(&self, mut call: HttpCall) -> Result<TokenAnswer, TokenFault> {
+        let (_, client) = self.endpoint()?;
+        call.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         let answer = client.send(call).await?;
         if !answer.status.is_success() {
             client.count_refusal(answer.status);
@@ -260,6 +296,12 @@ impl Form {
         Self(text)
     }
 
+    fn call(self, target: &Target, path: String) -> HttpCall {
+        let mut call = HttpCall::login(target, path, self.0);
+        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        call
+    }
+
     /// The same, where there is a value.
     #[must_use]
     pub fn maybe(self, name: &str, value: Option<&str>) -> Self {
@@ -312,8 +354,16 @@ impl TokenAnswer {
     /// # Errors
     /// There is no access token, or it is of a type that is not sent as a bearer token.
     pub fn issued(&self, otherwise: Option<Duration>) -> Result<Issued, TokenFault> {
-        let token = self.text("access_token").filter(|token| !token.is_empty());
-        let token = token.ok_or(TokenFault::Garbled("it has no `access_token`"))?;
+        self.issued_as("access_token", otherwise)
+    }
+
+    /// The same, where the token has another name.
+    ///
+    /// # Errors
+    /// There is no such field.
+    pub fn issued_as(&self, name: &str, otherwise: Option<Duration>) -> Result<Issued, TokenFault> {
+        let token = self.text(name).filter(|token| !token.is_empty());
+        let token = token.ok_or(TokenFault::Garbled("it has no token"))?;
         // RFC 6749 section 7.1. Others than these two name what is a bearer token all the same (`bot`, `N_A`).
         let bound = |kind: &str| ["dpop", "mac"].iter().any(|bound| kind.eq_ignore_ascii_case(bound));
         if self.text("token_type").is_some_and(bound) {

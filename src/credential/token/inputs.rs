@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::rotation::GrantState;
-use crate::secret::cache::{RefreshOutcome, SecretCache, SecretEntry, SecretVersion};
+use crate::credential::scope::Scope;
+use crate::secret::cache::{RefreshOutcome, SecretEntry, SecretVersion};
 use crate::secret::reference::SecretRef;
-use crate::secret::{LiveStores, SecretStore, TokenFault, ValueRules};
+use crate::secret::{LiveStores, SecretError, SecretStore, TokenFault, ValueRules};
 
 /// One secret that a token needs, as written in the policy: a reference, or a list in an overlap (new, old).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,13 +37,18 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    pub(super) fn new(input: &Input, cache: &SecretCache) -> Self {
-        let entry = |reference| cache.entry_under(reference, input.rules);
-        Self { entries: input.alternatives.iter().map(entry).collect() }
+    pub(super) fn new(input: &Input, scope: &Scope<'_>) -> Result<Self, SecretError> {
+        let entry = |reference| scope.entry(reference, input.rules);
+        Ok(Self { entries: input.alternatives.iter().map(entry).collect::<Result<_, _>>()? })
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// The reference of an alternative.
+    pub(super) fn reference(&self, at: usize) -> Option<String> {
+        self.entries.get(at).map(|entry| entry.reference().to_string())
     }
 
     /// Reads again what was refused; whether there is another value now.

@@ -32,9 +32,14 @@ use futures_util::future::BoxFuture;
 
 pub use extra::Extra;
 pub use inputs::{Input, Inputs};
-pub use source::{TokenSource, entry};
+pub use source::TokenSource;
+#[cfg(test)]
+pub use source::entry;
 
-use super::kinds::{jwt_bearer, oauth2_client_credentials, oauth2_refresh_token, token_exchange};
+use super::kinds::{
+    apple, github_app, google_service_account, jwt_bearer, oauth2_client_credentials, oauth2_refresh_token,
+    token_exchange,
+};
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretBytes, TokenFault};
 use crate::upstream::UpstreamEnv;
@@ -53,6 +58,12 @@ pub struct Token {
 pub enum TokenSettings {
     /// RFC 6749 section 4.4.
     Oauth2ClientCredentials(oauth2_client_credentials::Settings),
+    /// A service account of Google.
+    GoogleServiceAccount(google_service_account::Settings),
+    /// An installation of a GitHub App.
+    GithubApp(github_app::Settings),
+    /// A JWT for Apple.
+    Apple(apple::Settings),
     /// RFC 6749 section 6.
     Oauth2RefreshToken(Box<oauth2_refresh_token::Settings>),
     /// RFC 7523.
@@ -67,6 +78,9 @@ impl TokenSettings {
     pub fn grant(&self) -> &dyn Grant {
         match self {
             Self::Oauth2ClientCredentials(settings) => settings,
+            Self::GoogleServiceAccount(settings) => settings,
+            Self::GithubApp(settings) => settings,
+            Self::Apple(settings) => settings,
             Self::Oauth2RefreshToken(settings) => &**settings,
             Self::JwtBearer(settings) => &**settings,
             Self::TokenExchange(settings) => settings,
@@ -83,6 +97,13 @@ impl Token {
         let mark = digest(&SHA256, format!("{settings:?}").as_bytes());
         let mark: String = mark.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         Self { reference: SecretRef::made(kind, from, &mark), settings }
+    }
+
+    /// Whether each tenant has its own: something that it is got with is per tenant.
+    #[must_use]
+    pub fn is_per_tenant(&self) -> bool {
+        let inputs = self.settings.grant().inputs();
+        inputs.iter().flat_map(|input| &input.alternatives).any(SecretRef::is_per_tenant)
     }
 }
 
@@ -125,5 +146,7 @@ pub struct Issued {
     pub life: Option<Duration>,
 }
 
+#[cfg(test)]
+pub(crate) mod rig;
 #[cfg(test)]
 mod tests;

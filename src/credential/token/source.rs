@@ -9,6 +9,8 @@ use super::endpoint::TokenClient;
 use super::inputs::{Bound, Inputs};
 use super::rotation::GrantState;
 use super::{Issued, Token, TokenEnv, TokenSettings};
+use crate::credential::overlap::{self, Overlap};
+use crate::credential::scope::Scope;
 use crate::secret::cache::SecretCache;
 use crate::secret::reference::SecretRef;
 use crate::secret::{LiveStores, ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
@@ -31,28 +33,62 @@ struct Maker {
     stores: LiveStores,
     state: GrantState,
     client: Result<TokenClient, TokenFault>,
+    overlap: Overlap,
+    tenant: Option<String>,
 }
 
 impl TokenSource {
     /// Binds a token to the secrets it is got with.
     #[must_use]
     pub fn new(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Self {
+        let scope = Scope { cache, env, tenant: None };
+        // Without a tenant no name can fail to fit.
+        Self::of(token, &scope).unwrap_or_else(|error| {
+            Self(Arc::new(Maker::new(token, &scope, Vec::new(), Err(TokenFault::Input(Box::new(error))))))
+        })
+    }
+
+    /// The same in a scope: for a tenant, or for nobody in particular.
+    ///
+    /// # Errors
+    /// The tenant's name does not fit.
+    pub fn of(token: &Token, scope: &Scope<'_>) -> Result<Self, SecretError> {
         let grant = token.settings.grant();
-        let inputs = grant.inputs().iter().map(|input| Bound::new(input, cache)).collect();
-        let client = TokenClient::new(grant.endpoint(), &token.reference, env);
-        let (stores, state) = (cache.live_stores(), GrantState::default());
-        Self(Arc::new(Maker { settings: token.settings.clone(), inputs, stores, state, client }))
+        let inputs = grant.inputs();
+        let inputs = inputs.iter().map(|input| Bound::new(input, scope)).collect::<Result<_, _>>()?;
+        let client = TokenClient::new(grant.endpoint(), &token.reference, scope.env);
+        Ok(Self(Arc::new(Maker::new(token, scope, inputs, client))))
     }
 }
 
 impl Maker {
+    fn new(
+        token: &Token,
+        scope: &Scope<'_>,
+        inputs: Vec<Bound>,
+        client: Result<TokenClient, TokenFault>,
+    ) -> Self {
+        Self {
+            settings: token.settings.clone(),
+            inputs,
+            stores: scope.cache.live_stores(),
+            state: GrantState::default(),
+            client,
+            overlap: Overlap::default(),
+            tenant: scope.tenant.map(str::to_owned),
+        }
+    }
+
     async fn issue(&self) -> Result<Reading, TokenFault> {
         let client = self.client.as_ref().map_err(Clone::clone)?;
         let most = self.inputs.iter().map(Bound::len).max().unwrap_or(1).max(1);
         let mut refused = TokenFault::Setup("it names no secret");
         for choice in 0..most {
             refused = match self.attempt(client, choice).await {
-                Ok(reading) => return Ok(reading),
+                Ok(reading) => {
+                    self.accepted(choice, most);
+                    return Ok(reading);
+                }
                 // In an overlap one of the list may be refused, or not be there yet, or not any more.
                 Err(
                     fault @ (TokenFault::Refused { .. }
@@ -64,6 +100,17 @@ impl Maker {
             };
         }
         Err(refused)
+    }
+
+    /// A token was issued for the secret at `choice` of a list.
+    fn accepted(&self, choice: usize, most: usize) {
+        if most < 2 {
+            return;
+        }
+        let Some(news) = self.overlap.accepted(choice, Instant::now()) else { return };
+        let list = self.inputs.iter().find(|input| input.len() > 1);
+        let reference = |at| list.and_then(|list| list.reference(at)).unwrap_or_default();
+        overlap::tell(news, "token", (&reference(0), &reference(choice.max(1))), self.tenant.as_deref());
     }
 
     /// One alternative: again with a new value, if what was refused was replaced meanwhile.
@@ -129,8 +176,13 @@ impl SecretStore for TokenSource {
 }
 
 /// The token's entry among the secrets; made where no token of these settings lives yet.
-pub fn entry(token: &Token, cache: &SecretCache, env: &TokenEnv) -> Arc<crate::secret::SecretEntry> {
-    cache.made(&token.reference, || Arc::new(TokenSource::new(token, cache, env)))
+#[cfg(test)]
+pub fn entry(
+    token: &Token,
+    cache: &SecretCache,
+    env: &TokenEnv,
+) -> std::sync::Arc<crate::secret::SecretEntry> {
+    cache.made(&token.reference, || std::sync::Arc::new(TokenSource::new(token, cache, env)))
 }
 
 #[cfg(test)]

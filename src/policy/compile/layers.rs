@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::{Compiler, nearest};
-use crate::policy::diagnostic::Diagnostic;
+use crate::policy::decode::salvage;
+use crate::policy::diagnostic::{Diagnostic, Diagnostics};
 use crate::policy::layers::{LayerSettings, Owned, Owner};
 use crate::policy::schema::ProviderConfig;
 use crate::policy::switch::Switch;
@@ -14,7 +15,7 @@ use crate::resilience::mistake::{Mistake, Mistakes, Step};
 use crate::resilience::quota::QuotaConfig;
 use crate::resilience::rate_limit::{LimitSettings, Scope};
 use crate::resilience::responses;
-use crate::resilience::retry::RetryConfig;
+use crate::resilience::retry::{RetryConfig, RetrySettings};
 
 /// What of a route is its own, and what it has from its provider.
 #[derive(Clone, Copy)]
@@ -23,6 +24,8 @@ pub(super) struct Written<'a> {
     pub effective: &'a Node,
     /// The route's own text and name; none for the provider itself.
     pub own: Option<(&'a Node, &'a str)>,
+    /// What it was laid over, the nearest first.
+    pub below: &'a [&'a Node],
 }
 
 /// Where a layer's settings stand: in the merged text, and by which path they are told.
@@ -121,7 +124,8 @@ impl Compiler<'_> {
             let below = |path: &PolicyPath| below(&path.key(key), &mistake);
             // Where it is really written: in `defaults`, at the provider or in the route.
             let place = nearest(at.written.effective, &below(&PolicyPath::root()));
-            if self.mistakes.knows(place, &mistake.message) {
+            let follows = self.follows(at.written.effective, key, &mistake);
+            if follows || self.mistakes.knows(place, &mistake.message) {
                 continue;
             }
             let told = Diagnostic::new(place, below(at.path), mistake.message);
@@ -133,14 +137,21 @@ impl Compiler<'_> {
         settings
     }
 
+    /// Whether a mistake is about a value that was left out because it, or an entry of it, could not be read: that was told,
+    /// and that the value is missing is not true.
+    fn follows(&self, effective: &Node, key: &'static str, mistake: &Mistake) -> bool {
+        let path = below(&PolicyPath::root().key(key), mistake);
+        let Some(node) = effective.at(&path) else { return false };
+        let told = |place, path: &PolicyPath| self.mistakes.has_among(self.of_types, place, path);
+        told(node.place, &path)
+            || node.items().iter().enumerate().any(|(index, item)| told(item.place, &path.index(index)))
+    }
+
     /// A provider of which the policy says nothing has `retry` with its defaults.
-    fn retry(
-        &mut self,
-        config: &ProviderConfig,
-        at: At<'_>,
-    ) -> Option<crate::resilience::retry::RetrySettings> {
+    fn retry(&mut self, config: &ProviderConfig, at: At<'_>) -> Option<RetrySettings> {
         match &config.retry {
             None => Some(self.told(at, "retry", |mistakes| RetryConfig::default().compile(mistakes))),
+            Some(Switch::Off) => hint_alone(at.written.below),
             Some(switch) => {
                 self.layer(Some(switch), at, "retry", |config, mistakes| config.compile(mistakes))
             }
@@ -204,6 +215,16 @@ impl Compiler<'_> {
             });
         }
     }
+}
+
+/// `retry: off` sends nothing again. Where what lies below knows the provider's hint, one attempt is left of it all: the app's
+/// SDK has to hear all the same that it must not repeat what may have acted.
+fn hint_alone(below: &[&Node]) -> Option<RetrySettings> {
+    let told = below.iter().filter_map(|node| node.get("retry")).find(|retry| retry.get("hint").is_some())?;
+    // What is wrong there is told where it is written.
+    let config = salvage::<RetryConfig>(told, &PolicyPath::root(), &mut Diagnostics::new())?;
+    let settings = RetryConfig { attempts: Some(1), ..config }.compile(&mut Mistakes::default());
+    settings.hint.is_some().then_some(settings)
 }
 
 /// The place of a layer's mistake below the layer's own path.

@@ -12,7 +12,7 @@ use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
 use crate::resilience::mistake::Mistakes;
 use crate::secret::reference::{ENV, FILE, STORE_NAME, SecretRef, is_store_name};
-use crate::secret::{StoreConfig, ValueRules};
+use crate::secret::{SecretError, StoreConfig, ValueRules};
 
 mod fixed;
 mod hosts;
@@ -35,6 +35,8 @@ struct Compiler<'a> {
     fleet: bool,
     /// Every key was of its type. If not, what is left is looked at for further mistakes, and never run.
     typed: bool,
+    /// How many of the mistakes are about the types of values.
+    of_types: usize,
 }
 
 impl Compiler<'_> {
@@ -66,6 +68,21 @@ impl Compiler<'_> {
 
     /// The same for a secret whose bytes are judged by other rules.
     fn uses_secret_under(
+        &mut self,
+        path: &PolicyPath,
+        reference: &SecretRef,
+        required: bool,
+        rules: ValueRules,
+    ) {
+        if reference.is_per_tenant() {
+            self.mistake(path, SecretError::Placeholder.to_string());
+            return;
+        }
+        self.uses_secret_of(path, reference, required, rules);
+    }
+
+    /// The same where `{tenant}` may stand in it: in a credential.
+    fn uses_secret_of(
         &mut self,
         path: &PolicyPath,
         reference: &SecretRef,
@@ -122,9 +139,11 @@ pub fn compile(loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy,
         files: Vec::new(),
         fleet: loaded.tree.get("fleet").is_some_and(|node| !matches!(node.value, super::tree::Value::Null)),
         typed: true,
+        of_types: 0,
     };
     let config = salvage::<PolicyConfig>(&loaded.tree, &PolicyPath::root(), &mut compiler.mistakes);
     compiler.typed = compiler.mistakes.is_empty();
+    compiler.of_types = compiler.mistakes.len();
     let parts = config.map(|config| compiler.parts(&config));
     let Compiler { mistakes, warnings, secrets, stores, files, .. } = compiler;
     match parts {

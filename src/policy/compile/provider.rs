@@ -10,6 +10,7 @@ use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant};
 use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
 /// Keys of a provider that need to see the request: written anywhere, they make `intercept: auto` intercept.
@@ -52,7 +53,7 @@ impl Compiler<'_> {
         let mut providers = Vec::new();
         for (entry, merged) in entries.iter().zip(&merged) {
             let path = root.key("providers").key(entry.key.clone());
-            if let Some(provider) = self.provider(entry, merged, &path, addresses) {
+            if let Some(provider) = self.provider(entry, (merged, defaults), &path, addresses) {
                 providers.push(Arc::new(provider));
             }
         }
@@ -75,7 +76,7 @@ impl Compiler<'_> {
     fn provider(
         &mut self,
         entry: &Entry,
-        merged: &Node,
+        (merged, defaults): (&Node, &Node),
         path: &PolicyPath,
         addresses: &Addresses,
     ) -> Option<Provider> {
@@ -93,9 +94,16 @@ impl Compiler<'_> {
         let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
         let scheme = upstream.settings.scheme;
         let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
-        let routes = self.routes(&config, merged, path, entry.key_place);
-        let has_credential = routes.iter().any(|route| !route.settings.credential.is_empty());
-        if has_credential && scheme == Scheme::Http && !plaintext_credential {
+        let routes = self.routes(&config, (merged, defaults), path, entry.key_place);
+        let shows_certificate = config.credential.as_ref().is_some_and(|one| one.identity().is_some());
+        let has_credential =
+            shows_certificate || routes.iter().any(|route| !route.settings.credential.is_empty());
+        if shows_certificate && scheme == Scheme::Http {
+            self.mistake(
+                &path.key("credential"),
+                "a client certificate needs TLS, and `upstream.scheme` is `http`",
+            );
+        } else if has_credential && scheme == Scheme::Http && !plaintext_credential {
             let hint = "`upstream.settings.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
             self.mistake_with(&path.key("upstream"), "a credential would be sent over plain http", hint);
         }
@@ -139,8 +147,22 @@ impl Compiler<'_> {
             self.mistake_with(path, "missing key `header`", "`tenant: { header: X-Tenant, required: true }`");
             return None;
         };
+        let pattern = match tenant
+            .pattern
+            .as_deref()
+            .map(str::parse::<TenantPattern>)
+            .unwrap_or_else(|| Ok(TenantPattern::default()))
+        {
+            Ok(pattern) => Some(pattern),
+            Err(message) => {
+                self.mistake(&path.key("pattern"), message);
+                None
+            }
+        };
         match header_name(name) {
-            Ok(header) => Some(Tenant { header, required: tenant.required.unwrap_or(false) }),
+            Ok(header) => {
+                pattern.map(|pattern| Tenant { header, required: tenant.required.unwrap_or(false), pattern })
+            }
             Err(message) => {
                 self.mistake(&path.key("header"), message);
                 None

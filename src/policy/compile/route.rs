@@ -16,6 +16,7 @@ use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts};
 use crate::policy::merge::merge;
 use crate::policy::pattern::PathPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
 use crate::secret::StoreConfig;
 
@@ -39,17 +40,19 @@ impl Compiler<'_> {
     pub(super) fn routes(
         &mut self,
         config: &ProviderConfig,
-        merged: &Node,
+        (merged, defaults): (&Node, &Node),
         path: &PolicyPath,
         place: Place,
     ) -> Vec<Arc<Route>> {
         let base = without(merged, &PROVIDER_ONLY);
         // First, so that what is wrong with the provider is told by its own path.
-        let own = self.settings(config, Written { effective: &base, own: None }, path);
+        let own = self.settings(config, Written { effective: &base, own: None, below: &[defaults] }, path);
         let mut routes = Vec::new();
         let written: Vec<Node> = merged.get("routes").map(|node| node.items().to_vec()).unwrap_or_default();
         for (index, (route, node)) in config.routes.iter().flatten().zip(&written).enumerate() {
-            if let Some(route) = self.route(route, node, &base, &path.key("routes").index(index)) {
+            if let Some(route) =
+                self.route((route, node), &[&base, defaults], config, &path.key("routes").index(index))
+            {
                 routes.push(Arc::new(route));
             }
         }
@@ -93,7 +96,14 @@ impl Compiler<'_> {
         }
     }
 
-    fn route(&mut self, config: &RouteConfig, node: &Node, base: &Node, path: &PolicyPath) -> Option<Route> {
+    /// `below` is what the route is laid over, the nearest first.
+    fn route(
+        &mut self,
+        (config, node): (&RouteConfig, &Node),
+        below: &[&Node],
+        provider: &ProviderConfig,
+        path: &PolicyPath,
+    ) -> Option<Route> {
         let Some(matching) = &config.matching else {
             self.mistake_with(
                 path,
@@ -105,8 +115,9 @@ impl Compiler<'_> {
         let methods = self.methods(matching, &path.key("match").key("methods"));
         let pattern = self.pattern(matching, &path.key("match").key("path"))?;
         let own = without(node, &["match", "deny", "name"]);
-        let effective = merge(base, &own);
+        let effective = merge(below.first()?, &own);
         let merged = self.decode_merged(&effective, path)?;
+        self.check_identity(provider.credential.as_ref(), merged.credential.as_ref(), path);
         if config
             .timeouts
             .as_ref()
@@ -133,7 +144,7 @@ impl Compiler<'_> {
             }
             None => derived_name(methods.as_deref(), matching.path.as_deref()),
         };
-        let written = Written { effective: &effective, own: Some((node, &name)) };
+        let written = Written { effective: &effective, own: Some((node, &name)), below };
         let settings = self.settings(&merged, written, path)?;
         let shadow = merged.mode.unwrap_or_default().is_shadow();
         Some(Route {
@@ -147,6 +158,30 @@ impl Compiler<'_> {
             settings,
             effective,
         })
+    }
+
+    /// A client certificate is shown by connections, which the routes of a provider share.
+    fn check_identity(
+        &mut self,
+        provider: Option<&CredentialConfig>,
+        route: Option<&CredentialConfig>,
+        path: &PolicyPath,
+    ) {
+        let of = |config: Option<&CredentialConfig>| {
+            let (certificate, key) = config?.identity()?;
+            Some((certificate.clone(), key.clone()))
+        };
+        match (of(provider), of(route)) {
+            (own, Some(other)) if own.as_ref() != Some(&other) => self.mistake_with(
+                &path.key("credential"),
+                "a client certificate belongs to the provider: its routes share connections",
+                "`mtls` as the provider's credential, or another provider with `doors: [local]`",
+            ),
+            (Some(_), None) => self.warnings.push(format!(
+                "{path}.credential: the provider's client certificate is shown on this route too: its routes share connections"
+            )),
+            _ => {}
+        }
     }
 
     fn methods(&mut self, matching: &MatchConfig, path: &PolicyPath) -> Option<Vec<Method>> {
@@ -188,7 +223,7 @@ impl Compiler<'_> {
         written: Written<'_>,
         path: &PolicyPath,
     ) -> Option<RouteSettings> {
-        let credential = self.credential(config.credential.as_ref(), &path.key("credential"))?;
+        let credential = self.credential(config, &path.key("credential"))?;
         Some(RouteSettings {
             credential,
             scrub: config.scrub.unwrap_or_default(),
@@ -199,17 +234,20 @@ impl Compiler<'_> {
         })
     }
 
-    fn credential(
-        &mut self,
-        config: Option<&CredentialConfig>,
-        path: &PolicyPath,
-    ) -> Option<Vec<MemberSettings>> {
-        let Some(config) = config else { return Some(Vec::new()) };
+    fn credential(&mut self, provider: &ProviderConfig, path: &PolicyPath) -> Option<Vec<MemberSettings>> {
+        let Some(config) = &provider.credential else { return Some(Vec::new()) };
         match config.members(&self.directory) {
             Ok(members) => {
+                if members.iter().any(MemberSettings::is_per_tenant) {
+                    self.check_tenants(provider, config.required, path);
+                    if members.iter().any(|member| member.kept().next().is_some()) {
+                        // One place for all: a tenant would get another's token.
+                        self.mistake(path, "a refresh token that rotates cannot be a tenant's: its `store` is one place for all tenants");
+                    }
+                }
                 for used in members.iter().flat_map(MemberSettings::uses) {
                     // What a token is got with is wanted with the token.
-                    self.uses_secret_under(path, &used.reference, config.required, used.rules);
+                    self.uses_secret_of(path, &used.reference, config.required, used.rules);
                 }
                 for keep in members.iter().flat_map(MemberSettings::kept) {
                     self.check_kept(keep, path);
@@ -220,6 +258,32 @@ impl Compiler<'_> {
                 self.mistake(path, message);
                 None
             }
+        }
+    }
+
+    /// Whether every request says whose secret it wants, by a name that may stand in a reference.
+    fn check_tenants(&mut self, provider: &ProviderConfig, required: bool, path: &PolicyPath) {
+        let tenant = provider.tenant.as_ref();
+        if tenant.and_then(|tenant| tenant.required) != Some(true) {
+            self.mistake_with(
+                path,
+                "`{tenant}` stands in a secret reference, and not every request names its tenant",
+                "`tenant: { header: X-Tenant, required: true }` at the provider",
+            );
+        }
+        let pattern = tenant.and_then(|tenant| tenant.pattern.as_deref()?.parse::<TenantPattern>().ok());
+        if pattern.is_some_and(|pattern| !pattern.is_plain()) {
+            self.mistake_with(
+                path,
+                "`{tenant}` stands in a secret reference, and `tenant.pattern` lets characters pass that may not stand there",
+                "only letters, digits, `.`, `_` and `-` in the pattern",
+            );
+        }
+        if required {
+            self.mistake(
+                &path.key("required"),
+                "secrets of tenants are read when a tenant is named: readiness cannot wait for them",
+            );
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::Compiler;
+use crate::credential::CredentialConfig;
 use crate::message::target::{Authority, Host, Scheme};
 use crate::policy::compiled::UpstreamKey;
 use crate::policy::schema::{PolicyConfig, ProviderConfig};
@@ -127,11 +128,14 @@ impl Compiler<'_> {
         let at = path.key("timeouts");
         let connect_timeout = self.span(timeouts.connect, Duration::from_secs(2), &at.key("connect"));
         let tls_timeout = self.span(timeouts.tls, Duration::from_secs(3), &at.key("tls"));
+        let credential = config.credential.clone();
+        let credential_path = path.key("credential");
         let config = config.upstream.clone().unwrap_or_default();
         let path = path.key("upstream");
         let plaintext = config.plaintext_credential == Some(PlaintextCredential::Allow);
         let tls = config.tls.clone().unwrap_or_default();
         let identity = self.identity(&tls, &path.key("tls"));
+        let identity = self.credential_identity(credential.as_ref(), identity, &credential_path);
         let settings = UpstreamSettings {
             provider: name.clone(),
             scheme: config.scheme.map_or(Scheme::Https, Into::into),
@@ -235,6 +239,31 @@ impl Compiler<'_> {
             self.mistake(path, "`client_certificate` and `client_key` belong together");
         }
         certificate.zip(key)
+    }
+
+    /// The client certificate, where it is the provider's credential.
+    fn credential_identity(
+        &mut self,
+        credential: Option<&CredentialConfig>,
+        other: Option<(SecretRef, SecretRef)>,
+        path: &PolicyPath,
+    ) -> Option<(SecretRef, SecretRef)> {
+        let Some((config, (certificate, key))) = credential.and_then(|one| Some((one, one.identity()?)))
+        else {
+            return other;
+        };
+        for reference in [certificate, key] {
+            self.uses_secret_under(path, reference, config.required, ValueRules::Any);
+        }
+        let own = (certificate.clone(), key.clone());
+        if other.is_some_and(|other| other != own) {
+            self.mistake_with(
+                path,
+                "`upstream.tls.client_certificate` names another client certificate, and a connection shows one",
+                "take one of the two out",
+            );
+        }
+        Some(own)
     }
 
     fn pool(&mut self, config: Option<&PoolConfig>, path: &PolicyPath) -> PoolSettings {

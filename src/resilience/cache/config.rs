@@ -71,6 +71,7 @@ impl<'de> Deserialize<'de> for StaleIfError {
             fn visit_str<E: de::Error>(self, text: &str) -> Result<StaleIfError, E> {
                 match text {
                     "off" => Ok(StaleIfError::Off),
+                    "never" | "none" | "no" | "false" => Err(E::custom("write `off` for never")),
                     _ => text.parse().map(StaleIfError::For).map_err(E::custom),
                 }
             }
@@ -210,7 +211,8 @@ mod tests {
         ] {
             assert_eq!(compiled(json).0.stale_if_error, bound, "{json}");
         }
-        assert!(serde_json::from_str::<CacheConfig>(r#"{"stale_if_error": "never"}"#).is_err());
+        let never = serde_json::from_str::<CacheConfig>(r#"{"stale_if_error": "never"}"#).unwrap_err();
+        assert!(never.to_string().contains("write `off`"), "{never}");
         assert!(serde_json::from_str::<CacheConfig>(r#"{"stale_if_error": 3600}"#).is_err());
         assert!(serde_json::from_str::<CacheConfig>(r#"{"ttl": "1h"}"#).is_err());
     }

@@ -132,7 +132,7 @@ impl<S: Inner> Journey<S> {
         let left = deadline.saturating_duration_since(Instant::now());
         match tokio::time::timeout_at(deadline - MARGIN.min(left / 10), call).await {
             Ok(answer) => answer,
-            Err(_) if exchange.may_have_acted() => Err(Failure::sent(Fault::Deadline)),
+            Err(_) if exchange.may_have_acted() => Err(exchange.complete(Failure::sent(Fault::Deadline))),
             Err(_) => Err(Failure::not_sent(Fault::Deadline)),
         }
     }
@@ -327,8 +327,12 @@ const fn is_bridged(fault: Fault) -> bool {
         | Fault::TlsCertificate
         | Fault::RateLimited
         | Fault::QuotaHeld
+        | Fault::OnlyIfCached
         | Fault::Upgrade
         | Fault::TargetTooLong
+        | Fault::Unfit(_)
+        | Fault::BodyTooLargeToRewrite
+        | Fault::Forbidden(_)
         | Fault::DownstreamGone
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled

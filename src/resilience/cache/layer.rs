@@ -12,6 +12,7 @@ use super::config::CacheSettings;
 use super::directives::Directives;
 use super::invalidate::{is_safe, unsafe_call};
 use super::note::{Note, Why};
+use super::renewal::Renewals;
 use super::serve::Server;
 use super::state::{ResponseCache, count};
 use crate::message::body::Body;
@@ -28,9 +29,11 @@ pub struct RouteCache {
     /// Names the credential.
     pub source: KeySource,
     /// The version of the credential's secrets, the last known one while they are unavailable.
-    pub version: Arc<dyn Fn() -> u64 + Send + Sync>,
+    pub version: Arc<dyn Fn(Option<&str>) -> u64 + Send + Sync>,
     /// Whether the credential could be sent now.
-    pub available: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub available: Arc<dyn Fn(Option<&str>) -> bool + Send + Sync>,
+    /// Where renewals in the background are written down.
+    pub renewals: Option<Renewals>,
 }
 
 /// Answers from what is kept.

@@ -51,8 +51,6 @@ pub(super) struct Note {
     pub ttl: Option<i64>,
     /// Words of our own.
     pub detail: Option<&'static str>,
-    /// Neither from the cache nor forwarded.
-    pub refused: bool,
 }
 
 impl Note {
@@ -64,7 +62,6 @@ impl Note {
         collapsed: false,
         ttl: None,
         detail: None,
-        refused: false,
     };
 
     /// From the provider.
@@ -85,7 +82,6 @@ impl fmt::Display for Note {
         f.write_str("outgate")?;
         match self.forwarded {
             Some(why) => write!(f, "; fwd={}", why.as_str())?,
-            None if self.refused => {}
             None => f.write_str("; hit")?,
         }
         if let Some(status) = self.forwarded_status {
@@ -121,10 +117,6 @@ mod tests {
             (
                 Note { forwarded_status: Some(304), ttl: Some(60), ..Note::forwarded(Why::Stale) },
                 "outgate; fwd=stale; fwd-status=304; ttl=60",
-            ),
-            (
-                Note { refused: true, detail: Some("only-if-cached"), ..Note::HIT },
-                "outgate; detail=only-if-cached",
             ),
             (Note::forwarded(Why::Bypass), "outgate; fwd=bypass"),
             (Note::forwarded(Why::Method), "outgate; fwd=method"),

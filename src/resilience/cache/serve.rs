@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Response, StatusCode};
-use http_body::Body as _;
-use http_body_util::BodyExt;
+use http::{HeaderMap, Method, Response};
 use tokio::time::Instant;
 
 use super::directives::Directives;
@@ -18,15 +16,12 @@ use super::place::Place;
 use super::semantics::Suits;
 use super::state::{ResponseCache, count};
 use crate::message::body::Body;
-use crate::message::failure::Failure;
+use crate::message::failure::{Failure, Fault};
 use crate::message::request::{EgressRequest, Exchange};
 use crate::resilience::Inner;
 
 /// The longest wait for another's answer; half of what is left until the deadline if that is less.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long an answer may take to be renewed in the background, its body included.
-const RENEWAL: Duration = Duration::from_secs(60);
 
 /// Serves one request.
 #[derive(Clone)]
@@ -38,7 +33,7 @@ pub(super) struct Server<S> {
 
 /// What a look at the kept answers found.
 pub(super) struct Found {
-    slot: Option<Arc<Slot>>,
+    pub slot: Option<Arc<Slot>>,
     pub kept: Option<(Arc<Stored>, Suits)>,
     pub why: Why,
 }
@@ -68,12 +63,12 @@ enum Turn {
 impl<S: Inner> Server<S> {
     /// The answer to a request, from the cache or from the provider.
     pub async fn serve(mut self, mut request: EgressRequest) -> Result<Response<Body>, Failure> {
-        let is_available = (self.route.available)();
+        let is_available = (self.route.available)(request.tenant.as_deref());
         if !is_available && self.route.settings.stale_if_error.is_none() {
             count(&self.state.counters.bypassed);
             return Ok(noted(self.inner.call(request).await?, Why::Bypass));
         }
-        let place = Place::of(&request, &self.route.source, (self.route.version)());
+        let place = Place::of(&request, &self.route.source, (self.route.version)(request.tenant.as_deref()));
         let mut found = self.look(place, &request.headers);
         let wants = Wants::of(&request.headers);
         let at_once = if is_available {
@@ -85,7 +80,8 @@ impl<S: Inner> Server<S> {
             return Ok(answer);
         }
         if wants.only_if_cached {
-            return Ok(not_cached());
+            // RFC 9111 section 5.2.1.7. `Cache-Status` says the same again on the answer that is made of it.
+            return Err(Failure::not_sent(Fault::OnlyIfCached));
         }
         let leader = match self.wait(&mut request, place, &mut found, &wants).await {
             Turn::Served(answer) => return Ok(answer),
@@ -210,37 +206,10 @@ impl<S: Inner> Server<S> {
             Some(_) | None => Turn::Alone,
         }
     }
-
-    /// Renews a stale answer behind the app's back, if nobody does so yet. It has no record of its own; it takes tokens and
-    /// permits like any other request.
-    fn renew(&self, request: &EgressRequest, place: Place, found: &Found) {
-        let Ok(permit) = self.state.background.clone().try_acquire_owned() else { return };
-        let key = place.flight(&request.headers, &selecting(found));
-        let Some(leader) = self.state.flights.lead(key) else { return };
-        let mut request = copy_head(request);
-        request.method = Method::GET;
-        request.exchange = Arc::new(Exchange::new(Some(Instant::now() + RENEWAL)));
-        // The app's own conditions are for its own answer.
-        request.headers.remove(http::header::IF_NONE_MATCH);
-        request.headers.remove(http::header::IF_MODIFIED_SINCE);
-        let found = Found { slot: None, kept: found.kept.clone(), why: found.why };
-        let most = self.state.max_entry();
-        let journey = Journey::new(self.clone(), &request, place, found, Some(leader)).in_background();
-        (self.state.spawn)(Box::pin(async move {
-            let _permit = permit;
-            let work = async {
-                if let Ok(answer) = journey.go(request).await {
-                    read(answer.into_body(), most).await;
-                }
-            };
-            // Out of time is one more failure: the answer stays as stale as it is.
-            drop(tokio::time::timeout(RENEWAL, work).await);
-        }));
-    }
 }
 
 /// Fields by which what is kept was selected; empty where nothing is.
-fn selecting(found: &Found) -> Vec<http::HeaderName> {
+pub(super) fn selecting(found: &Found) -> Vec<http::HeaderName> {
     found.slot.as_ref().map(|slot| slot.selecting()).unwrap_or_default()
 }
 
@@ -249,26 +218,6 @@ fn patience(exchange: &Exchange) -> Instant {
     let now = Instant::now();
     let left = exchange.deadline.map_or(PATIENCE, |deadline| deadline.saturating_duration_since(now) / 2);
     now + PATIENCE.min(left)
-}
-
-/// Reads a body to its end, or so far.
-async fn read(mut body: Body, most: u64) {
-    let mut seen = 0;
-    while !body.is_end_stream() && seen <= most {
-        match body.frame().await {
-            Some(Ok(frame)) => seen += frame.data_ref().map_or(0, |data| data.len() as u64),
-            Some(Err(_)) | None => return,
-        }
-    }
-}
-
-/// RFC 9111 section 5.2.1.7.
-fn not_cached() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-    let note = Note { refused: true, detail: Some("only-if-cached"), ..Note::HIT };
-    note.append_to(response.headers_mut());
-    response
 }
 
 /// The request without its body: none that comes here has one.
@@ -282,6 +231,7 @@ pub(super) fn copy_head(request: &EgressRequest) -> EgressRequest {
         upgrade: false,
         credential_choice: request.credential_choice,
         tenant: request.tenant.clone(),
+        leave: None,
         exchange: request.exchange.clone(),
     }
 }

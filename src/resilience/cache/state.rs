@@ -67,6 +67,8 @@ pub(super) struct Counters {
     pub not_storable: AtomicU64,
     pub evicted: AtomicU64,
     pub invalidated: AtomicU64,
+    pub renewed: AtomicU64,
+    pub not_renewed: AtomicU64,
 }
 
 /// Adds one.
@@ -101,6 +103,10 @@ pub struct CacheStatus {
     pub evicted: u64,
     /// URLs whose answers a successful PUT, POST, PATCH or DELETE made invalid.
     pub invalidated: u64,
+    /// Stale answers that were renewed in the background.
+    pub renewed: u64,
+    /// Renewals that came to nothing.
+    pub not_renewed: u64,
     /// Part of the requests that the provider was spared: (hits + coalesced) / (hits + coalesced + misses).
     pub hit_ratio: f64,
 }
@@ -158,6 +164,8 @@ impl ResponseCache {
             not_storable: of(&counters.not_storable),
             evicted: of(&counters.evicted),
             invalidated: of(&counters.invalidated),
+            renewed: of(&counters.renewed),
+            not_renewed: of(&counters.not_renewed),
             hit_ratio: if spared == 0 { 0.0 } else { spared as f64 / (spared + misses) as f64 },
         }
     }

@@ -85,10 +85,14 @@ fn blames_provider(fault: Fault) -> bool {
         | Fault::Total
         | Fault::Credential
         | Fault::TargetTooLong
+        | Fault::Unfit(_)
+        | Fault::BodyTooLargeToRewrite
+        | Fault::Forbidden(_)
         | Fault::DownstreamGone
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled
         | Fault::BodyTooLarge
+        | Fault::OnlyIfCached
         | Fault::Internal => false,
     }
 }

@@ -36,7 +36,8 @@ impl IdempotencyConfig {
     /// The settings, with every value that is wrong told.
     pub fn compile(&self, mistakes: &mut Mistakes) -> IdempotencySettings {
         const USUAL: HeaderName = HeaderName::from_static("idempotency-key");
-        let given = self.header.as_deref().and_then(|name| field_name("header", name, mistakes));
+        let given =
+            self.header.as_deref().and_then(|name| field_name("header", name, "Idempotency-Key", mistakes));
         let methods = methods("methods", self.methods.as_deref(), &[Method::POST], mistakes);
         if self.methods.as_ref().is_some_and(Vec::is_empty) {
             mistakes.hint("methods", "no request would carry a key", "`idempotency: off` says that");

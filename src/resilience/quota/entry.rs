@@ -5,6 +5,7 @@
 //! leaves its place at once.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::config::ReserveConfig;
 use super::key_state::{Answer, Decision, KeyState, Learned, Pass};
 use crate::message::failure::{Fault, LimitState};
+use crate::message::request::Leave;
 
 /// When nothing is known of the end of a hold, this is what a refused request is told.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -34,6 +36,8 @@ pub(super) struct Names {
 pub(super) struct Entry {
     pub(super) names: Names,
     inner: Mutex<Inner>,
+    /// `KeyState::recalls`, for those who hold a pass and no lock.
+    recalls: Arc<AtomicU32>,
 }
 
 #[derive(Debug)]
@@ -68,7 +72,12 @@ pub(super) struct Refusal {
 impl Entry {
     pub(super) fn new(names: Names, now: Instant) -> Self {
         let inner = Inner { state: KeyState::new(now), queue: VecDeque::new(), tickets: 0 };
-        Self { names, inner: Mutex::new(inner) }
+        Self { names, inner: Mutex::new(inner), recalls: Arc::default() }
+    }
+
+    /// What a request with this pass is asked about again before it is sent.
+    pub(super) fn leave(&self, pass: &Pass) -> Leave {
+        Leave::new(self.recalls.clone(), pass.recalls())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -172,6 +181,7 @@ impl Entry {
     ) -> Learned {
         let mut inner = self.lock();
         let learned = inner.state.answered(now, pass, answer, reserve);
+        self.recalls.store(inner.state.recalls(), Ordering::Release);
         inner.wake_head();
         learned
     }
@@ -185,7 +195,9 @@ impl Entry {
 
     /// Another instance was refused under this key.
     pub(super) fn pause(&self, now: Instant, pause: Duration) {
-        self.lock().state.pause(now, pause);
+        let mut inner = self.lock();
+        inner.state.pause(now, pause);
+        self.recalls.store(inner.state.recalls(), Ordering::Release);
     }
 
     /// Whether it can be forgotten.

@@ -43,6 +43,14 @@ pub(super) struct Pass {
     seq: u64,
     epoch: u32,
     probe: Option<u32>,
+    recalls: u32,
+}
+
+impl Pass {
+    /// How often passes had been called back when this one was given.
+    pub(super) fn recalls(&self) -> u32 {
+        self.recalls
+    }
 }
 
 /// An answer as the quota sees it.
@@ -85,6 +93,8 @@ pub(super) struct KeyState {
     strikes: u32,
     /// Counts the pauses: an answer to a request from before one tells nothing new.
     epoch: u32,
+    /// Counts how often those that were let through, and are not sent yet, were called back.
+    recalls: u32,
     probes: u32,
     seq: u64,
     on_the_way: u32,
@@ -103,6 +113,7 @@ impl KeyState {
             probing: None,
             strikes: 0,
             epoch: 0,
+            recalls: 0,
             probes: 0,
             seq: 0,
             on_the_way: 0,
@@ -177,7 +188,7 @@ impl KeyState {
             probing.out = probing.out.saturating_add(1);
             probing.id
         });
-        Pass { seq, epoch: self.epoch, probe }
+        Pass { seq, epoch: self.epoch, probe, recalls: self.recalls }
     }
 
     /// A request that got no answer; `counted`: the provider may have counted it.
@@ -240,7 +251,20 @@ impl KeyState {
         if self.meters.iter().filter(|meter| !meter.is_unknown()).count() < known && self.probing.is_none() {
             self.probe(now);
         }
+        if self.meters.iter().any(|meter| meter.is_overdrawn(now, reserve)) {
+            self.recall();
+        }
         cut
+    }
+
+    /// Those that were let through and are not sent yet have to ask again.
+    fn recall(&mut self) {
+        self.recalls = self.recalls.wrapping_add(1);
+    }
+
+    /// How often passes were called back.
+    pub(super) fn recalls(&self) -> u32 {
+        self.recalls
     }
 
     /// The provider answered, so it counted the request and did not refuse it for its number.
@@ -321,6 +345,7 @@ impl KeyState {
     /// Pauses the key; a longer pause stays.
     pub(super) fn pause(&mut self, now: Instant, pause: Duration) {
         self.epoch = self.epoch.wrapping_add(1);
+        self.recall();
         self.probing = None;
         self.run = Run::default();
         self.paused_until = Some(self.paused_until.unwrap_or(now).max(now + pause));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, HeaderName, Response};
 use tokio::time::Instant;
 use tower::Service;
@@ -14,11 +16,15 @@ use super::fields;
 use super::key_state::{Answer, Pass};
 use super::state::{Quota, count};
 use crate::message::body::Body;
-use crate::message::failure::{Failure, Progress};
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::failure::{Failure, Fault, Progress};
+use crate::message::request::{EgressRequest, Exchange, Leave};
 use crate::resilience::key::{Key, KeySource};
 use crate::resilience::verdict::Verdict;
 use crate::resilience::{Inner, Pending};
+
+/// How often a request may be called back while it waits for a limit or a permit; after that it goes on, so that one without
+/// a deadline does not go round for ever.
+const MOST_RECALLS: u32 = 16;
 
 /// Keeps the learned quota around one route.
 #[derive(Clone)]
@@ -33,18 +39,22 @@ struct Route {
     settings: QuotaSettings,
     source: KeySource,
     shadow: Option<Arc<str>>,
+    /// [`Recheck`] stands further in.
+    rechecked: bool,
 }
 
 impl<S> QuotaLayer<S> {
-    /// Keeps `quota` around `inner`. `shadow`: the label under which what would be held is counted and passes.
+    /// Keeps `quota` around `inner`. `shadow`: the label under which what would be held is counted and passes. `rechecked`:
+    /// requests may wait further in, and [`Recheck`] stands behind those waits.
     pub fn new(
         inner: S,
         quota: Arc<Quota>,
         settings: QuotaSettings,
         source: KeySource,
         shadow: Option<Arc<str>>,
+        rechecked: bool,
     ) -> Self {
-        Self { inner, route: Arc::new(Route { quota, settings, source, shadow }) }
+        Self { inner, route: Arc::new(Route { quota, settings, source, shadow, rechecked }) }
     }
 }
 
@@ -65,21 +75,69 @@ impl<S: Inner> Service<EgressRequest> for QuotaLayer<S> {
         let started = Instant::now();
         let (entry, named) = route.entry_of(&request, started);
         let exchange = request.exchange.clone();
-        if let Some(pass) = route.pass_at_once(&entry, &exchange, started) {
-            let ticket = Ticket { route, entry, named, pass: Some(pass), exchange };
+        let pass = route.pass_at_once(&entry, &exchange, started);
+        let ticket = Ticket { route, entry, named, pass, exchange };
+        if ticket.pass.is_some() && !ticket.route.rechecked {
             let call = self.inner.call(request);
             return Box::pin(async move { ticket.settle(call.await) });
         }
-        let mut inner = self.inner.clone();
-        Box::pin(async move {
-            let waited = route.wait(&entry, &exchange, started).await;
-            exchange.queued(started.elapsed());
-            let pass = Some(waited?);
-            count(&route.quota.counters.waited, 1);
-            let ticket = Ticket { route, entry, named, pass, exchange };
-            let call = inner.call(request);
-            ticket.settle(call.await)
-        })
+        Box::pin(run(self.inner.clone(), ticket, request))
+    }
+}
+
+/// Waits for its turn, and once more whenever the request comes back unsent, because its leave was taken back.
+async fn run(
+    mut inner: impl Inner,
+    mut ticket: Ticket,
+    mut request: EgressRequest,
+) -> Result<Response<Body>, Failure> {
+    let mut recalls = 0;
+    let mut patience = ticket.route.settings.max_wait;
+    loop {
+        if ticket.pass.is_none() {
+            patience = ticket.wait(patience).await?;
+        }
+        request.leave = ticket.leave().filter(|_| recalls < MOST_RECALLS);
+        let mut outcome = inner.call(request).await;
+        let Some(unsent) = outcome.as_mut().err().and_then(|failure| failure.handed_back.take()) else {
+            return ticket.settle(outcome);
+        };
+        request = unsent.into_request();
+        recalls += 1;
+        count(&ticket.route.quota.counters.recalled, 1);
+        ticket.give_back(false);
+        ticket.pass = ticket.route.pass_at_once(&ticket.entry, &ticket.exchange, Instant::now());
+    }
+}
+
+/// Stands behind the waits for limits and permits: what queued there before the provider throttled, or before it told that
+/// nothing is left, goes back to wait for its quota, and what it had taken meanwhile is given back.
+#[derive(Clone)]
+pub struct Recheck<S> {
+    inner: S,
+}
+
+impl<S> Recheck<S> {
+    /// Puts the second look around `inner`.
+    pub fn new(inner: S) -> Self {
+        Self { inner }
+    }
+}
+
+impl<S: Inner> Service<EgressRequest> for Recheck<S> {
+    type Response = Response<Body>;
+    type Error = Failure;
+    type Future = Either<Ready<Result<Response<Body>, Failure>>, S::Future>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: EgressRequest) -> Self::Future {
+        if request.leave.as_ref().is_none_or(Leave::holds) {
+            return Either::Right(self.inner.call(request));
+        }
+        Either::Left(ready(Err(Failure::not_sent(Fault::QuotaHeld).handing_back(request))))
     }
 }
 
@@ -130,13 +188,19 @@ impl Route {
         Some(entry.force(now))
     }
 
-    /// Waits for its turn, or refuses.
-    async fn wait(&self, entry: &Entry, exchange: &Exchange, now: Instant) -> Result<Pass, Failure> {
+    /// Waits for its turn, at most for `patience`, or refuses.
+    async fn wait(
+        &self,
+        entry: &Entry,
+        exchange: &Exchange,
+        now: Instant,
+        patience: Duration,
+    ) -> Result<Pass, Failure> {
         let settings = &self.settings;
         let passed = match settings.on_excess {
             QuotaExcess::Reject => Err(entry.refusal(now, settings.reserve)),
             QuotaExcess::Wait => {
-                let longest = now + settings.max_wait;
+                let longest = now + patience;
                 let until = exchange.deadline.map_or(longest, |deadline| deadline.min(longest));
                 let patience = Patience { reserve: settings.reserve, until, max_queue: settings.max_queue };
                 entry.wait(patience).await
@@ -189,6 +253,23 @@ struct Ticket {
 }
 
 impl Ticket {
+    /// Waits for a pass. Returns what is left of `patience`, which counts for all waits of a request together.
+    async fn wait(&mut self, patience: Duration) -> Result<Duration, Failure> {
+        let started = Instant::now();
+        let pass = self.route.wait(&self.entry, &self.exchange, started, patience).await;
+        let waited = started.elapsed();
+        self.exchange.queued(waited);
+        self.pass = Some(pass?);
+        count(&self.route.quota.counters.waited, 1);
+        Ok(patience.saturating_sub(waited))
+    }
+
+    /// What the request is asked about again behind its other waits. Shadow mode holds nobody.
+    fn leave(&self) -> Option<Leave> {
+        let pass = self.pass.as_ref().filter(|_| self.route.rechecked && self.route.shadow.is_none())?;
+        Some(self.entry.leave(pass))
+    }
+
     /// Learns from what the request came to.
     fn settle(mut self, outcome: Result<Response<Body>, Failure>) -> Result<Response<Body>, Failure> {
         match &outcome {

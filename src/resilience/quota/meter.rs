@@ -168,6 +168,12 @@ impl Meter {
         }
     }
 
+    /// Whether more are on their way than what is left allows: others used it up, or the provider told late.
+    pub(super) fn is_overdrawn(&self, now: Instant, reserve: ReserveConfig) -> bool {
+        let on_the_way = u64::from(self.out).saturating_mul(self.cost);
+        self.left(now).is_some_and(|left| left < self.reserve(reserve).saturating_add(on_the_way))
+    }
+
     /// The reserve in numbers; one that leaves nothing of the limit is cut, because it would hold for ever.
     fn reserve(&self, reserve: ReserveConfig) -> u64 {
         let reserve = match (reserve, self.limit) {

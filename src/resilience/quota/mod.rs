@@ -28,7 +28,10 @@
 //!
 //! **Its place** is around the rate limits: a held request has taken no token yet, and a hold that ends lets requests go on
 //! to the limit, which has the last word on their pace. The other way round tokens would be spent long before their
-//! requests are sent, and a hold that ends would send more at once than the limit allows.
+//! requests are sent, and a hold that ends would send more at once than the limit allows. What waits there when the provider
+//! throttles, or tells that less is left than is on its way, must not rush it: behind the waits ([`Recheck`]) such a request
+//! is handed back, unsent and with its token and permit returned, to wait here again. `max_wait` counts for all its waits
+//! for quota together.
 //!
 //! **After a pause**, and after a window that was used up, one request asks first and the rest follow when it is answered;
 //! one more each second, so that a slow answer holds nobody for long. Where the last windows were seen full after their
@@ -51,7 +54,7 @@ mod meter;
 mod state;
 
 pub use config::{QuotaConfig, QuotaSettings};
-pub use layer::QuotaLayer;
+pub use layer::{QuotaLayer, Recheck};
 pub use state::{KeyStatus, MOST_KEYS, MeterStatus, OnThrottle, Quota, QuotaStatus};
 
 #[cfg(test)]

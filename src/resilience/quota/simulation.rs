@@ -229,7 +229,7 @@ async fn run(style: Style, counting: Counting, limit: usize, window: f64, second
     };
     let judge = Judge::new(service, Arc::new(Table::default()));
     let quota = Arc::new(Quota::new("p"));
-    let layer = QuotaLayer::new(judge, quota.clone(), settings(style), KeySource::default(), None);
+    let layer = QuotaLayer::new(judge, quota.clone(), settings(style), KeySource::default(), None, false);
     let gap = window / (10 * u32::try_from(limit).unwrap());
     let end = started + Duration::from_secs_f64(seconds);
     let mut at = started;

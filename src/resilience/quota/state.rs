@@ -68,6 +68,7 @@ pub(super) struct Counters {
     pub(super) throttled: AtomicU64,
     pub(super) absurd: AtomicU64,
     pub(super) shadowed: AtomicU64,
+    pub(super) recalled: AtomicU64,
     hinted: AtomicU64,
     overflow: AtomicU64,
 }
@@ -95,6 +96,8 @@ pub struct QuotaStatus {
     pub absurd: u64,
     /// Requests that would have waited or been refused, in shadow mode.
     pub shadowed: u64,
+    /// Times that a request was called back from the queue of a limit or permit, because its quota was gone meanwhile.
+    pub recalled: u64,
     /// Pauses that other instances asked for.
     pub hinted: u64,
     /// Requests that passed uncounted because all keys were in use.
@@ -273,6 +276,7 @@ impl Quota {
             throttled: load(&counters.throttled),
             absurd: load(&counters.absurd),
             shadowed: load(&counters.shadowed),
+            recalled: load(&counters.recalled),
             hinted: load(&counters.hinted),
             overflow: load(&counters.overflow),
             list: listed(&entries, now),

@@ -24,6 +24,10 @@ use crate::resilience::key::KeySource;
 /// How late a token may be that was promised in time, before its request gives up: timers and busy threads.
 const LATE: Duration = Duration::from_millis(50);
 
+/// How long a request waits for the first share of the fleet's limit where it would else be refused at once: that share is
+/// asked for with the request, and mostly there after a few milliseconds (a call may take 100 ms).
+const FIRST_SHARE: Duration = Duration::from_millis(150);
+
 /// The limits of a route, in the order in which they are asked, and what its keys are made of.
 pub(super) struct Limits {
     all: Vec<Arc<Limiter>>,
@@ -100,7 +104,8 @@ impl Claims {
         let waiting = Waiting { exchange: self.exchange.clone(), since: Instant::now() };
         self.foresee(waiting.since)?;
         loop {
-            if self.on_excess(missing) == OnExcess::Reject {
+            if self.on_excess(missing) == OnExcess::Reject && !self.first_share(missing, waiting.since).await
+            {
                 return Err(self.refuse(missing, Fault::RateLimited));
             }
             // Also those that have a token now: their lines are held while waiting in a later one.
@@ -114,6 +119,21 @@ impl Claims {
                 Err(next) => missing = next,
             }
         }
+    }
+
+    /// Waits for the first share of a limit that refuses at once. The share that this pod could take without asking may be in
+    /// use elsewhere; and a 429 would blame the app for nothing. False where there is a share, and it is used up.
+    async fn first_share(&mut self, index: usize, since: Instant) -> bool {
+        let deadline = self.exchange.deadline;
+        let (limit, claim) = self.at(index);
+        let most = u64::from(limit.settings().max_queue);
+        let Some(lease) = claim.who.lease.clone().filter(|lease| !lease.has_share()) else { return false };
+        if lease.waiting() >= most {
+            return false;
+        }
+        claim.waited = true;
+        let until = since + FIRST_SHARE;
+        lease.share_by(deadline.map_or(until, |deadline| deadline.min(until))).await
     }
 
     /// Refuses at once what would wait for one of the limits for too long, though its turn in another line comes first. Who
@@ -303,5 +323,8 @@ fn was_held_back(failure: &Failure) -> bool {
                 | Fault::ConnectionLimit
                 | Fault::Credential
                 | Fault::TargetTooLong
+                | Fault::Unfit(_)
+                | Fault::BodyTooLargeToRewrite
+                | Fault::Forbidden(_)
         )
 }

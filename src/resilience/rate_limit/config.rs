@@ -113,7 +113,7 @@ impl LimitConfig {
 
     fn rate(&self, wrong: &mut Told<'_>) -> Option<Rate> {
         let Some(rate) = self.rate else {
-            wrong.at("", "a limit has a `rate`", "such as `rate: 100/s`");
+            wrong.at("rate", "a limit has a `rate`", "such as `rate: 100/s`");
             return None;
         };
         let millis = rate.per().as_millis();
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_told() {
         for (json, expected) in [
-            (r#"[{}]"#, "0: a limit has a `rate`"),
+            (r#"[{}]"#, "0.rate: a limit has a `rate`"),
             (r#"[{"rate": "0/s"}]"#, "0.rate: a limit of zero"),
             (r#"[{"rate": "5/1ms"}]"#, "0.rate: the time of a rate"),
             (r#"[{"rate": "5/32d"}]"#, "0.rate: the time of a rate"),

@@ -141,6 +141,26 @@ impl RateLease {
         self.changed.notified()
     }
 
+    /// Whether anything is leased.
+    pub(super) fn has_share(&self) -> bool {
+        self.settled().pace.is_some()
+    }
+
+    /// Waits until something is leased; false where that is not so at `end`.
+    pub(super) async fn share_by(&self, end: Instant) -> bool {
+        let _waiting = Waiting::begin(self);
+        loop {
+            // Before the look, so that no change is missed between the look and the wait.
+            let changed = self.changed();
+            if self.has_share() {
+                return true;
+            }
+            if tokio::time::timeout_at(end, changed).await.is_err() {
+                return self.has_share();
+            }
+        }
+    }
+
     /// The pace that holds now, where there is one, and the debt.
     pub(super) fn now(&self) -> (Option<Pace>, u64) {
         let level = self.settled();
@@ -181,6 +201,22 @@ impl RateLease {
         }
         level.as_of = level.as_of.max(now);
         level
+    }
+}
+
+/// Counts one that waits, however that ends.
+struct Waiting<'a>(&'a RateLease);
+
+impl<'a> Waiting<'a> {
+    fn begin(lease: &'a RateLease) -> Self {
+        lease.wait(true);
+        Self(lease)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.wait(false);
     }
 }
 

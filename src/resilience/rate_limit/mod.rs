@@ -26,7 +26,9 @@
 //! with what came later: where that matters, leave `concurrency.max_wait` short.
 //!
 //! **Fleet.** With `scope: fleet` each key spends what is leased to this pod ([`lease`]); a lease may change at any moment and
-//! is obeyed at once. A pod without a share waits for one; nothing is fetched on the request's path.
+//! is obeyed at once. A pod without a share waits for one; nothing is fetched on the request's path. With `on_excess: reject`
+//! it waits 150 ms at most, so that the first request on a key is not refused for what nobody has used; in an outage with
+//! `on_outage: closed`, each request waits that long before its 429.
 //!
 //! **Reload.** A limit whose numbers change goes on with what was spent and who waits ([`limiter::Limiter::adopt`]).
 

@@ -450,6 +450,38 @@ async fn a_pod_without_a_share_waits_until_it_has_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limit_that_rejects_waits_a_moment_for_the_first_share_and_for_nothing_else() {
+    let rejecting = LimitSettings { on_excess: OnExcess::Reject, ..settings("200/s", 4) };
+    let (provider, calls) = provider();
+    let (limit, lease) = leased(rejecting.clone());
+    let layer = layer(provider, &[&limit]);
+    let started = Instant::now();
+    let first = tokio::spawn(layer.clone().call(request()));
+    settle().await;
+    assert_eq!((calls.lock().unwrap().len(), lease.waiting()), (0, 1));
+    advance(Duration::from_millis(30)).await;
+    lease.set(10_000, 1);
+    first.await.unwrap().unwrap();
+    assert_eq!((started.elapsed(), lease.waiting()), (Duration::from_millis(30), 0));
+    // There is a share, and it is used up.
+    let failure = layer.clone().call(request()).await.err().unwrap();
+    assert_eq!((failure.fault, started.elapsed()), (Fault::RateLimited, Duration::from_millis(30)));
+
+    let (limit, lease) = leased(LimitSettings { max_queue: 2, ..rejecting });
+    let layer = super::tests::layer(self::provider().0, &[&limit]);
+    let started = Instant::now();
+    let calls = (0..3).map(|_| layer.clone().call(request()));
+    let refused = futures_util::future::join_all(calls).await;
+    assert!(
+        refused
+            .iter()
+            .all(|outcome| outcome.as_ref().is_err_and(|failure| failure.fault == Fault::RateLimited))
+    );
+    assert!(near(started.elapsed(), Duration::from_millis(150)), "{:?}", started.elapsed());
+    assert_eq!((lease.waiting(), limit.status().refused), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_share_nobody_waits_longer_than_max_wait() {
     let (provider, _) = provider();
     let (limit, lease) = leased(settings("200/s", 4));

@@ -216,10 +216,12 @@ pub(in crate::resilience) fn methods(
     methods
 }
 
-/// A field's name that outgate may write: none that frames a message, routes it, or carries a credential.
+/// A field's name that outgate may write: none that frames a message, routes it, or carries a credential. `usual` is one that
+/// is often meant.
 pub(in crate::resilience) fn field_name(
     key: &str,
     text: &str,
+    usual: &str,
     mistakes: &mut Mistakes,
 ) -> Option<HeaderName> {
     const TAKEN: [&str; 17] = [
@@ -242,11 +244,12 @@ pub(in crate::resilience) fn field_name(
         "via",
     ];
     let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
-        mistakes.add(key, "not the name of a header field");
+        mistakes.hint(key, "not the name of a header field", format!("such as `{usual}`"));
         return None;
     };
     if TAKEN.contains(&name.as_str()) || name.as_str().starts_with(OWN_PREFIX) {
-        mistakes.add(key, "this field has a meaning of its own");
+        let message = format!("`{name}` frames or routes a message, or says something else of its own");
+        mistakes.hint(key, message, format!("the field that the provider documents, such as `{usual}`"));
         return None;
     }
     Some(name)
@@ -305,7 +308,7 @@ impl BudgetConfig {
 impl HintConfig {
     fn compile(&self, mistakes: &mut Mistakes) -> Option<HeaderName> {
         match &self.header {
-            Some(name) => field_name("hint.header", name, mistakes),
+            Some(name) => field_name("hint.header", name, "x-should-retry", mistakes),
             None => {
                 mistakes.hint("hint", "missing key `header`", "`hint: { header: x-should-retry }`");
                 None

@@ -271,16 +271,20 @@ fn trigger_of_failure(fault: Fault, progress: Progress) -> Result<Trigger, Why> 
         | Fault::QueueFull
         | Fault::ConcurrencyLimit
         | Fault::BreakerOpen
+        | Fault::OnlyIfCached
         | Fault::ConnectionLimit
         | Fault::Deadline
         | Fault::Total
         | Fault::Credential
         | Fault::TargetTooLong
+        | Fault::Unfit(_)
+        | Fault::Forbidden(_)
         | Fault::Internal => Err(Why::Refused),
         Fault::DownstreamGone
         | Fault::DownstreamMalformed
         | Fault::DownstreamStalled
-        | Fault::BodyTooLarge => Err(Why::Downstream),
+        | Fault::BodyTooLarge
+        | Fault::BodyTooLargeToRewrite => Err(Why::Downstream),
     }
 }
 

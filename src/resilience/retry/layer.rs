@@ -101,6 +101,7 @@ struct Course {
     /// An attempt is under way.
     running: bool,
     choice: usize,
+    tenant: Option<Arc<str>>,
     healing: Healing,
 }
 
@@ -147,7 +148,11 @@ impl Course {
             upgrade: request.upgrade,
             attempts: 0,
             running: false,
-            choice: plan.heal.as_ref().map_or(request.credential_choice, |heal| heal.preferred()),
+            choice: plan
+                .heal
+                .as_ref()
+                .map_or(request.credential_choice, |heal| heal.preferred(request.tenant.as_deref())),
+            tenant: request.tenant.clone(),
             healing: Healing::Unneeded,
             plan,
         };
@@ -197,6 +202,7 @@ impl Course {
         if let Outcome::Answered { verdict, .. } = ended {
             if verdict.class != Class::Unauthorized {
                 self.worked();
+                self.accepted(verdict.class);
             } else if let Some(step) = self.heal(ended).await {
                 return Some(step);
             }
@@ -213,7 +219,16 @@ impl Course {
             && let Some(heal) = &self.plan.heal
         {
             self.healing = Healing::Told;
-            heal.worked(self.exchange.facts().credential_choice);
+            let choice = self.exchange.facts().credential_choice;
+            heal.worked(self.tenant.as_deref(), choice);
+        }
+    }
+
+    /// In an overlap it counts which of the credentials is still needed.
+    fn accepted(&self, class: Class) {
+        if let Some(heal) = self.plan.heal.as_ref().filter(|heal| heal.overlaps()) {
+            let choice = self.exchange.facts().credential_choice;
+            heal.accepted(self.tenant.as_deref(), choice, class == Class::Success);
         }
     }
 
@@ -229,7 +244,7 @@ impl Course {
             let facts = self.exchange.facts();
             (facts.credential_choice, facts.credential_stamp)
         };
-        let next = heal.heal(tried, stamp).await?;
+        let next = heal.heal(self.tenant.as_deref(), tried, stamp).await?;
         // The upload may have gone on meanwhile.
         let body = self.replay.as_ref()?.attempt()?;
         self.choice = next;
@@ -363,6 +378,7 @@ fn copy_head(request: &EgressRequest) -> EgressRequest {
         upgrade: request.upgrade,
         credential_choice: request.credential_choice,
         tenant: request.tenant.clone(),
+        leave: None,
         exchange: request.exchange.clone(),
     }
 }

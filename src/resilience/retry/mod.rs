@@ -50,17 +50,25 @@ pub use config::RetryConfig;
 pub use layer::Retry;
 pub use settings::RetrySettings;
 
-/// What a credential can do about an `unauthorized` answer.
+/// What a credential can do about an `unauthorized` answer. `tenant` is whom the request named: each may have its own.
 pub trait Heal: Send + Sync {
     /// Which member of the credential a request takes first.
-    fn preferred(&self) -> usize;
+    fn preferred(&self, tenant: Option<&str>) -> usize;
 
     /// After `tried` was refused: which member to take now, or nothing if there is no other and re-reading changed nothing.
     /// `tried` and `stamp` are what the refused attempt really carried (`Facts::credential_choice`, `credential_stamp`).
-    fn heal(&self, tried: usize, stamp: u64) -> BoxFuture<'_, Option<usize>>;
+    fn heal<'a>(&'a self, tenant: Option<&'a str>, tried: usize, stamp: u64) -> BoxFuture<'a, Option<usize>>;
 
     /// The member was accepted after another had been refused.
-    fn worked(&self, choice: usize);
+    fn worked(&self, tenant: Option<&str>, choice: usize);
+
+    /// Whether there are several members: only then it wants to know which were accepted.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
+    /// The provider did not refuse the member; `success` where the answer shows that it was accepted.
+    fn accepted(&self, _tenant: Option<&str>, _choice: usize, _success: bool) {}
 }
 
 /// `retry.reason` of a request that was sent again with another credential.

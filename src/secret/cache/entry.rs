@@ -62,6 +62,8 @@ pub(super) type Current = Result<Arc<SecretVersion>, Arc<SecretError>>;
 /// One secret. Shared by all who use the same reference.
 pub struct SecretEntry {
     reference: SecretRef,
+    /// Of a tenant's secret, the reference as it stands in the policy.
+    template: Option<SecretRef>,
     rules: ValueRules,
     bound: ArcSwap<Bound>,
     current: ArcSwap<Current>,
@@ -85,8 +87,15 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    fn new(reference: &SecretRef, store: Result<Arc<dyn SecretStore>, SecretError>) -> Self {
-        let source = store.as_ref().map_or(Source::Fixed, |store| store.source(reference));
+    fn new(
+        reference: &SecretRef,
+        template: Option<&SecretRef>,
+        store: Result<Arc<dyn SecretStore>, SecretError>,
+    ) -> Self {
+        let source = match store.as_ref().map_or(Source::Fixed, |store| store.source(reference)) {
+            Source::File(_) if template.is_some() => Source::Polled(super::tenants::FILE_POLL),
+            source => source,
+        };
         let shown = if store.is_ok() { reference.to_string() } else { String::from("(unknown store)") };
         Self { store, source, shown }
     }
@@ -122,11 +131,33 @@ impl SecretEntry {
         store: Result<Arc<dyn SecretStore>, SecretError>,
         wake: Arc<Notify>,
     ) -> Self {
-        let bound = Bound::new(&reference, store);
+        Self::with(reference, None, rules, store, wake)
+    }
+
+    /// A tenant's secret; `template` is the reference as it stands in the policy.
+    pub(super) fn of_tenant(
+        reference: SecretRef,
+        template: SecretRef,
+        rules: ValueRules,
+        store: Result<Arc<dyn SecretStore>, SecretError>,
+        wake: Arc<Notify>,
+    ) -> Self {
+        Self::with(reference, Some(template), rules, store, wake)
+    }
+
+    fn with(
+        reference: SecretRef,
+        template: Option<SecretRef>,
+        rules: ValueRules,
+        store: Result<Arc<dyn SecretStore>, SecretError>,
+        wake: Arc<Notify>,
+    ) -> Self {
+        let bound = Bound::new(&reference, template.as_ref(), store);
         let not_read = SecretError::NotRead { reference: reference.clone() };
         let over = SecretError::Expired { reference: reference.clone() };
         Self {
             reference,
+            template,
             rules,
             bound: ArcSwap::from_pointee(bound),
             current: ArcSwap::from_pointee(Err(Arc::new(not_read))),
@@ -143,6 +174,11 @@ impl SecretEntry {
     #[must_use]
     pub fn reference(&self) -> &SecretRef {
         &self.reference
+    }
+
+    /// Of a tenant's secret, the reference as it stands in the policy.
+    pub(super) fn template(&self) -> Option<&SecretRef> {
+        self.template.as_ref()
     }
 
     /// The value in use. Takes no lock and never waits: cheap enough for every attempt of every request.
@@ -170,11 +206,13 @@ impl SecretEntry {
             return RefreshOutcome::Unchanged;
         }
         let asked = self.book().ended;
-        if !self.may_heal() && self.turn.available_permits() > 0 {
+        if !self.may_heal() && !self.is_under_way() {
             return RefreshOutcome::TooSoon;
         }
         if self.is_made() {
-            self.mark_rejected();
+            if !self.is_under_way() {
+                self.mark_rejected();
+            }
             return self.ask_and_wait().await;
         }
         let Ok(_turn) = self.turn.acquire().await else {
@@ -208,7 +246,7 @@ impl SecretEntry {
         if self.bound.load().store.as_ref().is_ok_and(|old| Arc::ptr_eq(old, &store)) {
             return;
         }
-        self.bound.store(Arc::new(Bound::new(&self.reference, Ok(store))));
+        self.bound.store(Arc::new(Bound::new(&self.reference, self.template.as_ref(), Ok(store))));
         let mut book = self.book();
         (book.rebound, book.due_at) = (true, Some(Instant::now()));
     }
@@ -380,8 +418,11 @@ impl SecretEntry {
             let version = SecretVersion { value, number, read_at, read_at_wall, expires };
             self.current.store(Arc::new(Ok(Arc::new(version))));
         }
-        if !same {
+        if !same && self.template.is_none() {
             tracing::info!(target: "outgate::secret", reference = bound.shown, version = number, "secret read");
+        } else if !same {
+            // One line for each tenant is too many for a log that people read.
+            tracing::debug!(target: "outgate::secret", reference = bound.shown, version = number, "secret read");
         }
         {
             let mut book = self.book();

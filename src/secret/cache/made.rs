@@ -15,7 +15,7 @@ use super::entry::{Current, RefreshOutcome, SecretEntry};
 use crate::secret::Source;
 
 impl SecretEntry {
-    /// The value in use; where there is none and outgate makes it itself, waits until the read that makes it has ended.
+    /// The value in use; where there is none and outgate makes it itself, or it is a tenant's, waits until a read of it has ended.
     /// That read is asked for, if none is under way and the last one did not fail a short while ago. The future may be
     /// dropped: the read goes on.
     ///
@@ -23,7 +23,7 @@ impl SecretEntry {
     /// Why there is none.
     pub async fn obtain(&self) -> Current {
         let now = self.current();
-        if now.is_ok() || !self.is_made() || self.rests() {
+        if now.is_ok() || !self.is_waited_for() || self.rests() {
             return now;
         }
         self.ask_and_wait().await;
@@ -34,6 +34,12 @@ impl SecretEntry {
     #[must_use]
     pub fn is_made(&self) -> bool {
         self.bound().source == Source::Made
+    }
+
+    /// Whether a request that finds no value waits for one: outgate makes it, or it is a tenant's, who was not known before.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.is_made() || self.template().is_some()
     }
 
     /// When a value that there is now is no longer used.
@@ -54,6 +60,15 @@ impl SecretEntry {
         self.retry_at().is_some_and(|at| at > Instant::now())
     }
 
+    /// Whether a read runs, or was asked for and has not begun.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.reads() || self.book().wanted
+    }
+
+    fn reads(&self) -> bool {
+        self.turn.available_permits() == 0
+    }
+
     /// Asks for a read, if none is under way, and waits for the end of it.
     pub(super) async fn ask_and_wait(&self) -> RefreshOutcome {
         let mut ended = std::pin::pin!(self.ended.notified());
@@ -61,7 +76,7 @@ impl SecretEntry {
             let mut book = self.book();
             // Before the look at the turn: a read that ends between the two is not missed.
             ended.as_mut().enable();
-            if self.turn.available_permits() > 0 && !book.wanted {
+            if !self.reads() && !book.wanted {
                 (book.wanted, book.due_at) = (true, Some(Instant::now()));
                 self.wake.notify_one();
             }

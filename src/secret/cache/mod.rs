@@ -14,23 +14,28 @@
 //! Reads of one secret never overlap. Requests never read: they load what is there. Only where that is a token which has
 //! ended they wait, and [`SecretCache::run`] makes it for all of them at once.
 //!
-//! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded; a value is bounded by its
-//! store; a read by [`READ_TIMEOUT`].
+//! Secrets of tenants come with their tenants and go with them: their entries live as long as somebody holds them.
+//!
+//! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded, and of the tenants that are held;
+//! a value is bounded by its store; a read by [`READ_TIMEOUT`].
 
 mod entry;
 mod made;
 mod run;
+mod tenants;
 mod trail;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::sync::Notify;
+
+pub use tenants::TenantSecrets;
 
 pub use entry::{HEAL_INTERVAL, READ_TIMEOUT, RefreshOutcome, SecretEntry, SecretVersion};
 
@@ -45,6 +50,8 @@ pub struct SecretCache {
     stores: LiveStores,
     /// Held for look-ups alone, never over an await.
     entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
+    /// Those of tenants. Who uses them holds them.
+    of_tenants: Mutex<BTreeMap<Key, Weak<SecretEntry>>>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
     wake: Arc<Notify>,
 }
@@ -97,6 +104,7 @@ impl SecretCache {
         Self {
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             entries: Mutex::default(),
+            of_tenants: Mutex::default(),
             wake: Arc::default(),
         }
     }
@@ -118,7 +126,7 @@ impl SecretCache {
     pub fn adopt(&self, stores: Stores) {
         self.stores.store(Arc::new(stores));
         let stores = self.stores.load_full();
-        for entry in self.all() {
+        for entry in self.live() {
             // A store that went takes its entries with it: `retain`.
             if let Ok(store) = stores.find(entry.reference()) {
                 entry.rebind(store);

@@ -61,9 +61,9 @@ impl SecretCache {
         let now = Instant::now();
         let stores = self.stores.load_full();
         let mut due = stores.upkeep_due(now);
-        for entry in self.all().into_iter().filter(|entry| entry.take_due(now)) {
+        for entry in self.live().into_iter().filter(|entry| entry.take_due(now)) {
             due.push(Box::pin(async move {
-                if entry.is_made() {
+                if entry.is_waited_for() {
                     return entry.read_wanted().await;
                 }
                 entry.refresh().await;
@@ -73,7 +73,7 @@ impl SecretCache {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let entries = self.all();
+        let entries = self.live();
         entries.iter().filter_map(|entry| entry.due_at()).chain(self.stores.load().next_upkeep()).min()
     }
 

@@ -14,6 +14,8 @@ use super::*;
 use crate::secret::stores::file::FileStore;
 use crate::secret::{ReadFuture, Reading, SecretError, SecretStore, SecretValue, Source};
 
+mod tenants;
+
 /// A store that answers what it is told to, and counts. `None` is a store that is down; `hang` one that does not answer.
 struct Scripted {
     answer: Mutex<Option<Vec<u8>>>,

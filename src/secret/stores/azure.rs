@@ -13,23 +13,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::document::Document;
+use super::bearer::{self, BearerApi};
 use super::field;
-use super::gcp::bearer;
-use super::server::{
-    self, OwnSecrets, Plaintext, REFRESH, StoreAddress, StoreTimeouts, Token, TokenSlot, check_own,
-};
+use super::server::{self, OwnSecrets, Plaintext, REFRESH, StoreAddress, StoreTimeouts, Token, check_own};
 use crate::message::quantity::TimeSpan;
 use crate::secret::config::{StoreEnv, StoreMistake};
 use crate::secret::error::{SecretError, StoreFault};
-use crate::secret::http::{HttpAnswer, HttpCall, HttpClient};
+use crate::secret::http::{HttpCall, HttpClient};
 use crate::secret::reference::{FILE, SecretRef};
 use crate::secret::value::ValueRules;
 use crate::secret::{ReadFuture, SecretBytes, SecretStore, Source};
@@ -145,11 +142,10 @@ fn is_name(name: &str) -> bool {
 /// An Azure Key Vault.
 pub struct AzureStore {
     config: AzureConfig,
-    vault: HttpClient,
+    vault: BearerApi,
     login: HttpClient,
     login_address: StoreAddress,
     own: OwnSecrets,
-    token: TokenSlot,
 }
 
 impl AzureStore {
@@ -175,12 +171,13 @@ impl AzureStore {
                 server::client(name, scheme, ca.clone(), &timeouts, env)?
             }
         };
+        let target = config.address.target.clone();
+        let vault = server::client(name, target.scheme, ca, &timeouts, env)?;
         Ok(Self {
-            vault: server::client(name, config.address.target.scheme, ca, &timeouts, env)?,
+            vault: BearerApi::new(vault, target),
             login,
             login_address,
             own: OwnSecrets::new(&env.directory),
-            token: TokenSlot::default(),
             config: config.clone(),
         })
     }
@@ -196,36 +193,15 @@ impl AzureStore {
         let version = version.map(|version| format!("/{version}")).unwrap_or_default();
         let prefix = &self.config.address.prefix;
         let path = format!("{prefix}/secrets/{name}{version}?api-version={API_VERSION}");
-        let answer = self.get(&path).await.map_err(fault)?;
+        let answer = self.vault.get(&path, || self.fetch()).await.map_err(fault)?;
         let value = answer.text(&["value"]);
         let value = value.ok_or(StoreFault::Garbled("it has no `value`")).map_err(fault)?;
         field::select(Zeroizing::new(value.as_bytes().to_vec()), reference)
     }
 
-    async fn get(&self, path: &str) -> Result<Document, StoreFault> {
-        let token = self.token.get(|_| self.fetch()).await?;
-        let mut answer = self.ask(path, &token).await?;
-        if answer.status == StatusCode::UNAUTHORIZED && token.born.elapsed() > Duration::from_secs(60) {
-            self.token.forget(&token);
-            let token = self.token.get(|_| self.fetch()).await?;
-            answer = self.ask(path, &token).await?;
-        }
-        match answer.status {
-            StatusCode::OK => Document::parse(&answer.body),
-            StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
-            status => Err(StoreFault::Status(status.as_u16())),
-        }
-    }
-
-    async fn ask(&self, path: &str, token: &Token) -> Result<HttpAnswer, StoreFault> {
-        let mut call = HttpCall::get(&self.config.address.target, path.to_owned());
-        call.headers.insert(AUTHORIZATION, token.header.clone());
-        Ok(self.vault.send(call).await?)
-    }
-
     async fn fetch(&self) -> Result<Token, StoreFault> {
         let call = self.login_call().await.map_err(|fault| StoreFault::Login(Box::new(fault)))?;
-        bearer(&self.login, call).await.map_err(|fault| StoreFault::Login(Box::new(fault)))
+        bearer::login(&self.login, call).await
     }
 
     async fn login_call(&self) -> Result<HttpCall, StoreFault> {

@@ -13,19 +13,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::time::Instant;
 
-use super::document::{Document, base64};
+use super::bearer::{self, BearerApi};
+use super::document::base64;
 use super::field;
-use super::server::{self, Plaintext, REFRESH, StoreAddress, StoreTimeouts, Token, TokenSlot, secret_header};
+use super::server::{self, Plaintext, REFRESH, StoreAddress, StoreTimeouts, Token};
 use crate::message::quantity::TimeSpan;
 use crate::secret::config::{StoreEnv, StoreMistake};
 use crate::secret::error::{SecretError, StoreFault};
-use crate::secret::http::{HttpAnswer, HttpCall, HttpClient};
+use crate::secret::http::{HttpCall, HttpClient};
 use crate::secret::reference::SecretRef;
 use crate::secret::{ReadFuture, SecretBytes, SecretStore, Source};
 
@@ -74,12 +73,11 @@ fn is_id(id: &str) -> bool {
 
 /// Google Cloud Secret Manager.
 pub struct GcpStore {
-    api: HttpClient,
+    api: BearerApi,
     address: StoreAddress,
     metadata: HttpClient,
     metadata_address: StoreAddress,
     project: Option<String>,
-    token: TokenSlot,
     refresh: Duration,
     patience: Duration,
 }
@@ -97,13 +95,13 @@ impl GcpStore {
         };
         let (address, metadata_address) = (or(&config.address, API)?, or(&config.metadata, METADATA)?);
         let timeouts = config.timeouts();
+        let client = server::client(name, address.target.scheme, ca, &timeouts, env)?;
         Ok(Self {
-            api: server::client(name, address.target.scheme, ca, &timeouts, env)?,
+            api: BearerApi::new(client, address.target.clone()),
             metadata: server::metadata_client(name, metadata_address.target.scheme, &timeouts, env)?,
             address,
             metadata_address,
             project: config.project.clone(),
-            token: TokenSlot::default(),
             refresh: config.refresh.map_or(REFRESH, TimeSpan::duration),
             patience: timeouts.total(),
         })
@@ -112,7 +110,7 @@ impl GcpStore {
     async fn read_now(&self, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
         let fault = |fault: StoreFault| SecretError::store(reference, fault);
         let path = self.path(reference).map_err(fault)?;
-        let answer = self.get(&path).await.map_err(fault)?;
+        let answer = self.api.get(&path, || self.fetch()).await.map_err(fault)?;
         let data = answer.text(&["payload", "data"]);
         let data = data.ok_or(StoreFault::Garbled("it has no `payload.data`")).map_err(fault)?;
         field::select(base64(data.as_bytes()).map_err(fault)?, reference)
@@ -136,51 +134,13 @@ impl GcpStore {
         Ok(format!("{prefix}/v1/projects/{project}/secrets/{secret}/versions/{version}:access"))
     }
 
-    async fn get(&self, path: &str) -> Result<Document, StoreFault> {
-        let token = self.token.get(|_| self.fetch()).await?;
-        let mut answer = self.ask(path, &token).await?;
-        if answer.status == StatusCode::UNAUTHORIZED && token.born.elapsed() > Duration::from_secs(60) {
-            self.token.forget(&token);
-            let token = self.token.get(|_| self.fetch()).await?;
-            answer = self.ask(path, &token).await?;
-        }
-        match answer.status {
-            StatusCode::OK => Document::parse(&answer.body),
-            StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
-            status => Err(StoreFault::Status(status.as_u16())),
-        }
-    }
-
-    async fn ask(&self, path: &str, token: &Token) -> Result<HttpAnswer, StoreFault> {
-        let mut call = HttpCall::get(&self.address.target, path.to_owned());
-        call.headers.insert(AUTHORIZATION, token.header.clone());
-        Ok(self.api.send(call).await?)
-    }
-
     async fn fetch(&self) -> Result<Token, StoreFault> {
         let path = format!("{}{TOKEN_PATH}", self.metadata_address.prefix);
         let mut call = HttpCall::get(&self.metadata_address.target, path);
         let google = HeaderValue::from_static("Google");
         call.headers.insert(HeaderName::from_static("metadata-flavor"), google);
-        bearer(&self.metadata, call).await.map_err(|fault| StoreFault::Login(Box::new(fault)))
+        bearer::login(&self.metadata, call).await
     }
-}
-
-/// The token of an OAuth answer: `access_token` and `expires_in` (a number, or one in a string).
-pub(super) async fn bearer(client: &HttpClient, call: HttpCall) -> Result<Token, StoreFault> {
-    let born = Instant::now();
-    let answer = client.send(call).await?;
-    if answer.status != StatusCode::OK {
-        client.count_refusal(answer.status);
-        return Err(StoreFault::Status(answer.status.as_u16()));
-    }
-    let answer = Document::parse(&answer.body)?;
-    let token = answer.text(&["access_token"]).filter(|token| !token.is_empty());
-    let token = token.ok_or(StoreFault::Garbled("a login without `access_token`"))?;
-    let seconds =
-        answer.number(&["expires_in"]).ok_or(StoreFault::Garbled("a login without `expires_in`"))?;
-    let ends = Some(born + Duration::from_secs(seconds.min(u64::from(u32::MAX))));
-    Ok(Token { header: secret_header(&[b"Bearer ", token.as_bytes()])?, born, ends, renewable: false })
 }
 
 impl SecretStore for GcpStore {

@@ -2,6 +2,7 @@
 
 pub mod aws;
 pub mod azure;
+pub mod bearer;
 pub mod document;
 pub mod env;
 pub mod exec;

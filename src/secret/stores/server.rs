@@ -249,6 +249,9 @@ impl OwnSecrets {
 /// A mistake, if a store's own secret comes from another store.
 #[must_use]
 pub fn check_own(key: &'static str, reference: &SecretRef) -> Option<StoreMistake> {
+    if reference.is_per_tenant() {
+        return Some((key, SecretError::Placeholder.to_string()));
+    }
     let known = matches!(reference.store(), reference::ENV | reference::FILE);
     (!known).then(|| (key, "a store's own secrets come from `env:` or `file:`".to_owned()))
 }

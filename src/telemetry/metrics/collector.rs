@@ -160,6 +160,14 @@ fn upstream(out: &mut Families<'_>, providers: &ByName<Provider>) -> fmt::Result
     })?;
     out.counters("heals", "Credentials renewed because the provider refused them", |family| {
         providers.iter().try_for_each(|(name, provider)| family.by_result(name, &provider.metrics.heals))
+    })?;
+    let help = "Of lists of credentials, new and old: uses of an old one, and hours in which none was needed";
+    out.counters("credential_overlap", help, |family| {
+        providers.iter().try_for_each(|(name, provider)| {
+            provider.metrics.overlaps.read().try_for_each(|(event, count)| {
+                family.counter(&[("provider", &**name), ("event", event)], count)
+            })
+        })
     })
 }
 

@@ -63,6 +63,16 @@ labels! {
 }
 
 labels! {
+    /// Which of a list of credentials, new and old, was needed.
+    OverlapEvent {
+        /// A request was accepted with an older one.
+        OldNeeded = "old_needed",
+        /// For an hour nobody needed an older one.
+        SafeToRemove = "safe_to_remove",
+    }
+}
+
+labels! {
     /// What came of a reload.
     ReloadResult {
         /// The new policy is in force.

@@ -27,7 +27,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge, info::Info};
 use prometheus_client::registry::Registry;
 
 use collector::Tracked;
-pub use labels::{DialResult, HealResult, ReloadResult};
+pub use labels::{DialResult, HealResult, OverlapEvent, ReloadResult};
 pub use levels::{Level, LevelFamily, LevelKind, LevelSource};
 pub use listener::{DownstreamConnection, ListenerMetrics};
 pub use provider::{InFlight, ProviderMetrics, RouteMetrics};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::labels::{CodeClass, Counts, DialResult, HealResult, Label, Phase};
+use super::labels::{CodeClass, Counts, DialResult, HealResult, Label, OverlapEvent, Phase};
 use super::locked;
 use crate::telemetry::{Flag, RequestEvent, Timings};
 
@@ -33,6 +33,7 @@ pub struct ProviderMetrics {
     pub(super) active_connections: AtomicU64,
     pub(super) dials: Counts<DialResult>,
     pub(super) heals: Counts<HealResult>,
+    pub(super) overlaps: Counts<OverlapEvent>,
 }
 
 impl ProviderMetrics {
@@ -48,6 +49,7 @@ impl ProviderMetrics {
             active_connections: AtomicU64::new(0),
             dials: Counts::default(),
             heals: Counts::default(),
+            overlaps: Counts::default(),
         }
     }
 
@@ -65,6 +67,11 @@ impl ProviderMetrics {
     /// Counts a healing.
     pub fn healed(&self, result: HealResult) {
         self.heals.add(result);
+    }
+
+    /// Counts what a list of credentials, new and old, showed.
+    pub fn overlap(&self, event: OverlapEvent) {
+        self.overlaps.add(event);
     }
 
     /// Sets how many upstream connections there are now; for a refresher of [`super::Metrics::on_scrape`].

@@ -72,6 +72,8 @@ fn names_help_and_types_are_stable() {
     # TYPE outgate_upstream_dials counter
     # HELP outgate_heals Credentials renewed because the provider refused them.
     # TYPE outgate_heals counter
+    # HELP outgate_credential_overlap Of lists of credentials, new and old: uses of an old one, and hours in which none was needed.
+    # TYPE outgate_credential_overlap counter
     # HELP outgate_downstream_connections Open connections from clients.
     # TYPE outgate_downstream_connections gauge
     # HELP outgate_downstream_connections_accepted Accepted connections from clients.

@@ -74,6 +74,7 @@ fn request(scheme: Scheme, port: u16, path: &str) -> EgressRequest {
         upgrade: false,
         credential_choice: 0,
         tenant: None,
+        leave: None,
         exchange: Arc::new(Exchange::new(None)),
     }
 }

@@ -1,7 +1,15 @@
-//! The cache as a layer, on paused time: RFC 9111 by section (`rfc9111`), and what is outgate's own (`own`).
+//! The cache as a layer, on paused time: RFC 9111 by section (`rfc9111`), fields as peers really write them (`spelling`), and in
+//! the other files what RFC 9111 leaves to us.
 
-mod own;
+mod bounds;
+mod coalescing;
+mod failures;
+mod keeping;
+mod ownership;
+mod renewal;
 mod rfc9111;
+mod spelling;
+mod streaming;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,12 +31,19 @@ use crate::message::request::EgressRequest;
 use crate::resilience::key::KeySource;
 use crate::resilience::mistake::Mistakes;
 use crate::resilience::timeout::tests::request_with;
-use crate::resilience::verdict::Verdict;
+use crate::resilience::verdict::{Class, Verdict};
 
 /// When every test begins.
 pub(super) const BEGIN: &str = "Tue, 15 Nov 2022 12:00:00 GMT";
 
 pub(super) type Lines<'a> = &'a [(&'a str, &'a str)];
+
+pub(super) const FRESH: Lines<'static> = &[("cache-control", "max-age=60")];
+pub(super) const SHORT: Lines<'static> = &[("cache-control", "max-age=10")];
+
+pub(super) fn verdict(class: Class) -> Option<Verdict> {
+    Some(Verdict { class, acted: class.acted(), wait: None })
+}
 
 pub(super) fn map(lines: Lines<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -184,8 +199,9 @@ impl Rig {
         let route = RouteCache {
             settings,
             source: KeySource { route: "r".into(), credential: ["env:A".into(), "env:B".into()].into() },
-            version: Arc::new(move || of_version.load(Ordering::Relaxed)),
-            available: Arc::new(move || of_available.load(Ordering::Relaxed)),
+            version: Arc::new(move |_| of_version.load(Ordering::Relaxed)),
+            available: Arc::new(move |_| of_available.load(Ordering::Relaxed)),
+            renewals: None,
         };
         let cache = Cache::new(origin.service(), state.clone(), route);
         Self { cache, state, origin, version, available }

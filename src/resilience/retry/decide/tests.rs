@@ -11,7 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const BACKOFF: Duration = Duration::from_millis(250);
 
 /// Every fault there is; a new one fails to compile in `trigger_of_failure` and is added here.
-const FAULTS: [Fault; 34] = [
+const FAULTS: [Fault; 37] = [
     Fault::AddressDenied,
     Fault::OwnListener,
     Fault::Dns,
@@ -41,6 +41,9 @@ const FAULTS: [Fault; 34] = [
     Fault::Total,
     Fault::Credential,
     Fault::TargetTooLong,
+    Fault::Unfit(""),
+    Fault::BodyTooLargeToRewrite,
+    Fault::Forbidden(""),
     Fault::DownstreamGone,
     Fault::DownstreamMalformed,
     Fault::DownstreamStalled,
@@ -150,6 +153,9 @@ fn failures() {
         (Total, Sent, ["Refused"; 3]),
         (Credential, NotSent, ["Refused"; 3]),
         (TargetTooLong, NotSent, ["Refused"; 3]),
+        (Unfit(""), NotSent, ["Refused"; 3]),
+        (BodyTooLargeToRewrite, NotSent, ["Downstream"; 3]),
+        (Forbidden(""), NotSent, ["Refused"; 3]),
         (Internal, NotSent, ["Refused"; 3]),
         (DownstreamGone, Sent, ["Downstream"; 3]),
         (DownstreamMalformed, Sent, ["Downstream"; 3]),

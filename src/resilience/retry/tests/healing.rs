@@ -12,19 +12,26 @@ struct Members {
     asked: AtomicUsize,
     tried: Mutex<Vec<usize>>,
     worked: Mutex<Vec<usize>>,
+    accepted: Mutex<Vec<(usize, bool)>>,
 }
 
 impl Heal for Members {
-    fn preferred(&self) -> usize {
+    fn preferred(&self, _: Option<&str>) -> usize {
         0
     }
-    fn heal(&self, tried: usize, _: u64) -> BoxFuture<'_, Option<usize>> {
+    fn heal<'a>(&'a self, _: Option<&'a str>, tried: usize, _: u64) -> BoxFuture<'a, Option<usize>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.tried.lock().unwrap().push(tried);
         Box::pin(std::future::ready(self.next))
     }
-    fn worked(&self, choice: usize) {
+    fn worked(&self, _: Option<&str>, choice: usize) {
         self.worked.lock().unwrap().push(choice);
+    }
+    fn overlaps(&self) -> bool {
+        self.next.is_some()
+    }
+    fn accepted(&self, _: Option<&str>, choice: usize, success: bool) {
+        self.accepted.lock().unwrap().push((choice, success));
     }
 }
 
@@ -51,6 +58,19 @@ fn provider(accepts: usize) -> (impl Inner, Seen) {
         }
     });
     (service, seen)
+}
+
+#[tokio::test]
+async fn a_list_is_told_which_member_was_accepted() {
+    for (accepts, told) in [(0, vec![(0, true)]), (1, vec![(1, true)]), (2, vec![])] {
+        let members = Arc::new(Members { next: Some(1), ..Members::default() });
+        let (service, _) = provider(accepts);
+        healing(service, &members, 64).call(request(Method::GET, Body::empty())).await.unwrap();
+        assert_eq!(*members.accepted.lock().unwrap(), told, "{accepts}");
+    }
+    let alone = Arc::new(Members::default());
+    healing(provider(0).0, &alone, 64).call(request(Method::GET, Body::empty())).await.unwrap();
+    assert!(alone.accepted.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -1,0 +1,147 @@
+//! Dummies that are sent where they do not belong.
+//!
+//! An app that sends the dummy of one provider to another has a bug, or somebody makes it talk to the wrong host. Nothing
+//! secret is in it, but it is the sign that the real key would have gone there. So all dummies of a policy are known, and a
+//! request that holds one at a place where it would not be replaced is refused. Looked at are path, query and the values
+//! of fields (inside `Authorization: Basic` too); bodies only where they are held anyway. A policy without placeholders
+//! pays nothing.
+
+use std::sync::Arc;
+
+use aho_corasick::AhoCorasick;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use http::uri::PathAndQuery;
+
+use super::replace::{basic, unescaped};
+use super::{Places, Settings};
+use crate::credential::kinds::{MemberSettings, PerRequest};
+
+/// All dummies of a policy.
+pub struct Known {
+    search: AhoCorasick,
+    tokens: Vec<String>,
+}
+
+/// The same as one route sees it.
+pub struct Guard {
+    known: Arc<Known>,
+    /// By number of the token: where this route replaces it.
+    allowed: Vec<Places>,
+}
+
+/// A dummy stands where it must not be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Misplaced;
+
+/// The dummies of a member.
+fn tokens_of(member: &MemberSettings) -> impl Iterator<Item = (&str, Places)> {
+    let settings: Option<&Settings> = match &member.per_request {
+        Some(PerRequest::Placeholder(settings)) => Some(settings),
+        _ => None,
+    };
+    settings.into_iter().flat_map(Settings::tokens)
+}
+
+impl Known {
+    /// Collects the dummies of all members; nothing where there are none.
+    pub fn new<'a>(members: impl IntoIterator<Item = &'a MemberSettings>) -> Option<Arc<Self>> {
+        let mut tokens: Vec<String> = Vec::new();
+        for (token, _) in members.into_iter().flat_map(tokens_of) {
+            if !tokens.iter().any(|known| known == token) {
+                tokens.push(token.to_owned());
+            }
+        }
+        if tokens.is_empty() {
+            return None;
+        }
+        let search = AhoCorasick::new(&tokens).ok()?;
+        Some(Arc::new(Self { search, tokens }))
+    }
+
+    /// What a route with these members lets pass.
+    pub fn guard(self: &Arc<Self>, members: &[MemberSettings]) -> Guard {
+        let mut allowed = vec![Places::default(); self.tokens.len()];
+        // Members are alternatives of the same dummies.
+        for (token, places) in members.iter().flat_map(tokens_of) {
+            if let Some(at) = self.tokens.iter().position(|known| known == token) {
+                allowed[at] = places;
+            }
+        }
+        Guard { known: self.clone(), allowed }
+    }
+}
+
+impl Guard {
+    /// Looks for dummies in a request that came in.
+    ///
+    /// # Errors
+    /// One stands where this route does not replace it.
+    pub fn check(&self, headers: &HeaderMap, target: &PathAndQuery) -> Result<(), Misplaced> {
+        self.url(target.path(), |places| places.path)?;
+        self.url(target.query().unwrap_or_default(), |places| places.query)?;
+        for (name, value) in headers {
+            self.text(value.as_bytes(), |places| places.header)?;
+            if name == AUTHORIZATION
+                && let Some(pair) = basic(value)
+            {
+                self.text(&pair, |places| places.header)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn url(&self, text: &str, allows: fn(&Places) -> bool) -> Result<(), Misplaced> {
+        self.text(text.as_bytes(), allows)?;
+        match unescaped(text) {
+            Some(plain) => self.text(plain.as_bytes(), allows),
+            None => Ok(()),
+        }
+    }
+
+    fn text(&self, text: &[u8], allows: fn(&Places) -> bool) -> Result<(), Misplaced> {
+        let mut hits = self.known.search.find_overlapping_iter(text);
+        let bad = hits.any(|hit| !self.allowed.get(hit.pattern().as_usize()).is_some_and(allows));
+        if bad { Err(Misplaced) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::CredentialConfig;
+
+    fn members(text: &str) -> Vec<MemberSettings> {
+        let config: CredentialConfig = serde_yaml::from_str(text).unwrap();
+        config.members(std::path::Path::new(".")).unwrap()
+    }
+
+    #[test]
+    fn a_dummy_passes_where_it_is_replaced_and_nowhere_else() {
+        let own = members("{ placeholder: { token: dummy-000000, value: env:A, in: [header, path] } }");
+        let other = members("{ placeholder: { token: dummy-111111, value: env:B, in: [query] } }");
+        let known = Known::new(own.iter().chain(&other)).unwrap();
+        let guard = known.guard(&own);
+        let check = |field: &'static str, value: &str, target: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(field, value.parse().unwrap());
+            guard.check(&headers, &target.parse().unwrap()).is_ok()
+        };
+        assert!(check("authorization", "Bearer dummy-000000", "/x/dummy-000000?y"));
+        assert!(check("authorization", "Basic ZHVtbXktMDAwMDAwOg==", "/"));
+        assert!(check("x", "dummy-00000", "/dummy-11111?dummy_111111"));
+        for (field, value, target) in [
+            ("x", "dummy-111111", "/"),
+            ("x", "dummy-000000 dummy-111111", "/"),
+            ("authorization", "Basic ZHVtbXktMTExMTExOg==", "/"),
+            ("x", "y", "/dummy-111111"),
+            ("x", "y", "/%64ummy-111111"),
+            ("x", "y", "/?dummy-000000"),
+            ("x", "y", "/?a=dummy%2d000000"),
+            ("x", "y", "/?dummy-111111"),
+        ] {
+            assert!(!check(field, value, target), "{field}: {value} {target}");
+        }
+        assert!(Known::new(&members("{ bearer: env:A }")).is_none());
+    }
+}

@@ -1,0 +1,64 @@
+//! Credentials that are work for each request: a field of a body, a dummy that is replaced, a signature.
+//!
+//! What stands in a header or a parameter as it is, is a [`Part`](super::kinds::Part), written once per version of its secrets.
+//! What depends on the request is a [`Rewrite`], called once for each attempt, after the parts were injected and last
+//! before the provider: a body that is sent again is the app's own again, and is rewritten anew. A credential without one
+//! pays nothing for it.
+
+mod held;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+pub use held::{Media, collect, media, replace};
+
+use super::kinds::Used;
+use super::location::Location;
+use crate::message::failure::Failure;
+use crate::message::request::EgressRequest;
+use crate::secret::SecretVersion;
+
+/// Work of a credential for each request.
+pub trait Rewrite: Send + Sync {
+    /// The secrets it needs. [`Secrets`] gives them in this order.
+    fn secrets(&self) -> Vec<Used>;
+
+    /// The places that belong to it: what the app sent there is removed before anything else.
+    fn locations(&self) -> Vec<Location>;
+
+    /// Further places that it writes, in words, for `explain`.
+    fn places(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Writes the credential into a request. The future may be dropped at any await.
+    ///
+    /// # Errors
+    /// [`Fault::Unfit`](crate::message::failure::Fault::Unfit) where the request cannot carry it,
+    /// [`Fault::Forbidden`](crate::message::failure::Fault::Forbidden) where it may not be sent at all, what [`collect`] says.
+    fn rewrite<'a>(
+        &'a self,
+        request: EgressRequest,
+        secrets: &'a Secrets,
+    ) -> BoxFuture<'a, Result<EgressRequest, Failure>>;
+}
+
+/// The values of the secrets of a [`Rewrite`], of one version each.
+pub struct Secrets {
+    values: Vec<Arc<SecretVersion>>,
+}
+
+impl Secrets {
+    /// Takes them in the order of [`Rewrite::secrets`].
+    #[must_use]
+    pub fn new(values: Vec<Arc<SecretVersion>>) -> Self {
+        Self { values }
+    }
+
+    /// The bytes of the secret at `at`; empty where there is none.
+    #[must_use]
+    pub fn get(&self, at: usize) -> &[u8] {
+        self.values.get(at).map_or(&[], |version| version.value.expose())
+    }
+}

@@ -1,0 +1,126 @@
+//! Secrets of tenants: references with `{tenant}` in them, with a name in its place.
+//!
+//! They are not in the policy, so no policy keeps them: whoever bound them to a tenant does, and with the last holder they go.
+//! A request that finds no value waits for the first read, as with tokens, because nobody could read it before the tenant was
+//! named. One that failed a short while ago is not asked for again: that is how an unknown tenant is remembered.
+//!
+//! Files of tenants are not watched: a thousand of them would be a thousand watches. They are read again every
+//! [`FILE_POLL`], and after a rejection.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::entry::SecretEntry;
+use super::{Key, SecretCache};
+use crate::secret::SecretStore;
+use crate::secret::error::SecretError;
+use crate::secret::reference::SecretRef;
+use crate::secret::value::ValueRules;
+
+/// How often files of tenants are read again.
+pub(super) const FILE_POLL: Duration = Duration::from_secs(30);
+
+/// What `/status` says of the tenants' secrets of one reference. Tenants are counted and not named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TenantSecrets {
+    /// The reference as written, with `{tenant}`; of a token, its name.
+    pub reference: String,
+    /// Tenants in use.
+    pub tenants: usize,
+    /// Those without a value: unknown ones, and those whose read fails or is under way.
+    pub missing: usize,
+    /// Reads that failed since those tenants were first named.
+    pub failed_reads: u64,
+}
+
+impl SecretCache {
+    /// The entry of a tenant's secret. The same reference and tenant give the same entry, as long as somebody holds it.
+    ///
+    /// # Errors
+    /// The name does not fit ([`SecretRef::for_tenant`]).
+    pub fn tenant_entry(
+        &self,
+        template: &SecretRef,
+        rules: ValueRules,
+        tenant: &str,
+    ) -> Result<Arc<SecretEntry>, SecretError> {
+        let reference = template.for_tenant(tenant)?;
+        let key = (reference, rules);
+        if let Some(entry) = self.of_tenants().get(&key).and_then(Weak::upgrade) {
+            return Ok(entry);
+        }
+        let store = self.stores.load().find(&key.0);
+        Ok(self.hold(key, template, store))
+    }
+
+    /// The entry of a value that outgate makes itself for a tenant, by `maker` where there is none; see [`SecretCache::made`].
+    pub fn tenant_made(
+        &self,
+        template: &SecretRef,
+        tenant: &str,
+        maker: impl FnOnce() -> Arc<dyn SecretStore>,
+    ) -> Arc<SecretEntry> {
+        let key = (template.made_for_tenant(tenant), ValueRules::HeaderSafe);
+        if let Some(entry) = self.of_tenants().get(&key).and_then(Weak::upgrade) {
+            return entry;
+        }
+        // Not under the lock: the maker binds itself to secrets of this cache.
+        let maker = maker();
+        self.hold(key, template, Ok(maker))
+    }
+
+    /// The tenants' secrets in use, by reference.
+    #[must_use]
+    pub fn tenant_secrets(&self) -> Vec<TenantSecrets> {
+        let mut all: BTreeMap<String, TenantSecrets> = BTreeMap::new();
+        for entry in self.held() {
+            let reference = entry.template().map(ToString::to_string).unwrap_or_default();
+            let empty =
+                TenantSecrets { reference: reference.clone(), tenants: 0, missing: 0, failed_reads: 0 };
+            let sum = all.entry(reference).or_insert(empty);
+            sum.tenants += 1;
+            sum.missing += usize::from(entry.current().is_err());
+            sum.failed_reads += entry.status().failed_reads;
+        }
+        all.into_values().collect()
+    }
+
+    /// Every entry there is: the policy's and those of tenants.
+    pub(super) fn live(&self) -> Vec<Arc<SecretEntry>> {
+        let mut all = self.all();
+        all.extend(self.held());
+        all
+    }
+
+    fn held(&self) -> Vec<Arc<SecretEntry>> {
+        let mut held = Vec::new();
+        // Those that nobody holds any more go at the same time: this is asked for after each read.
+        self.of_tenants().retain(|_, entry| entry.upgrade().map(|entry| held.push(entry)).is_some());
+        held
+    }
+
+    fn hold(
+        &self,
+        key: Key,
+        template: &SecretRef,
+        store: Result<Arc<dyn SecretStore>, SecretError>,
+    ) -> Arc<SecretEntry> {
+        let mut entries = self.of_tenants();
+        // Another may have been faster.
+        if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
+            return entry;
+        }
+        let entry =
+            SecretEntry::of_tenant(key.0.clone(), template.clone(), key.1, store, Arc::clone(&self.wake));
+        let entry = Arc::new(entry);
+        entries.insert(key, Arc::downgrade(&entry));
+        entry
+    }
+
+    fn of_tenants(&self) -> MutexGuard<'_, BTreeMap<Key, Weak<SecretEntry>>> {
+        self.of_tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,118 @@
+//! Secrets of tenants, on paused time.
+
+use super::*;
+
+fn template() -> SecretRef {
+    "test:kv/{tenant}".parse().unwrap()
+}
+
+fn kept_fresh(cache: &Arc<SecretCache>) -> tokio_util::sync::DropGuard {
+    let stop = CancellationToken::new();
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    tokio::spawn(cache.clone().run(stop.clone()));
+    stop.drop_guard()
+}
+
+fn bound(cache: &SecretCache, tenant: &str) -> Arc<SecretEntry> {
+    cache.tenant_entry(&template(), ValueRules::HeaderSafe, tenant).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_names_a_tenant_first_waits_and_one_read_serves_all() {
+    let store = Scripted::new(Some("value"));
+    let cache = cache_over(&store);
+    let _running = kept_fresh(&cache);
+    store.hang.send_replace(true);
+    let entry = bound(&cache, "acme");
+    assert!(Arc::ptr_eq(&entry, &bound(&cache, "acme")));
+    {
+        // The first goes away: its read goes on.
+        let mut gone = std::pin::pin!(entry.obtain());
+        assert!(futures_util::poll!(gone.as_mut()).is_pending());
+    }
+    let all = futures_util::future::join_all((0..50).map(|_| entry.obtain()));
+    let freed = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        store.hang.send_replace(false);
+    };
+    let (all, ()) = tokio::join!(all, freed);
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!((shown(&entry), store.reads()), ("value#1".to_owned(), 1));
+    // It is read again by the clock, as a file would not be.
+    store.say(Some("other"));
+    tokio::time::sleep(Duration::from_secs(34)).await;
+    assert_eq!((shown(&entry), store.reads()), ("other#2".to_owned(), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_tenant_is_remembered_and_asked_for_again_at_its_time() {
+    let store = Scripted::new(None);
+    let cache = cache_over(&store);
+    let _running = kept_fresh(&cache);
+    let entry = bound(&cache, "nobody");
+    for _ in 0..20 {
+        assert_eq!(entry.obtain().await.err().unwrap().code(), "not_found");
+    }
+    assert_eq!(store.reads(), 1);
+    assert!(entry.retry_at().unwrap() > Instant::now() + Duration::from_secs(5));
+    store.say(Some("value"));
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!((shown(&entry), store.reads()), ("value#1".to_owned(), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_live_with_their_holder_and_are_in_no_list_of_the_policys() {
+    let store = Scripted::new(Some("value"));
+    let cache = cache_over(&store);
+    let _running = kept_fresh(&cache);
+    let kept = cache.entry(&test_ref());
+    kept.refresh().await;
+    let (one, two) = (bound(&cache, "one"), bound(&cache, "two"));
+    one.obtain().await.unwrap();
+    // A tenant who is being read holds up no readiness, and a reload drops nobody.
+    assert!(cache.ready());
+    cache.retain(&HashSet::from([test_ref()]));
+    assert!(Arc::ptr_eq(&one, &bound(&cache, "one")));
+    assert_eq!(cache.status().len(), 1);
+    let counted = cache.tenant_secrets();
+    assert_eq!(counted.len(), 1);
+    assert_eq!(
+        (counted[0].reference.as_str(), counted[0].tenants, counted[0].missing),
+        ("test:kv/{tenant}", 2, 1)
+    );
+    // A changed store is asked anew.
+    let other = Scripted::new(Some("other"));
+    cache.adopt(stores().with("test", Arc::clone(&other) as Arc<dyn SecretStore>));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(shown(&one), "other#2");
+    drop((one, two));
+    assert!(cache.tenant_secrets().is_empty());
+    let reads = (store.reads(), other.reads());
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    // What nobody holds is not read.
+    assert!(other.reads() - reads.1 <= 1, "{:?}", (reads, other.reads()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_one_is_read_again_and_no_other() {
+    let store = Scripted::new(Some("value"));
+    let cache = cache_over(&store);
+    let _running = kept_fresh(&cache);
+    let (one, two) = (bound(&cache, "one"), bound(&cache, "two"));
+    one.obtain().await.unwrap();
+    two.obtain().await.unwrap();
+    store.say(Some("new"));
+    assert_eq!(one.heal_refresh().await, RefreshOutcome::Changed);
+    assert_eq!((shown(&one), shown(&two), store.reads()), ("new#2".to_owned(), "value#1".to_owned(), 3));
+    assert_eq!(one.heal_refresh().await, RefreshOutcome::TooSoon);
+}
+
+#[test]
+fn names_that_do_not_fit_have_no_entry() {
+    let cache = cache_over(&Scripted::new(Some("value")));
+    for name in ["", "..", "a/b", "a..b", "-x", "{tenant}"] {
+        let error = cache.tenant_entry(&template(), ValueRules::HeaderSafe, name).err().unwrap();
+        assert_eq!(error.code(), "tenant", "{name}");
+    }
+    assert!(cache.tenant_secrets().is_empty());
+}
