@@ -33,7 +33,7 @@ impl Provider {
         let (good, asked): (Arc<Mutex<Option<usize>>>, Arc<AtomicUsize>) = Default::default();
         let storming = Arc::<AtomicBool>::default();
         let (now, count, storm) = (good.clone(), asked.clone(), storming.clone());
-        let script = Arc::new(move |mut stream: Box<dyn Stream>, _| {
+        let script = Arc::new(move |mut stream: Box<dyn Stream>, _: usize| {
             let (now, count, storm) = (now.clone(), count.clone(), storm.clone());
             let serving = async move {
                 while let Some(asked) = read_request(&mut stream).await {
