@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn the_hash_is_of_the_content() {
         let base = directory(&[("a.yaml", b"a: 1\n"), ("b.yaml", b"a: 1\n"), ("c.yaml", b"a: 2\n")]);
-        let hash = |name: &str| load(&base.path().join(name)).unwrap().hash;
+        let hash = |name: &str| load(base.path().join(name)).unwrap().hash;
         assert_eq!(hash("a.yaml"), hash("b.yaml"));
         assert_ne!(hash("a.yaml"), hash("c.yaml"));
         let mut fnv = Fnv1a::default();
@@ -431,7 +431,7 @@ mod tests {
         ] {
             assert_eq!(told(&at(name), base.path()), expected);
         }
-        assert!(load(&at("link.yaml")).is_ok());
+        assert!(load(at("link.yaml")).is_ok());
         assert!(open_without_waiting(&at("fifo.yaml")).is_ok(), "a FIFO must not block");
         assert!(load(Path::new("/dev/zero")).is_err());
     }

@@ -223,7 +223,7 @@ async fn pc_06_bytes_that_are_not_a_policy() {
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     assert!(read(&empty).is_err());
-    assert!(read(&dir.path().join("missing.yaml")).is_err());
+    assert!(read(dir.path().join("missing.yaml")).is_err());
     assert!(began.elapsed() < Duration::from_secs(1), "the size is looked at first");
     for path in [&large, Path::new("/dev/zero"), &empty] {
         start_refuses_at(path);
