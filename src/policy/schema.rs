@@ -374,6 +374,7 @@ pub struct ProviderConfig {
     /// Where it is found at the local endpoint.
     pub local: Option<LocalConfig>,
     /// What is injected. With a preset, the parts of its credential are enough: `{ secret: env:STRIPE_KEY }`. Default: `none`.
+    #[serde(default)]
     #[schemars(schema_with = "credential_or_parts")]
     pub credential: Option<CredentialConfig>,
     /// `enforce`, or `shadow`: what limits, quota, concurrency, breaker and denying routes would refuse is counted and logged,
@@ -570,6 +571,7 @@ pub struct RouteConfig {
     /// Largest request body.
     pub max_body: Option<ByteSize>,
     /// What is injected.
+    #[serde(default)]
     #[schemars(schema_with = "credential_or_parts")]
     pub credential: Option<CredentialConfig>,
     /// `enforce` or `shadow`. Default: the provider's.

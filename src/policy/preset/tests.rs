@@ -386,7 +386,7 @@ fn the_short_form_takes_what_the_kind_takes() {
         compiled("version: 1\nproviders: { s: { preset: stripe, credential: { secret: [env:NEW, env:OLD], required: true } } }")
             .unwrap();
     assert_eq!(policy.providers[0].routes[0].settings.credential.len(), 2);
-    assert!(policy.secrets.iter().all(|(_, required)| *required));
+    assert!(policy.secrets.iter().all(|used| used.required));
     // Without the application key Datadog gets one header.
     for (credential, parts) in [
         ("{ api_key: env:A }", 1),
@@ -395,7 +395,7 @@ fn the_short_form_takes_what_the_kind_takes() {
     ] {
         let text = format!("version: 1\nproviders: {{ d: {{ preset: datadog, credential: {credential} }} }}");
         assert_eq!(
-            compiled(&text).unwrap().providers[0].routes[0].settings.credential[0].len(),
+            compiled(&text).unwrap().providers[0].routes[0].settings.credential[0].parts.len(),
             parts,
             "{credential}"
         );
