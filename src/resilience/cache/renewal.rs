@@ -132,6 +132,7 @@ fn cut(record: &mut Record, error: &BodyError) {
         // Errors of uploads; an answer that has one is a bug.
         BodyError::DownstreamGone(_)
         | BodyError::DownstreamMalformed(_)
+        | BodyError::DownstreamFraming(_)
         | BodyError::DownstreamStalled
         | BodyError::TrailersTooLarge
         | BodyError::TooLarge
