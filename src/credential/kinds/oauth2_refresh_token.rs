@@ -113,6 +113,13 @@ impl Config {
                         .to_owned(),
                 );
             }
+            // One place would be written over by one tenant after the other, and their refresh tokens lost.
+            (true, Some(_), [seed]) if seed.is_per_tenant() => {
+                return Err(
+                    "a refresh token that rotates is kept in one place: `{tenant}` in it is not supported"
+                        .to_owned(),
+                );
+            }
             (true, Some(store), [seed]) => {
                 let owner = format!("{} {:?} {seed}", endpoint.url_text(), self.client_id);
                 Some(store.compile(directory, &owner)?)

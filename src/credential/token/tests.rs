@@ -361,6 +361,11 @@ fn mistakes_are_told() {
             "`store.file` is the file of `refresh_token`, which is not written",
         ),
         (
+            "oauth2_refresh_token",
+            ", refresh_token: \"file:{tenant}\", rotates: true, store: { file: f }",
+            "a refresh token that rotates is kept in one place: `{tenant}` in it is not supported",
+        ),
+        (
             "jwt_bearer",
             ", key: env:K, issuer: env:I, assertion_lifetime: 1m",
             "`assertion_lifetime` is 2m to 24h",
