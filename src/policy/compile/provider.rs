@@ -117,6 +117,13 @@ impl Compiler<'_> {
         }
         // The parts were checked when the file was read; merged they can still disagree, such as a map over a word.
         let config = self.decode_merged(merged, path)?;
+        if config.with.is_some() && text.preset.is_none() {
+            self.mistake_with(
+                &path.key("with"),
+                "parameters of a preset, and none is named",
+                "`preset: zendesk`",
+            );
+        }
         let name: Arc<str> = entry.key.as_str().into();
         let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
         let scheme = upstream.settings.scheme;

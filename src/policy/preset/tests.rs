@@ -319,6 +319,10 @@ fn mistakes_are_told_in_the_policys_own_file() {
             "preset: zzzzzz",
             "p.yaml:3:16: providers.p.preset: there is no such preset\n  `outgate presets` lists them",
         ),
+        (
+            "hosts: [a.test], with: { a: b }",
+            "p.yaml:3:31: providers.p.with: parameters of a preset, and none is named",
+        ),
         ("preset: 3", "p.yaml:3:16: providers.p.preset: expected a text"),
         ("preset: zendesk", "p.yaml:3:16: providers.p.with: the preset needs `subdomain`"),
         (
