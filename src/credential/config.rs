@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::kinds::{
-    MemberSettings, apple, aws_sigv4, basic, bearer, body, github_app, google_service_account, header, hmac, jwt_bearer, mtls,
-    oauth2_client_credentials, oauth2_refresh_token, placeholder, query, token_exchange,
+    MemberSettings, apple, aws_sigv4, basic, bearer, body, github_app, google_service_account, header, hmac,
+    jwt_bearer, mtls, oauth2_client_credentials, oauth2_refresh_token, placeholder, query, token_exchange,
 };
 use crate::secret::reference::SecretRef;
 

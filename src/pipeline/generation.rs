@@ -93,7 +93,8 @@ impl Generation {
         let fleet = shared.layers.join(&policy, &shared.secrets);
         let routes = policy.providers.iter().flat_map(|provider| &provider.routes);
         let known = Known::new(routes.flat_map(|route| &route.settings.credential));
-        let around = Around { generation: number, shared, fleet: fleet.as_ref(), placeholders: known.as_ref() };
+        let around =
+            Around { generation: number, shared, fleet: fleet.as_ref(), placeholders: known.as_ref() };
         for provider in &policy.providers {
             providers.push(LiveProvider::build(provider, mode, &around)?);
         }

@@ -40,7 +40,9 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-pub use cache::{RefreshOutcome, SecretCache, SecretEntry, SecretState, SecretStatus, SecretVersion, TenantSecrets};
+pub use cache::{
+    RefreshOutcome, SecretCache, SecretEntry, SecretState, SecretStatus, SecretVersion, TenantSecrets,
+};
 pub use config::{StoreConfig, StoreEnv, StoreMistake};
 pub use error::{SecretError, TokenFault};
 pub use reference::SecretRef;

@@ -24,8 +24,9 @@ pub use flags::Flag;
 pub use key_shapes::{KeyShape, KeyShapes};
 pub use line::LogFormat;
 pub use metrics::{
-    DialResult, DownstreamConnection, HealResult, InFlight, Level, LevelFamily, LevelKind, LevelSource, OverlapEvent,
-    ListenerMetrics, Metrics, NO_PROVIDER, ProviderMetrics, ReloadResult, RouteMetrics, SecretMetrics,
+    DialResult, DownstreamConnection, HealResult, InFlight, Level, LevelFamily, LevelKind, LevelSource,
+    ListenerMetrics, Metrics, NO_PROVIDER, OverlapEvent, ProviderMetrics, ReloadResult, RouteMetrics,
+    SecretMetrics,
 };
 pub use redact::{MASK, QueryMode, Redaction, without_userinfo};
 pub use traces::{HexText, RequestId, TraceId, TraceParent, new_request_id};

@@ -54,9 +54,9 @@ fn is_cut(kind: io::ErrorKind) -> bool {
 pub fn body_fault(error: &BodyError) -> Fault {
     match error {
         BodyError::DownstreamGone(_) => Fault::DownstreamGone,
-        BodyError::DownstreamMalformed(_)
-        | BodyError::DownstreamFraming(_)
-        | BodyError::TrailersTooLarge => Fault::DownstreamMalformed,
+        BodyError::DownstreamMalformed(_) | BodyError::DownstreamFraming(_) | BodyError::TrailersTooLarge => {
+            Fault::DownstreamMalformed
+        }
         BodyError::DownstreamStalled => Fault::DownstreamStalled,
         BodyError::TooLarge => Fault::BodyTooLarge,
         BodyError::Total => Fault::Total,

@@ -23,8 +23,8 @@ use crate::secret::reference::SecretRef;
 use crate::secret::stores::document::Document;
 use crate::secret::stores::server::{Plaintext, StoreAddress, read_ca};
 use crate::secret::{SecretBytes, TokenFault};
-use crate::upstream::ranges::{IpClass, classify};
 use crate::upstream::UpstreamEnv;
+use crate::upstream::ranges::{IpClass, classify};
 
 /// Bound of connecting to a token endpoint, and again of the TLS handshake.
 const CONNECT: Duration = Duration::from_secs(2);

@@ -37,7 +37,8 @@ pub use source::TokenSource;
 pub use source::entry;
 
 use super::kinds::{
-    apple, aws_sigv4, github_app, google_service_account, jwt_bearer, oauth2_client_credentials, oauth2_refresh_token, token_exchange,
+    apple, aws_sigv4, github_app, google_service_account, jwt_bearer, oauth2_client_credentials,
+    oauth2_refresh_token, token_exchange,
 };
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretBytes, TokenFault};
