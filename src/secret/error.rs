@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::http::HttpError;
-use super::reference::{STORE_NAME, SecretRef};
+use super::reference::{NOT_A_TENANTS, STORE_NAME, SecretRef};
 
 /// Why a reference or a secret cannot be used.
 ///
@@ -21,7 +21,7 @@ pub enum SecretError {
     #[error("not a good secret reference: {0}")]
     Reference(&'static str),
     /// `{tenant}` stands in a reference where no request, and so no tenant, is known.
-    #[error("`{{tenant}}` has no meaning here: only a provider's credential can be a tenant's")]
+    #[error("{NOT_A_TENANTS}")]
     Placeholder,
     /// The name of the tenant cannot stand in the reference.
     #[error("the tenant of this request cannot have a secret `{reference}`: its name does not fit")]
@@ -128,7 +128,7 @@ pub enum SecretError {
         /// The token.
         reference: SecretRef,
         /// Why.
-        fault: TokenFault,
+        fault: Box<TokenFault>,
     },
     /// A field was asked for, and the value is not JSON.
     #[error("`{reference}` asks for a field, and its value is not JSON (byte {offset})")]

@@ -125,6 +125,10 @@ impl SecretRef {
     }
 }
 
+/// Why `{tenant}` is refused.
+pub const NOT_A_TENANTS: &str =
+    "`{tenant}` has no meaning here: only a provider's credential can be a tenant's";
+
 /// What a store's name may be.
 pub const STORE_NAME: &str = "a store's name is 1 to 63 lower-case letters, digits, `_` or `-`, starts with a letter, and is not `env`, `file` or `token`";
 

@@ -95,6 +95,6 @@ mod tests {
     #[test]
     fn the_codes_are_stable() {
         let codes: Vec<_> = Flag::ALL.iter().map(|flag| flag.as_str()).collect();
-        assert_eq!(codes.join(" "), "NR AD DPE DT PA RL UO OM CU DF UF US UT UC UPE DC LD IE DR");
+        assert_eq!(codes.join(" "), "NR AD DPE DT PA RL UO OM CU DF UF US UT UC UPE DC NC LD IE DR");
     }
 }

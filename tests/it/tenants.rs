@@ -161,7 +161,10 @@ async fn a_tenant_whose_secret_was_rotated_heals_alone() {
     let carried: Vec<String> = origin.requests().iter().map(|one| carried(one).to_owned()).collect();
     let (acme, globex) = (secret_of("acme"), secret_of("globex"));
     assert_eq!(carried, [&*acme, &globex, &acme, "the-new-secret-of-acme-2", &globex]);
-    assert_eq!(sample(&proxy.metrics(), "outgate_heals_total", &["result=\"healed\""]), Some(1.0));
+    assert_eq!(
+        sample(&proxy.metrics(), "outgate_heals_total", &["provider=\"api\"", "result=\"healed\""]),
+        Some(1.0)
+    );
 }
 
 #[tokio::test]

@@ -207,7 +207,7 @@ impl Settings {
             .unique()?;
         if let Some(subject) = &self.subject {
             let at = first + 1 + usize::from(matches!(self.issuer, Half::Secret(_)));
-            claims = claims.text("sub", &*IdConfig::text(subject, inputs, at).await?);
+            claims = claims.text("sub", &IdConfig::text(subject, inputs, at).await?);
         }
         for (name, value) in &self.claims {
             claims = claims.text(name, value);

@@ -160,7 +160,7 @@ impl SecretStore for TokenSource {
     fn read<'a>(&'a self, reference: &'a SecretRef) -> ReadFuture<'a> {
         let maker = Arc::clone(&self.0);
         Box::pin(async move {
-            let fault = |fault| SecretError::Token { reference: reference.clone(), fault };
+            let fault = |fault| SecretError::Token { reference: reference.clone(), fault: Box::new(fault) };
             let issuing = begin(async move { maker.issue().await });
             issuing.await.unwrap_or(Err(TokenFault::Setup("it ended by a mistake of ours"))).map_err(fault)
         })

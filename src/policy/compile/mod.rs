@@ -12,8 +12,8 @@ use super::preset::{self, apply::Presets};
 use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
 use crate::resilience::mistake::Mistakes;
-use crate::secret::reference::{ENV, FILE, STORE_NAME, SecretRef, is_store_name};
-use crate::secret::{SecretError, StoreConfig, ValueRules};
+use crate::secret::reference::{self, ENV, FILE, STORE_NAME, SecretRef, is_store_name};
+use crate::secret::{StoreConfig, ValueRules};
 
 mod fixed;
 mod hosts;
@@ -77,7 +77,7 @@ impl Compiler<'_> {
         rules: ValueRules,
     ) {
         if reference.is_per_tenant() {
-            self.mistake(path, SecretError::Placeholder.to_string());
+            self.mistake(path, reference::NOT_A_TENANTS);
             return;
         }
         self.uses_secret_of(path, reference, required, rules);

@@ -15,7 +15,7 @@ use crate::policy::diagnostic::{Diagnostic, suggest};
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
 /// The kinds of credential of the policy; a test compares them with the schema. What begins with one is written in full.
-pub(super) const KINDS: [&str; 16] = [
+pub(super) const KINDS: [&str; 17] = [
     "bearer",
     "basic",
     "header",
@@ -28,6 +28,7 @@ pub(super) const KINDS: [&str; 16] = [
     "token_exchange",
     "google_service_account",
     "github_app",
+    "apple",
     "aws_sigv4",
     "hmac",
     "mtls",
@@ -173,11 +174,14 @@ impl Preset {
             .parts(way)
             .iter()
             .filter(|part| all || !part.optional)
-            .map(|part| format!("{}: {}", part.name, if part.whole { "env:NAME" } else { "text" }))
+            .map(|part| format!("{}: {}", part.name, part.sample()))
             .collect();
         match parts.as_slice() {
             parts if usual => format!("credential: {{ {} }}", parts.join(", ")),
-            [one] => format!("credential: {{ {}: {} }}", way.key, one.split(": ").nth(1).unwrap_or_default()),
+            [one] => {
+                let value = one.split_once(": ").map(|(_, value)| value).unwrap_or_default();
+                format!("credential: {{ {}: {value} }}", way.key)
+            }
             parts => format!("credential: {{ {}: {{ {} }} }}", way.key, parts.join(", ")),
         }
     }
@@ -193,7 +197,19 @@ impl Preset {
     }
 }
 
+/// The part that says where a refresh token that rotates is kept.
+const STORE: &str = "store";
+
 impl Part {
+    /// What a policy writes there, as an example.
+    pub(super) fn sample(&self) -> &'static str {
+        match self.whole {
+            true if self.name == STORE => "{ file: PATH }",
+            true => "env:NAME",
+            false => "text",
+        }
+    }
+
     fn filling(&self, entry: &Entry, path: &PolicyPath) -> Result<Filling, Box<Diagnostic>> {
         if self.whole {
             return Ok(Filling::Written(entry.value.clone()));

@@ -21,6 +21,9 @@ use crate::message::request::EgressRequest;
 use crate::resilience::key::KeySource;
 use crate::resilience::{Inner, Pending};
 
+/// What is asked of the credential of a tenant, or of the one there is.
+pub type OfTenant<T> = Arc<dyn Fn(Option<&str>) -> T + Send + Sync>;
+
 /// What the cache of one route knows about it.
 #[derive(Clone)]
 pub struct RouteCache {
@@ -29,9 +32,9 @@ pub struct RouteCache {
     /// Names the credential.
     pub source: KeySource,
     /// The version of the credential's secrets, the last known one while they are unavailable.
-    pub version: Arc<dyn Fn(Option<&str>) -> u64 + Send + Sync>,
+    pub version: OfTenant<u64>,
     /// Whether the credential could be sent now.
-    pub available: Arc<dyn Fn(Option<&str>) -> bool + Send + Sync>,
+    pub available: OfTenant<bool>,
     /// Where renewals in the background are written down.
     pub renewals: Option<Renewals>,
 }

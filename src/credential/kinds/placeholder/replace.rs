@@ -41,13 +41,16 @@ pub enum Unable {
 /// More of one dummy, or of all together, are no credential.
 const MOST: usize = 64;
 
+/// Where a dummy begins and ends, and what takes its place.
+type Hit = (usize, usize, Rc<Zeroizing<Vec<u8>>>);
+
 /// Every occurrence replaced by what `write` makes of the value; nothing where there is none.
 fn swap(
     text: &[u8],
     replacements: &[&Replacement<'_>],
     write: impl Fn(&[u8]) -> Zeroizing<Vec<u8>>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Unable> {
-    let mut hits: Vec<(usize, usize, Rc<Zeroizing<Vec<u8>>>)> = Vec::new();
+    let mut hits: Vec<Hit> = Vec::new();
     for one in replacements {
         let mut found = memchr::memmem::find_iter(text, one.token).take(MOST + 1).peekable();
         if found.peek().is_some() {
