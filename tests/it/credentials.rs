@@ -95,6 +95,7 @@ async fn get_many(proxy: &Proxy, count: usize) -> Vec<u16> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_on_an_ended_token_leads_to_one_refresh_and_no_stale_request() {
+    let _machine = crate::support::the_machine().await;
     let provider = Provider::start().await;
     let stale = Arc::new(AtomicUsize::new(0));
     let origin = api(provider.good.clone(), stale.clone()).await;

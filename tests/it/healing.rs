@@ -80,7 +80,7 @@ async fn the_next_of_a_list_is_taken_with_the_same_body_and_then_preferred() {
     assert_eq!(world.carried()[5..], ["the-old-secret-1", "the-new-secret-1"]);
     // Each use of the old one is counted; an hour without one has not passed.
     let metrics = world.proxy.metrics();
-    let provider = "provider=\"billing\"";
+    let provider = "provider=\"api\"";
     let counted = |event: &str| sample(&metrics, "outgate_credential_overlap_total", &[provider, event]);
     assert_eq!(
         (counted("event=\"old_needed\""), counted("event=\"safe_to_remove\"")),

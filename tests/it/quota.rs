@@ -179,6 +179,7 @@ async fn offer(address: std::net::SocketAddr, provider: &str, until: Instant) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_times_the_load_and_no_429_after_the_first_window() {
+    let _machine = crate::support::the_machine().await;
     let seconds =
         std::env::var("OUTGATE_TEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30.0);
     let mut policy = String::from("defaults: { timeouts: { deadline: 30s } }\nproviders:\n");

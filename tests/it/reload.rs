@@ -337,6 +337,7 @@ async fn a_rotated_secret_reaches_the_next_request_however_it_was_changed() {
 /// Eight clients in a closed loop, two policies by turns: no request is lost, and each is judged by one policy alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_reloads_under_load_lose_no_request() {
+    let _machine = crate::support::the_machine().await;
     let ca = TestCa::new();
     let server = ca.server(&[HOST], &["http/1.1"]);
     let origin = HttpOrigin::with(Some(server), |seen| {

@@ -6,5 +6,12 @@ pub mod log;
 pub mod origin;
 pub mod proxy;
 
+static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// To be held by a test that needs the machine's cores, or judges by time what it does with them: one such test at a time.
+pub async fn the_machine() -> tokio::sync::MutexGuard<'static, ()> {
+    MACHINE.lock().await
+}
+
 /// A credential that must never be seen where it does not belong.
 pub const CANARY: &str = "sk_live_CANARY0a1b2c3d4e5f6g7h8i9j";
