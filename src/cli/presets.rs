@@ -53,6 +53,7 @@ fn list() -> String {
         };
         line("hosts", &preset.hosts().join(" "));
         for (form, about) in preset.credential_forms(false) {
+            let form = form.trim_start_matches("credential: ");
             line("credential", &format!("{form}  {}", style.faint(&about)));
         }
         for (parameter, about) in preset.parameter_forms() {

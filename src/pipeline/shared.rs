@@ -143,6 +143,7 @@ impl Shared {
         }
         for secret in self.secrets.status() {
             metrics.secret(&secret.reference).failed_in_all(secret.failed_reads);
+            metrics.secret(&secret.reference).ends_in(secret.ends_in_seconds);
             let Some((version, age)) = secret.version.zip(secret.age_seconds) else { continue };
             let read_at = SystemTime::now().checked_sub(Duration::from_secs(age));
             metrics.secret(&secret.reference).read(version, read_at.unwrap_or(SystemTime::UNIX_EPOCH));

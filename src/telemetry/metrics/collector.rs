@@ -197,6 +197,16 @@ fn secrets(out: &mut Families<'_>, secrets: &ByName<Arc<SecretMetrics>>) -> fmt:
                 .try_for_each(|(reference, age)| family.gauge(&[("reference", reference)], age))
         },
     )?;
+    out.gauges(
+        "secret_ends_in_seconds",
+        "Seconds until the value in use ends, where it has an end: a token, a lease",
+        |family| {
+            secrets
+                .iter()
+                .filter_map(|(reference, metrics)| Some((reference, metrics.seconds_left()?)))
+                .try_for_each(|(reference, left)| family.gauge(&[("reference", reference)], left))
+        },
+    )?;
     out.gauges("secret_version", "Grows by one with each change of the secret", |family| {
         secrets.iter().try_for_each(|(reference, metrics)| {
             family.gauge(&[("reference", reference)], metrics.version.load(Relaxed) as f64)

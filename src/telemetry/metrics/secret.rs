@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct SecretMetrics {
     /// Milliseconds since 1970; 0: never.
     read_at: AtomicU64,
+    /// Seconds until its end, and one; 0: it has none.
+    ends_in: AtomicU64,
     pub(super) version: AtomicU64,
     pub(super) errors: AtomicU64,
 }
@@ -22,6 +24,16 @@ impl SecretMetrics {
     /// Sets how many reads failed since the start; it only grows.
     pub fn failed_in_all(&self, reads: u64) {
         self.errors.store(reads, Relaxed);
+    }
+
+    /// Sets how many seconds are left until the value in use ends; none where it has no end, or there is none.
+    pub fn ends_in(&self, seconds: Option<u64>) {
+        self.ends_in.store(seconds.map_or(0, |seconds| seconds.saturating_add(1)), Relaxed);
+    }
+
+    /// The same, as it was set.
+    pub(super) fn seconds_left(&self) -> Option<f64> {
+        Some(self.ends_in.load(Relaxed).checked_sub(1)? as f64)
     }
 
     /// Seconds since the last good read; `None` if there was none.

@@ -80,6 +80,8 @@ fn names_help_and_types_are_stable() {
     # TYPE outgate_downstream_connections_accepted counter
     # HELP outgate_secret_age_seconds Seconds since the secret was last read or found unchanged.
     # TYPE outgate_secret_age_seconds gauge
+    # HELP outgate_secret_ends_in_seconds Seconds until the value in use ends, where it has an end: a token, a lease.
+    # TYPE outgate_secret_ends_in_seconds gauge
     # HELP outgate_secret_version Grows by one with each change of the secret.
     # TYPE outgate_secret_version gauge
     # HELP outgate_secret_errors Reads of the secret that failed.
@@ -269,6 +271,12 @@ fn secrets_have_an_age_once_they_were_read() {
     secret.failed_in_all(1);
     assert_eq!(samples(&metrics, "outgate_secret_age_seconds"), "");
     secret.read(2, SystemTime::now() - Duration::from_secs(60));
+    assert_eq!(samples(&metrics, "outgate_secret_ends_in_seconds"), "");
+    secret.ends_in(Some(0));
+    assert_eq!(
+        samples(&metrics, "outgate_secret_ends_in_seconds"),
+        "outgate_secret_ends_in_seconds{reference=\"env:A\"} 0.0"
+    );
     let age = samples(&metrics, "outgate_secret_age_seconds{reference=\"env:A\"}");
     let seconds: f64 = age.rsplit_once(' ').unwrap().1.parse().unwrap();
     assert!((60.0..120.0).contains(&seconds), "{age}");
