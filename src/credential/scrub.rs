@@ -126,6 +126,9 @@ impl Scrubber {
 /// What encoders of query parameters leave as it is (RFC 3986 section 2.3).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// What may also stand in a path as it is.
+const PATH: &AsciiSet = &UNRESERVED.remove(b':').remove(b'@');
+
 /// Every spelling in which a secret is looked for.
 fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let mut forms = vec![Zeroizing::new(secret.to_vec())];
@@ -139,6 +142,12 @@ fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     forms.push(Zeroizing::new(all.as_bytes().to_vec()));
     forms.push(Zeroizing::new(usual.as_bytes().to_vec()));
     forms.push(Zeroizing::new(lower_hex_escapes(&usual)));
+    // As a placeholder stands in a path, and as JSON writes what it escapes.
+    let path = Zeroizing::new(percent_encode(secret, PATH).to_string());
+    forms.push(Zeroizing::new(lower_hex_escapes(&path)));
+    forms.push(Zeroizing::new(path.as_bytes().to_vec()));
+    forms.push(json_escaped(secret, b"\"\\"));
+    forms.push(json_escaped(secret, b"\"\\/"));
     forms
 }
 
@@ -150,6 +159,18 @@ fn aligned_base64(secret: &[u8], shift: usize, engine: &impl base64::Engine) -> 
     let skip = [0, 2, 3][shift];
     let keep = padded.len() * 8 / 6;
     Zeroizing::new(encoded[skip..keep.max(skip)].to_vec())
+}
+
+/// The text with a backslash before each of `escaped`.
+fn json_escaped(secret: &[u8], escaped: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut text = Zeroizing::new(Vec::with_capacity(secret.len() * 2));
+    for byte in secret {
+        if escaped.contains(byte) {
+            text.push(b'\\');
+        }
+        text.push(*byte);
+    }
+    text
 }
 
 /// `%2F` as `%2f`.

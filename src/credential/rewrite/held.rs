@@ -87,7 +87,7 @@ pub fn media(headers: &HeaderMap) -> Media {
         "application/x-www-form-urlencoded" => Media::Form,
         "application/json" => Media::Json,
         _ if name.ends_with("+json") => Media::Json,
-        _ if name.starts_with("text/") || name.ends_with("+xml") || name == "application/xml" => Media::Text,
+        "text/plain" => Media::Text,
         _ => Media::Other,
     }
 }

@@ -30,6 +30,8 @@ use crate::upstream::ranges::{IpClass, classify};
 const CONNECT: Duration = Duration::from_secs(2);
 /// Bound of one exchange with a token endpoint, repeats included.
 pub const TOTAL: Duration = Duration::from_secs(5);
+/// What a token lives at most: ten years. Longer is as good as for ever, and cannot be reckoned with.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// What may stand in a form as it is (RFC 3986 section 2.3).
 const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -379,7 +381,11 @@ impl TokenAnswer {
             return Err(TokenFault::Garbled("its token is bound to a key, and no bearer token"));
         }
         let life = self.seconds("expires_in").or_else(|| self.life_from_date(SystemTime::now()));
-        Ok(Issued { token: token.as_bytes().to_vec().into(), life: life.or(otherwise) })
+        if life == Some(Duration::ZERO) {
+            return Err(TokenFault::Garbled("its token is over already"));
+        }
+        let life = life.or(otherwise).map(|life| life.min(LONGEST));
+        Ok(Issued { token: token.as_bytes().to_vec().into(), life })
     }
 
     fn seconds(&self, name: &str) -> Option<Duration> {
@@ -431,11 +437,17 @@ mod tests {
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":59.5}"#), 59);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":null}"#), 7);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":1e300}"#), 7);
-        assert_eq!(seconds(r#"{"access_token":"t","expires_at":1000000000}"#), 0);
-        assert_eq!(seconds(r#"{"access_token":"t","expires_on":"1000000000"}"#), 0);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":-5}"#), 7);
         assert_eq!(seconds(r#"{"access_token":"t"}"#), 7);
-        assert_eq!(seconds(r#"{"access_token":"t","expires_at":"2001-01-01T00:00:00Z"}"#), 0);
+        assert_eq!(seconds(r#"{"access_token":"t","expires_in":1e18}"#), LONGEST.as_secs());
+        for over in [
+            r#"{"access_token":"t","expires_at":"2001-01-01T00:00:00Z"}"#,
+            r#"{"access_token":"t","expires_at":1000000000}"#,
+            r#"{"access_token":"t","expires_on":"1000000000"}"#,
+            r#"{"access_token":"t","expires_in":0}"#,
+        ] {
+            assert!(TokenAnswer::parse(over.as_bytes()).unwrap().issued(None).is_err(), "{over}");
+        }
         let square =
             TokenAnswer::parse(br#"{"access_token":"t","expires_at":"2030-01-01T00:01:00Z"}"#).unwrap();
         let now = humantime::parse_rfc3339("2030-01-01T00:00:00Z").unwrap();

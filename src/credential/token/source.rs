@@ -18,6 +18,8 @@ use crate::secret::{LiveStores, ReadFuture, Reading, SecretError, SecretStore, S
 /// Where in its life a token is replaced: from here to [`LATEST`], by chance, so that a fleet does not come in step.
 const EARLIEST: f64 = 0.75;
 const LATEST: f64 = 0.85;
+/// A token that lives for moments is not replaced before this: its endpoint would be asked without a pause.
+const SOONEST: Duration = Duration::from_secs(6);
 /// How long before its end a token is not sent any more, because it may end on its way; a tenth of a short life.
 const MARGIN: Duration = Duration::from_secs(5);
 /// What a token may take beyond the time of its client: secrets that are read first, a refresh token that is stored.
@@ -149,11 +151,8 @@ fn begin<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> t
 fn reading(issued: Issued, asked: Instant, random: f64) -> Reading {
     let Some(life) = issued.life else { return issued.token.into() };
     let usable = life.saturating_sub(MARGIN.min(life / 10));
-    Reading {
-        bytes: issued.token,
-        expires: Some(asked + usable),
-        again: Some(asked + life.mul_f64(EARLIEST + random * (LATEST - EARLIEST))),
-    }
+    let next = life.mul_f64(EARLIEST + random * (LATEST - EARLIEST)).max(SOONEST);
+    Reading { bytes: issued.token, expires: Some(asked + usable), again: Some(asked + next) }
 }
 
 impl SecretStore for TokenSource {
@@ -196,7 +195,7 @@ mod tests {
             (3600.0, 0.0, 2700.0, 3595.0),
             (3600.0, 1.0, 3060.0, 3595.0),
             (10.0, 0.5, 8.0, 9.0),
-            (0.0, 0.5, 0.0, 0.0),
+            (2.0, 0.5, 6.0, 1.8),
         ] {
             let asked = Instant::now();
             let issued =

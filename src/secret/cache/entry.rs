@@ -109,7 +109,7 @@ pub(super) struct Book {
     /// Reads that came to an end.
     pub(super) ended: u64,
     /// The number (by `begun`) of the last read that came to an end, and what it came to.
-    last: Option<(u64, RefreshOutcome)>,
+    pub(super) last: Option<(u64, RefreshOutcome)>,
     failed_at: Option<Instant>,
     failures: u32,
     /// Failed reads since the start; never reset.
@@ -118,6 +118,8 @@ pub(super) struct Book {
     pub(super) due_at: Option<Instant>,
     /// Somebody, or the clock, asked for a read of a value that outgate makes itself, and it has not begun.
     pub(super) wanted: bool,
+    /// A read runs. Not the same as the turn, which is given back a moment after the end.
+    pub(super) reading: bool,
     /// The value comes from another store now, and was not read from there yet.
     rebound: bool,
     healed_at: Option<Instant>,
@@ -213,7 +215,7 @@ impl SecretEntry {
             if !self.is_under_way() {
                 self.mark_rejected();
             }
-            return self.ask_and_wait().await;
+            return self.ask_and_wait(asked).await;
         }
         let Ok(_turn) = self.turn.acquire().await else {
             return RefreshOutcome::Failed;
@@ -282,11 +284,12 @@ impl SecretEntry {
 
     /// Whether it is due; who is told so reads it.
     pub(super) fn take_due(&self, now: Instant) -> bool {
+        let waited_for = self.is_waited_for();
         let mut book = self.book();
         let due = book.due_at.is_some_and(|at| at <= now);
         if due {
             book.due_at = None;
-            book.wanted = true;
+            book.wanted |= waited_for;
         }
         due
     }
@@ -374,8 +377,10 @@ impl SecretEntry {
         let number = {
             let mut book = self.book();
             book.begun += 1;
+            book.reading = true;
             book.begun
         };
+        let _running = Running(self);
         let bound = self.bound.load_full();
         let limit = limit.min(bound.store.as_ref().map_or(READ_TIMEOUT, |store| store.patience()));
         let read = match timeout(limit, self.load(&bound)).await {
@@ -466,6 +471,17 @@ impl SecretEntry {
     }
 }
 
+/// A read on its way. If it is dropped before its end, who waits for it looks again.
+struct Running<'a>(&'a SecretEntry);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if std::mem::take(&mut self.0.book().reading) {
+            self.0.ended.notify_waiters();
+        }
+    }
+}
+
 /// A value that was read and checked.
 struct Found {
     value: SecretValue,
@@ -476,6 +492,7 @@ struct Found {
 impl Book {
     fn end(&mut self, read: u64, outcome: RefreshOutcome) {
         self.ended += 1;
+        self.reading = false;
         self.last = Some((read, outcome));
     }
 }

@@ -22,11 +22,12 @@ impl SecretEntry {
     /// # Errors
     /// Why there is none.
     pub async fn obtain(&self) -> Current {
+        let asked = self.book().ended;
         let now = self.current();
         if now.is_ok() || !self.is_waited_for() || self.rests() {
             return now;
         }
-        self.ask_and_wait().await;
+        self.ask_and_wait(asked).await;
         self.current()
     }
 
@@ -62,47 +63,49 @@ impl SecretEntry {
 
     /// Whether a read runs, or was asked for and has not begun.
     pub(super) fn is_under_way(&self) -> bool {
-        self.reads() || self.book().wanted
+        let book = self.book();
+        book.reading || book.wanted
     }
 
-    fn reads(&self) -> bool {
-        self.turn.available_permits() == 0
-    }
-
-    /// Asks for a read, if none is under way, and waits for the end of it.
-    pub(super) async fn ask_and_wait(&self) -> RefreshOutcome {
-        let mut ended = std::pin::pin!(self.ended.notified());
-        let asked = {
-            let mut book = self.book();
-            // Before the look at the turn: a read that ends between the two is not missed.
-            ended.as_mut().enable();
-            if !self.reads() && !book.wanted {
-                (book.wanted, book.due_at) = (true, Some(Instant::now()));
-                self.wake.notify_one();
-            }
-            book.ended
-        };
+    /// Waits for the first read that ends after `asked` reads had ended, and asks for it if none is under way. `asked` was
+    /// looked up before the value was: a read that ended in between is not waited past.
+    pub(super) async fn ask_and_wait(&self, asked: u64) -> RefreshOutcome {
         loop {
-            ended.as_mut().await;
-            ended.set(self.ended.notified());
+            let mut ended = std::pin::pin!(self.ended.notified());
+            // Before the look into the book: an end between the two is not missed.
             ended.as_mut().enable();
-            if let Some(outcome) = self.ended_since(asked) {
-                return outcome;
+            {
+                let mut book = self.book();
+                if book.ended != asked {
+                    return book.last.map_or(RefreshOutcome::Failed, |(_, outcome)| outcome);
+                }
+                // Also where one was under way and is gone without an end.
+                if !book.reading && !book.wanted {
+                    (book.wanted, book.due_at) = (true, Some(Instant::now()));
+                    self.wake.notify_one();
+                }
             }
+            ended.await;
         }
     }
 
     /// The read of [`SecretCache::run`](super::SecretCache::run): nothing, if another has done it meanwhile.
     pub(super) async fn read_wanted(self: Arc<Self>) {
         let Ok(_turn) = self.turn.acquire().await else { return };
-        if std::mem::take(&mut self.book().wanted) {
-            self.read(Duration::MAX).await;
+        {
+            let mut book = self.book();
+            if !book.wanted {
+                return;
+            }
+            (book.wanted, book.reading) = (false, true);
         }
+        self.read(Duration::MAX).await;
     }
 
     /// The first read, waited for at most `limit`; it goes on after that.
     pub(super) async fn first_made(&self, limit: Duration) {
         // Nothing is lost: the outcome stands in the entry.
-        let _ = timeout(limit, self.ask_and_wait()).await;
+        let asked = self.book().ended;
+        let _ = timeout(limit, self.ask_and_wait(asked)).await;
     }
 }

@@ -54,6 +54,8 @@ pub struct SecretCache {
     of_tenants: Mutex<BTreeMap<Key, Weak<SecretEntry>>>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
     wake: Arc<Notify>,
+    /// Wakes its look at files: entries came or went, or have another store.
+    members: Notify,
 }
 
 /// What `/status` and the metrics say of a secret.
@@ -106,6 +108,7 @@ impl SecretCache {
             entries: Mutex::default(),
             of_tenants: Mutex::default(),
             wake: Arc::default(),
+            members: Notify::new(),
         }
     }
 
@@ -132,7 +135,7 @@ impl SecretCache {
                 entry.rebind(store);
             }
         }
-        self.wake.notify_one();
+        self.came_or_went();
     }
 
     /// The entry of a secret that goes into a header or query ([`ValueRules::HeaderSafe`]). The same reference gives the
@@ -154,7 +157,7 @@ impl SecretCache {
         let store = self.stores.load().find(reference);
         let entry = Arc::new(SecretEntry::new(reference.clone(), rules, store, Arc::clone(&self.wake)));
         entries.insert(key, Arc::clone(&entry));
-        self.wake.notify_one();
+        self.came_or_went();
         entry
     }
 
@@ -173,14 +176,14 @@ impl SecretCache {
         let (maker, wake) = (maker(), Arc::clone(&self.wake));
         let made = || Arc::new(SecretEntry::new(reference.clone(), ValueRules::HeaderSafe, Ok(maker), wake));
         let entry = Arc::clone(self.lock().entry(key).or_insert_with(made));
-        self.wake.notify_one();
+        self.came_or_went();
         entry
     }
 
     /// Drops the entries that the newest policy does not use. Who still holds one keeps its value; it is not read again.
     pub fn retain(&self, used: &HashSet<SecretRef>) {
         self.lock().retain(|(reference, _), _| used.contains(reference));
-        self.wake.notify_one();
+        self.came_or_went();
     }
 
     /// Says which secrets readiness waits for (`credential.required: true`); the others are from now on optional.
@@ -195,6 +198,11 @@ impl SecretCache {
     pub async fn read_new(&self, limit: Duration) {
         let entries = self.all();
         join_all(entries.iter().filter(|entry| entry.is_new()).map(|entry| entry.first_read(limit))).await;
+    }
+
+    fn came_or_went(&self) {
+        self.wake.notify_one();
+        self.members.notify_one();
     }
 
     /// Whether every secret was tried and every required one has a value.

@@ -29,19 +29,33 @@ impl SecretCache {
         cancel.run_until_cancelled(self.keep_fresh()).await;
     }
 
+    /// Two loops side by side: a dead mount that holds up the look at files holds up no token and no lease.
     async fn keep_fresh(&self) {
-        let mut files = Files::default();
-        // What was begun runs beside the watching: a store that hangs holds up nobody else.
+        tokio::join!(self.keep_due(), self.keep_files());
+    }
+
+    /// Reads what is due. What was begun runs beside the rest: a store that hangs holds up nobody else.
+    async fn keep_due(&self) {
         let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = until(self.next_due()) => running.extend(self.take_due()),
+                Some(()) = running.next() => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Reads the files that change.
+    async fn keep_files(&self) {
+        let mut files = Files::default();
         // New files are read once more when they are first looked at: they may have changed between their first read
         // and the start of the watch.
         self.round(&mut files, &Changes::default()).await;
         loop {
             tokio::select! {
                 changes = files.changed() => self.round(&mut files, &changes).await,
-                () = until(self.next_due()) => running.extend(self.take_due()),
-                Some(()) = running.next() => {}
-                () = self.wake.notified() => {
+                () = self.members.notified() => {
                     if files.differ(&self.file_entries()) {
                         self.round(&mut files, &Changes::default()).await;
                     }

@@ -151,6 +151,23 @@ async fn a_missing_variable_is_not_read_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_value_that_was_due_is_healed_no_more_often_than_another() {
+    let store = Scripted::new(Some("one"));
+    let entry = cache_over(&store).entry(&test_ref());
+    entry.refresh().await;
+    store.say(None);
+    entry.refresh().await;
+    advance(Duration::from_secs(10)).await;
+    assert!(entry.take_due(Instant::now()), "after a failure");
+    store.say(Some("one"));
+    entry.refresh().await;
+    let reads = store.reads();
+    assert_eq!(entry.heal_refresh().await, RefreshOutcome::Unchanged);
+    assert_eq!(entry.heal_refresh().await, RefreshOutcome::TooSoon);
+    assert_eq!(store.reads(), reads + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn healing_reads_at_most_once_per_thirty_seconds() {
     let store = Scripted::new(Some("one"));
     let entry = cache_over(&store).entry(&test_ref());

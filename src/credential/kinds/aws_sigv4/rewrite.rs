@@ -91,7 +91,15 @@ impl Settings {
         let keys = self.keys(secrets)?;
         let host = request.target.host.shared();
         let scope = self.scope(&host)?;
-        let rules = if scope.service.starts_with("s3") { Rules::S3 } else { Rules::Hashed };
+        let s3 = matches!(&*scope.service, "s3" | "s3-outposts" | "s3-object-lambda");
+        let rules = if s3 { Rules::S3 } else { Rules::Hashed };
+        // The signer encodes the query anew: a byte may become three (one that is no UTF-8: nine), and what is then longer
+        // than a URI may be would be a panic in it.
+        let target = &request.path_and_query;
+        if target.path().len() * 3 + target.query().map_or(0, encoded_at_most) > MAX_TARGET {
+            return Err(Failure::not_sent(Fault::TargetTooLong));
+        }
+
         let payload = payload::settle(self, &mut request, rules).await?;
         let to_sign = ToSign {
             method: request.method.as_str(),
@@ -145,6 +153,19 @@ impl Settings {
                 .because("the host's name does not tell region and service: `aws_sigv4` has to say `region` and `service`")),
         }
     }
+}
+
+/// The longest path with its query that can be signed; a URI holds 65,534 bytes.
+const MAX_TARGET: usize = 65_000;
+
+/// How long a query is at most once it was decoded and encoded anew.
+fn encoded_at_most(query: &str) -> usize {
+    let of = |byte: u8| match byte {
+        b'%' => 9,
+        byte if byte.is_ascii_alphanumeric() || b"-._~=&".contains(&byte) => 1,
+        _ => 3,
+    };
+    query.bytes().map(of).sum()
 }
 
 fn unfit() -> Failure {

@@ -77,10 +77,8 @@ fn aws(front: &str) -> Found<'_> {
     if let Some(old) = name.strip_prefix("s3-").filter(|old| is_region(old)) {
         return Found { region: Some(old), service: Some("s3") };
     }
-    let service = RENAMED
-        .iter()
-        .find(|(endpoint, _)| *endpoint == name)
-        .map_or_else(|| name.strip_suffix("-fips").unwrap_or(name), |(_, signs)| signs);
+    let name = name.strip_suffix("-fips").unwrap_or(name);
+    let service = RENAMED.iter().find(|(endpoint, _)| *endpoint == name).map_or(name, |(_, signs)| signs);
     // An accelerated bucket is in the region that it is in.
     let global = (name != "s3-accelerate").then_some(GLOBAL);
     Found { region: region.or(global), service: Some(service) }
@@ -131,6 +129,9 @@ mod tests {
             ("sns.ap-southeast-2.amazonaws.com", "ap-southeast-2", "sns"),
             ("sts.amazonaws.com", "us-east-1", "sts"),
             ("iam.amazonaws.com", "us-east-1", "iam"),
+            ("email-fips.us-east-1.amazonaws.com", "us-east-1", "ses"),
+            ("bedrock-runtime-fips.us-east-1.amazonaws.com", "us-east-1", "bedrock"),
+            ("1234.s3-control-fips.us-west-2.amazonaws.com", "us-west-2", "s3"),
             ("secretsmanager-fips.us-east-1.amazonaws.com", "us-east-1", "secretsmanager"),
             ("abc.execute-api.eu-west-1.amazonaws.com", "eu-west-1", "execute-api"),
             ("123.ddb.eu-west-1.amazonaws.com", "eu-west-1", "dynamodb"),

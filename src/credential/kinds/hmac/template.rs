@@ -84,10 +84,19 @@ pub fn parse(text: &str, allowed: impl Fn(&Piece) -> bool) -> Result<Vec<Piece>,
     Ok(pieces)
 }
 
+/// Fields that frame or route a message: what the app sends of them is not what is sent on.
+const WRITTEN_LATER: [&str; 8] =
+    ["host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "via", "cookie"];
+
 fn named(name: &str) -> Result<Piece, String> {
     if let Some(field) = name.strip_prefix("header:") {
         let field =
             HeaderName::from_bytes(field.as_bytes()).map_err(|_| "`{header:<name>}` holds no header name")?;
+        if WRITTEN_LATER.contains(&field.as_str()) {
+            return Err(format!(
+                "`{field}` is written by outgate itself, after the signature; the host is `{{host}}`"
+            ));
+        }
         return Ok(Piece::Header(field));
     }
     if name == "basic" {

@@ -167,14 +167,16 @@ impl GrantState {
         page: Page,
         exchange: &dyn Exchange,
     ) -> Result<Option<Issued>, TokenFault> {
-        let Page { record, .. } = page;
+        let Page { record, foreign, .. } = page;
+        let foreign = foreign.as_deref();
         let generation = record.as_ref().map_or(0, |record| record.generation);
         let token = record.as_ref().map_or(seed, |record| record.refresh.as_bytes());
         if self.memory().dead.contains(&mark(token)) {
             return Err(TokenFault::Dead);
         }
         let busy = page::nonce().ok_or(TokenFault::NotKept("the system gives no random numbers"))?;
-        let Some(mine) = shelf.put(&sheet, page::write(Some(&busy), record.as_ref(), key)?).await? else {
+        let Some(mine) = shelf.put(&sheet, page::write(Some(&busy), record.as_ref(), foreign, key)?).await?
+        else {
             return Ok(None);
         };
         let answer = exchange.ask(token).await;
@@ -190,7 +192,7 @@ impl GrantState {
             }
             Err(fault) => {
                 // If this fails, the mark loses its meaning by itself.
-                let free = page::write(None, record.as_ref(), key)?;
+                let free = page::write(None, record.as_ref(), foreign, key)?;
                 let freed = shelf.put(&mine, free).await;
                 if !is_dead(&fault) {
                     return Err(fault);
@@ -256,7 +258,7 @@ impl GrantState {
     fn unwritten_text(&self, key: &PageKey) -> Result<Option<(u64, Zeroizing<String>)>, TokenFault> {
         let memory = self.memory();
         let Some(record) = &memory.unwritten else { return Ok(None) };
-        Ok(Some((record.generation, page::write(None, Some(record), key)?)))
+        Ok(Some((record.generation, page::write(None, Some(record), None, key)?)))
     }
 
     fn bury(&self, token: Mark) -> TokenFault {

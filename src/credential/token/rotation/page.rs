@@ -35,6 +35,9 @@ pub(super) struct Page {
     pub busy: Option<String>,
     /// What was got last; none also where it was sealed with another key.
     pub record: Option<Record>,
+    /// What another key has sealed, as it stands there: that of a process with another refresh token in its policy. It stays
+    /// until an exchange has brought something better.
+    pub foreign: Option<String>,
 }
 
 /// What one exchange gave. No `Debug`: it holds tokens.
@@ -76,10 +79,9 @@ impl Page {
             return Self::default();
         };
         let sealed = page.text(&["grant"]);
-        Self {
-            busy: page.text(&["busy"]).map(str::to_owned),
-            record: sealed.and_then(|sealed| Record::open(sealed, key)),
-        }
+        let record = sealed.and_then(|sealed| Record::open(sealed, key));
+        let foreign = sealed.filter(|_| record.is_none()).map(str::to_owned);
+        Self { busy: page.text(&["busy"]).map(str::to_owned), record, foreign }
     }
 }
 
@@ -87,10 +89,11 @@ impl Page {
 pub(super) fn write(
     busy: Option<&str>,
     record: Option<&Record>,
+    foreign: Option<&str>,
     key: &PageKey,
 ) -> Result<Zeroizing<String>, TokenFault> {
     let grant = record.map(|record| record.seal(key)).transpose()?;
-    let text = serde_json::to_string(&Outside { busy, grant: grant.as_deref() });
+    let text = serde_json::to_string(&Outside { busy, grant: grant.as_deref().or(foreign) });
     text.map(Zeroizing::new).map_err(|_| TokenFault::NotKept("it cannot be written down"))
 }
 
@@ -125,7 +128,7 @@ impl Record {
         let life = match access.ends {
             None => None,
             Some((ends, life)) => {
-                let left = (UNIX_EPOCH + Duration::from_secs(ends)).duration_since(now).ok()?;
+                let left = UNIX_EPOCH.checked_add(Duration::from_secs(ends))?.duration_since(now).ok()?;
                 Some(left.min(Duration::from_secs(life))).filter(|left| *left > SHORT).map(Some)?
             }
         };
@@ -184,7 +187,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1000);
         let key = PageKey::of(b"seed").unwrap();
         let got = record(r#"{"access_token":"CANARY-a","refresh_token":"CANARY-r","expires_in":100}"#, now);
-        let text = write(Some("me"), Some(&got), &key).unwrap();
+        let text = write(Some("me"), Some(&got), None, &key).unwrap();
         assert!(!text.contains("CANARY"), "{}", *text);
         let sheet = Sheet { text: Some(text), version: 0 };
         let page = Page::read(&sheet, &key);

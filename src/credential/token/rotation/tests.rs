@@ -208,6 +208,28 @@ async fn a_grant_that_is_dead_is_not_asked_for_until_the_secret_changes() {
 }
 
 #[tokio::test]
+async fn what_another_refresh_token_has_sealed_stays_until_there_is_better() {
+    let (directory, key) = (directory(), PageKey::of(b"the-seed-of-tomorrow").unwrap());
+    let answer = TokenAnswer::of(r#"{"access_token":"a","refresh_token":"kept","expires_in":3600}"#);
+    let record = Record::of(&answer, b"", 1, None, SystemTime::now());
+    let place = directory.path().join("grant");
+    std::fs::write(&place, page::write(None, Some(&record), None, &key).unwrap().as_bytes()).unwrap();
+    let grant = || {
+        let text = std::fs::read_to_string(&place).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["grant"].as_str().unwrap().to_owned()
+    };
+    let before = grant();
+    let refuses = || Reply::Answer(400, r#"{"error":"invalid_grant"}"#.to_owned());
+    let server = FakeServer::start(move |_| refuses()).await;
+    let provider = Provider { server, ..Provider::new(1).await };
+    // A process that still has yesterday's refresh token.
+    let process =
+        Process::start(&provider, "{ file: grant }", directory.path(), Stores::built_in(directory.path()));
+    assert!(process.token.obtain().await.is_err());
+    assert_eq!(grant(), before);
+}
+
+#[tokio::test]
 async fn a_refused_refresh_token_is_looked_for_again_before_the_grant_is_dead() {
     let (directory, key) = (directory(), PageKey::of(b"seed-token-1").unwrap());
     let path = directory.path().join("grant");
@@ -219,7 +241,7 @@ async fn a_refused_refresh_token_is_looked_for_again_before_the_grant_is_dead() 
         let answer =
             TokenAnswer::of(r#"{"access_token":"by-the-other","refresh_token":"r","expires_in":3600}"#);
         let record = Record::of(&answer, b"", 1, None, SystemTime::now());
-        std::fs::write(&place, page::write(None, Some(&record), &key).unwrap().as_bytes()).unwrap();
+        std::fs::write(&place, page::write(None, Some(&record), None, &key).unwrap().as_bytes()).unwrap();
         Reply::Answer(400, r#"{"error":"invalid_grant"}"#.to_owned())
     })
     .await;
