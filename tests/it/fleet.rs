@@ -319,8 +319,8 @@ async fn full(watch: &Watch, control: &Watch, since: Instant, window: Duration) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the machine for itself: `make test` runs it alone"]
 async fn four_pods_keep_one_limit_through_the_death_of_redis_and_use_it() {
-    let _machine = crate::support::the_machine().await;
     let mut redis = Redis::start().await;
     let (watch, control) = (Watch::start(), Watch::start());
     let pods: Vec<_> = (0..4).map(|_| pod(watch.address, control.address, &redis)).collect();
@@ -383,8 +383,8 @@ fn own_times(records: &[Value], provider: &str) -> Vec<f64> {
 /// The limiter's own time where nothing waits: a limit that is far above the load, against no limit. By turns, and by what
 /// outgate took itself, so that client, provider and a busy machine weigh on both alike.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the machine for itself: `make test` runs it alone"]
 async fn a_limit_far_above_the_load_adds_less_than_a_millisecond_to_all_but_one_in_a_hundred() {
-    let _machine = crate::support::the_machine().await;
     const ROUNDS: usize = 2_000;
     let redis = Redis::start().await;
     let origin = HttpOrigin::start(None).await;

@@ -8,7 +8,8 @@ pub mod proxy;
 
 static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// To be held by a test that needs the machine's cores, or judges by time what it does with them: one such test at a time.
+/// To be held by a test that keeps the cores busy for seconds: one such test at a time. Those that judge by time what the machine
+/// does are `ignore`d, and run alone by `make test`.
 pub async fn the_machine() -> tokio::sync::MutexGuard<'static, ()> {
     MACHINE.lock().await
 }
