@@ -1,7 +1,7 @@
 //! All wiring: a policy becomes settings, shared state, listeners and tasks; and at the end everything is drained.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,7 @@ use crate::policy::load::PolicyOrigin;
 use crate::policy::schema;
 use crate::proxy::context::{DownstreamBounds, Guesses, ListenerContext, Proxy, Pseudonym, TokenCheck};
 use crate::proxy::listener::{self, Listener};
+use crate::proxy::original::{self, OriginalDestination};
 use crate::proxy::overload::Overload;
 use crate::proxy::socket::SocketTimeouts;
 use crate::secret::reference::SecretRef;
@@ -72,6 +73,8 @@ pub struct Overrides {
     pub ssl_cert_file: Option<PathBuf>,
     /// The environment's SSL_CERT_DIR.
     pub ssl_cert_dir: Option<PathBuf>,
+    /// Says where redirected connections were meant to go, instead of the kernel.
+    pub original: Option<OriginalDestination>,
 }
 
 /// A running outgate.
@@ -126,7 +129,8 @@ impl App {
         secrets.read_new(FIRST_READ).await;
         spawn(watch::run(reloader.clone(), background.clone()));
 
-        let proxy = Arc::new(make_proxy(&fixed, &telemetry, &tls.leaves, &reloader));
+        let original = overrides.original.unwrap_or_else(original::from_kernel);
+        let proxy = Arc::new(make_proxy(&fixed, &telemetry, &tls.leaves, &reloader, original));
         let ready = Arc::new(AtomicBool::new(true));
         let admin = Arc::new(Admin {
             shared: shared.clone(),
@@ -275,6 +279,7 @@ fn make_proxy(
     telemetry: &Arc<Telemetry>,
     leaves: &Arc<LeafCache>,
     reloader: &Reloader,
+    original: OriginalDestination,
 ) -> Proxy {
     let bounds = fixed.runtime.downstream;
     Proxy {
@@ -297,6 +302,8 @@ fn make_proxy(
         abort: CancellationToken::new(),
         tasks: TaskTracker::new(),
         overload: Arc::new(overload(fixed.runtime.max_connections)),
+        original,
+        own_tunnels: Arc::default(),
         guesses: Guesses::new(),
         work: Arc::default(),
     }
@@ -344,7 +351,8 @@ fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Ar
 
 /// All sockets, bound before anything is served.
 struct Bound {
-    listeners: Vec<Listener>,
+    /// With the place of their settings in the policy.
+    listeners: Vec<(usize, Listener)>,
     admin: Listener,
     health: Option<Listener>,
 }
@@ -358,8 +366,17 @@ struct Addresses {
 
 impl Bound {
     fn bind(fixed: &Fixed) -> Result<Self, StartError> {
-        let listeners =
-            fixed.listeners.iter().map(|one| bind(&one.address)).collect::<Result<Vec<_>, _>>()?;
+        let mut listeners = Vec::with_capacity(fixed.listeners.len());
+        for (index, settings) in fixed.listeners.iter().enumerate() {
+            match bind(&settings.address) {
+                Ok(listener) => listeners.push((index, listener)),
+                Err(StartError::Bind { source, .. }) if has_no_such_loopback(settings, &source) => {
+                    let address = &settings.address;
+                    tracing::warn!(%address, "this system has no IPv6, so nothing can be redirected to it");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let admin = bind(&fixed.admin.address)?;
         let health =
             fixed.admin.health_address.map(|address| bind(&ListenAddress::Tcp(address))).transpose()?;
@@ -367,12 +384,8 @@ impl Bound {
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .iter()
-            .chain([&self.admin])
-            .chain(&self.health)
-            .filter_map(Listener::local_addr)
-            .collect()
+        let listeners = self.listeners.iter().map(|(_, listener)| listener);
+        listeners.chain([&self.admin]).chain(&self.health).filter_map(Listener::local_addr).collect()
     }
 
     fn serve(
@@ -384,13 +397,13 @@ impl Bound {
         background: &CancellationToken,
     ) -> Addresses {
         let addresses = Addresses {
-            listeners: self.listeners.iter().filter_map(Listener::local_addr).collect(),
+            listeners: self.listeners.iter().filter_map(|(_, listener)| listener.local_addr()).collect(),
             admin: self.admin.local_addr(),
             health: self.health.as_ref().and_then(Listener::local_addr),
         };
         let permits = Arc::new(Semaphore::new(proxy.overload.max_connections()));
-        for (listener, settings) in self.listeners.into_iter().zip(&fixed.listeners) {
-            let context = Arc::new(listener_context(&listener, settings, proxy, secrets));
+        for (index, listener) in self.listeners {
+            let context = Arc::new(listener_context(&listener, &fixed.listeners[index], proxy, secrets));
             spawn(listener::run(listener, context, proxy.clone(), permits.clone()));
         }
         spawn(admin::run(self.admin, admin.clone(), false, background.clone()));
@@ -399,6 +412,15 @@ impl Bound {
         }
         addresses
     }
+}
+
+/// A transparent listener on `::1` where there is no IPv6: one policy does for machines with it and without.
+fn has_no_such_loopback(settings: &ListenerSettings, error: &io::Error) -> bool {
+    let no_family = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+    let absent = error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(no_family);
+    let loopback =
+        matches!(&settings.address, ListenAddress::Tcp(address) if address.ip() == Ipv6Addr::LOCALHOST);
+    settings.transparent && loopback && absent
 }
 
 fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
@@ -425,6 +447,7 @@ fn listener_context(
         forward: settings.doors.forward,
         connect: settings.doors.connect,
         local: settings.doors.local,
+        transparent: settings.transparent,
         hosts: settings.hosts.clone(),
         provider: settings.provider.clone(),
         token: settings.token.as_ref().map(|reference| token_check(secrets, reference)),

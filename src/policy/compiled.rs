@@ -143,6 +143,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// Which doors it opens.
     pub doors: Doors,
+    /// It takes redirected connections, and opens no door.
+    pub transparent: bool,
     /// Reference of the token it wants.
     pub token: Option<SecretRef>,
     /// Further names of the local endpoint.

@@ -11,9 +11,11 @@ use tokio::sync::Semaphore;
 
 use super::connection::serve;
 use super::context::{ConnectionContext, ListenerContext, Proxy};
+use super::original::{NotRedirected, Redirected, original_of};
 use super::overload::Overload;
 use super::resets::Resets;
 use super::socket::{Socket, SocketTimeouts};
+use super::transparent;
 use crate::telemetry::Client;
 
 /// A bound listener.
@@ -95,18 +97,29 @@ impl Listener {
         }
     }
 
-    async fn accept(&self, proxy: &Proxy) -> io::Result<(Socket, Client)> {
+    async fn accept(&self, proxy: &Proxy, transparent: bool) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Socket::tcp(stream, proxy.bounds.socket), Client::Address(peer)))
+                let redirected = transparent.then(|| original_of(&stream, &proxy.original));
+                let socket = Socket::tcp(stream, proxy.bounds.socket);
+                Ok(Accepted { socket, client: Client::Address(peer), redirected })
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::unix(stream, proxy.bounds.socket), Client::Unix))
+                let socket = Socket::unix(stream, proxy.bounds.socket);
+                Ok(Accepted { socket, client: Client::Unix, redirected: None })
             }
         }
     }
+}
+
+/// A connection as it was accepted.
+struct Accepted {
+    socket: Socket,
+    client: Client,
+    /// At a transparent listener: where it was meant to go.
+    redirected: Option<Result<Redirected, NotRedirected>>,
 }
 
 /// Accepts until outgate drains. Above `permits` connections wait in the kernel's backlog.
@@ -123,23 +136,29 @@ pub async fn run(
         };
         let Ok(permit) = permit else { return };
         let accepted = tokio::select! {
-            accepted = listener.accept(&proxy) => accepted,
+            accepted = listener.accept(&proxy, context.transparent) => accepted,
             () = proxy.drain.cancelled() => return,
         };
         match accepted {
-            Ok((socket, client)) => {
+            Ok(Accepted { socket, client, redirected }) => {
                 let place = Place::new(&proxy, permit, context.metrics.accept());
                 let connection = ConnectionContext {
                     listener: context.clone(),
                     client,
                     activity: socket.activity(),
+                    redirected: None,
                     intercepted: None,
                     late: proxy.overload.is_full(),
                     stalls: None,
                     place: Arc::new(place),
                     resets: Resets::default(),
                 };
-                proxy.tasks.spawn(serve(proxy.clone(), connection, socket));
+                match redirected {
+                    None => proxy.tasks.spawn(serve(proxy.clone(), connection, socket)),
+                    Some(redirected) => {
+                        proxy.tasks.spawn(transparent::serve(proxy.clone(), connection, socket, redirected))
+                    }
+                };
             }
             // A client that is gone already, or no descriptor left: wait a moment instead of spinning.
             Err(error) => {

@@ -34,6 +34,7 @@ mod streaming;
 mod support;
 mod tenants;
 mod timeouts;
+mod transparent;
 mod upgrade;
 mod upstream;
 mod world;

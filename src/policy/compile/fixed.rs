@@ -21,6 +21,7 @@ use crate::policy::tree::PolicyPath;
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3128);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
 const ALL_DOORS: Doors = Doors { forward: true, connect: true, local: true };
+const NO_DOOR: Doors = Doors { forward: false, connect: false, local: false };
 
 impl Compiler<'_> {
     pub(super) fn fixed(&mut self, config: &PolicyConfig, providers: &[Arc<Provider>]) -> Option<Fixed> {
@@ -44,6 +45,7 @@ impl Compiler<'_> {
             return vec![Listener {
                 address,
                 doors: ALL_DOORS,
+                transparent: false,
                 token: None,
                 hosts: Vec::new(),
                 provider: None,
@@ -73,9 +75,49 @@ impl Compiler<'_> {
             Some(ListenerAuth::None) | None => None,
         };
         self.check_exposure(&address, token.is_some(), config.expose.unwrap_or(false), path);
+        let transparent =
+            config.accept.as_ref().is_some_and(|doors| doors.contains(&DoorConfig::Transparent));
+        if transparent {
+            self.check_transparent(config, &address, path);
+            let hosts = Vec::new();
+            return Some(Listener {
+                address,
+                doors: NO_DOOR,
+                transparent,
+                token: None,
+                hosts,
+                provider: None,
+            });
+        }
         let doors = self.doors(config.accept.as_deref(), &path.key("accept"));
         let hosts = self.host_names(config.hosts.as_deref().unwrap_or_default(), &path.key("hosts"));
-        Some(Listener { address, doors, token, hosts, provider: None })
+        Some(Listener { address, doors, transparent, token, hosts, provider: None })
+    }
+
+    /// Who is redirected does not know it: it can be asked for nothing, and who comes by itself is refused.
+    fn check_transparent(&mut self, config: &ListenerConfig, address: &ListenAddress, path: &PolicyPath) {
+        if config.accept.as_ref().is_some_and(|doors| doors.len() > 1) {
+            self.mistake_with(
+                &path.key("accept"),
+                "`transparent` wants a listener of its own",
+                "a second entry of `listeners`, such as `{ address: 127.0.0.1:3129, accept: [transparent] }`",
+            );
+        }
+        if matches!(address, ListenAddress::Unix(_)) {
+            self.mistake(&path.key("address"), "nothing can be redirected to a unix socket");
+        }
+        if matches!(config.auth, Some(ListenerAuth::Token(_))) {
+            self.mistake(
+                &path.key("auth"),
+                "an app that is redirected does not know of it, and sends no token",
+            );
+        }
+        if config.hosts.as_ref().is_some_and(|hosts| !hosts.is_empty()) {
+            self.mistake(
+                &path.key("hosts"),
+                "names of the local endpoint, which is not at a `transparent` listener",
+            );
+        }
     }
 
     /// A listener that everyone on the network can use with the keys of others is never made by accident.
@@ -120,10 +162,11 @@ impl Compiler<'_> {
                 self.mistake(&path, "a provider's own port must be on loopback");
                 continue;
             }
-            let doors = Doors { forward: false, connect: false, local: true };
+            let doors = Doors { local: true, ..NO_DOOR };
             listeners.push(Listener {
                 address,
                 doors,
+                transparent: false,
                 token: None,
                 hosts: Vec::new(),
                 provider: Some(provider.name.clone()),
@@ -157,7 +200,11 @@ impl Compiler<'_> {
             self.mistake(path, "no door is open: name at least one of forward, connect, local");
         }
         if doors.contains(&DoorConfig::Transparent) {
-            self.mistake(path, "`transparent` is not supported yet");
+            self.mistake_with(
+                path,
+                "`transparent` is a door of listeners, not of providers",
+                "redirected TLS comes in where `connect` does, and redirected plain http where `forward` does",
+            );
         }
         Doors {
             forward: doors.contains(&DoorConfig::Forward),

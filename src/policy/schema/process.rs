@@ -16,7 +16,8 @@ use crate::secret::reference::SecretRef;
 pub struct ListenerConfig {
     /// `address:port`, or `unix:/path/of/socket`. Required.
     pub address: Option<String>,
-    /// The doors it opens, told apart by the request itself. Default: all of `forward`, `connect`, `local`.
+    /// The doors it opens, told apart by the request itself. `transparent` stands alone: such a listener takes connections that
+    /// were redirected to it (`outgate redirect`), and nothing else. Default: all of `forward`, `connect`, `local`.
     pub accept: Option<Vec<DoorConfig>>,
     /// Who may use it. Default: `none`.
     pub auth: Option<ListenerAuth>,
@@ -36,7 +37,8 @@ pub enum DoorConfig {
     Connect,
     /// The local endpoint.
     Local,
-    /// Redirected connections. Not supported yet.
+    /// Redirected connections: TLS is judged as a CONNECT to its SNI and the port that was dialled, plain HTTP as `forward` by its
+    /// `Host`. Only in `accept` of a listener: a provider opens `connect` and `forward` to them.
     Transparent,
 }
 
