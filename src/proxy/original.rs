@@ -21,12 +21,14 @@ pub fn from_kernel() -> OriginalDestination {
 pub struct Redirected {
     /// The address and port that the client dialled.
     pub original: SocketAddr,
+    /// Whether the host that the TLS connection names resolves to it, where that was compared.
+    pub resolved: Option<bool>,
 }
 
 impl Redirected {
-    /// As the record has it, before it was compared with what the host resolves to.
+    /// As the record has it.
     pub fn noted(self) -> Original {
-        Original { address: self.original, resolved: None }
+        Original { address: self.original, resolved: self.resolved }
     }
 }
 
@@ -45,7 +47,7 @@ pub enum NotRedirected {
 pub fn original_of(stream: &TcpStream, ask: &OriginalDestination) -> Result<Redirected, NotRedirected> {
     let original = unmapped(ask(stream).map_err(NotRedirected::Unknown)?);
     let own = unmapped(stream.local_addr().map_err(NotRedirected::Unknown)?);
-    if original == own { Err(NotRedirected::Direct) } else { Ok(Redirected { original }) }
+    if original == own { Err(NotRedirected::Direct) } else { Ok(Redirected { original, resolved: None }) }
 }
 
 /// The option is of the address's family: a socket for both families that carries IPv4 has the one of IPv4.

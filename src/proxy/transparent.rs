@@ -33,7 +33,7 @@ use crate::message::record::Record;
 use crate::message::target::{Authority, Host, Scheme};
 use crate::pipeline::error::EgressError;
 use crate::pipeline::generation::ConnectAdmission;
-use crate::telemetry::{Client, Door, Flag, Original, new_request_id};
+use crate::telemetry::{Client, Door, Flag, new_request_id};
 use crate::tls::client_hello::{alert_access_denied, read_client_hello};
 use crate::tls::error::TlsError;
 
@@ -92,9 +92,9 @@ async fn first_byte(socket: &mut Socket) -> Option<u8> {
 
 async fn serve_tls(
     proxy: Arc<Proxy>,
-    context: ConnectionContext,
+    mut context: ConnectionContext,
     mut socket: Socket,
-    redirected: Redirected,
+    mut redirected: Redirected,
     deadline: Instant,
 ) {
     let active = context.activity.begin_work(&proxy.work);
@@ -111,10 +111,13 @@ async fn serve_tls(
     // Whoever goes on reads it again.
     socket.unread(hello.bytes);
     let judged = judge(&proxy, &context, &mut record, hello.sni.as_deref(), redirected.original).await;
-    let (admission, host) = match judged {
+    let (admission, host, resolved) = match judged {
         Ok(judged) => judged,
         Err(error) => return refuse(record, active, socket, &error).await,
     };
+    redirected.resolved = resolved;
+    record.event.original = Some(redirected.noted());
+    context.redirected = Some(redirected);
     let opening = Opening { host, port: redirected.original.port(), record, active };
     match admission {
         ConnectAdmission::Intercept(_) => {
@@ -130,14 +133,14 @@ async fn serve_tls(
     }
 }
 
-/// As a CONNECT to the server name and the port that was dialled.
+/// As a CONNECT to the server name and the port that was dialled. Gives the host, and whether it resolves to what was dialled.
 async fn judge(
     proxy: &Proxy,
     context: &ConnectionContext,
     record: &mut Record,
     sni: Option<&str>,
     original: SocketAddr,
-) -> Result<(ConnectAdmission, Host), EgressError> {
+) -> Result<(ConnectAdmission, Host, Option<bool>), EgressError> {
     if let Client::Address(client) = context.client
         && proxy.own_tunnels.holds(client)
     {
@@ -171,8 +174,7 @@ async fn judge(
             permit.judge_original(original).await?
         }
     };
-    record.event.original = Some(Original { address: original, resolved });
-    Ok((admission, host))
+    Ok((admission, host, resolved))
 }
 
 /// Opens the record of a connection as a whole.
@@ -266,7 +268,10 @@ mod tests {
 
     #[test]
     fn the_head_names_one_host_and_the_port_is_the_one_that_was_dialled() {
-        let redirected = |port| Redirected { original: SocketAddr::new("192.0.2.1".parse().unwrap(), port) };
+        let redirected = |port| Redirected {
+            original: SocketAddr::new("192.0.2.1".parse().unwrap(), port),
+            resolved: None,
+        };
         let named = |hosts: &[&str]| hosts.iter().map(|host| Authority::parse(host).unwrap()).collect();
         for (hosts, port, scheme, wanted) in [
             (&["api.example.test"][..], 80, None, Some("api.example.test:80")),
