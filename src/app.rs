@@ -31,6 +31,7 @@ use crate::secret::{SecretCache, SecretError, StoreEnv, Stores};
 use crate::telemetry::{LogFormat, LogOutput, Telemetry};
 use crate::tls::leaf_cache::{DEFAULT_MAX_ENTRIES, LeafCache};
 use crate::tls::roots::{SystemRoots, write_bundle};
+use crate::tls::truststore::write_truststore;
 use crate::tls::{Authority, CaSource, TlsError};
 use crate::upstream::connector::UpstreamEnv;
 use crate::upstream::guard::OwnListeners;
@@ -271,6 +272,9 @@ async fn prepare_tls(
     // A CA of the user's own may stand in the system's roots, for the apps; upstream it is not trusted.
     roots.certificates.retain(|root| root != leaves.authority().certificate_der());
     write_bundle(&bundle, &roots, leaves.authority().certificate_pem())?;
+    if let Some(path) = &fixed.interception.truststore {
+        write_truststore(path, &roots, leaves.authority().certificate_der())?;
+    }
     Ok(Tls { leaves, roots: roots.root_store() })
 }
 

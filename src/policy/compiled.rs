@@ -184,6 +184,8 @@ pub struct Interception {
     pub ca: Ca,
     /// Where the bundle is written.
     pub bundle: PathBuf,
+    /// Where the truststore for Java is written, if one is wanted.
+    pub truststore: Option<PathBuf>,
 }
 
 /// Where the CA is.

@@ -347,6 +347,25 @@ class Objects(unittest.TestCase):
                     checked += 1
         self.assertGreaterEqual(checked, len(CASES))
 
+    def test_java_gets_what_the_program_prints(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "proxy.yaml").write_text("version: 1\n")
+            done = subprocess.run(
+                [OUTGATE, "env", "--format", "json", "--runtime", "java", "--config", folder, "--set",
+                 "interception.truststore=/var/run/outgate/truststore.p12"], capture_output=True, text=True, check=True)
+        wanted = json.loads(done.stdout)["JAVA_TOOL_OPTIONS"].split()
+        spec = pod_spec(objects(render_app({"outgate": {"app": {"runtimes": ["java"], "noProxy": [".internal", "10.0.0.0/8", "db"]}}}))["Deployment/shop"])
+        found = next(e["value"] for e in spec["containers"][0]["env"] if e["name"] == "JAVA_TOOL_OPTIONS").split()
+        self.assertEqual(len(found), len(wanted))
+        for ours, theirs in zip(found, wanted):
+            if "nonProxyHosts" in ours:
+                self.assertTrue(ours.startswith(theirs + "|"), ours)
+                self.assertTrue(ours.endswith("|*.internal|db"), ours)
+            else:
+                self.assertEqual(ours, theirs)
+        settings = next(e["value"] for e in sidecar_of(spec)["env"] if e["name"] == "OUTGATE_SET")
+        self.assertIn("interception.truststore=/var/run/outgate/truststore.p12", settings.splitlines())
+
     def test_the_app_gets_what_the_program_prints(self):
         """The variables are those of `outgate env`, which real clients are tested with; only NO_PROXY has more."""
         with tempfile.TemporaryDirectory() as folder:

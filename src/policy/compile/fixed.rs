@@ -302,7 +302,11 @@ impl Compiler<'_> {
             }
         };
         let bundle: PathBuf = self.file(config.bundle.as_deref().unwrap_or(".outgate/ca-bundle.pem"));
-        Some(Interception { ca, bundle })
+        let truststore = config.truststore.as_deref().map(|path| self.file(path));
+        if truststore.as_ref() == Some(&bundle) {
+            self.mistake(&path.key("truststore"), "the bundle has this path too");
+        }
+        Some(Interception { ca, bundle, truststore })
     }
 
     fn runtime(&mut self, config: Option<&RuntimeConfig>, path: &PolicyPath) -> Runtime {

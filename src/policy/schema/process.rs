@@ -115,6 +115,9 @@ pub struct InterceptionConfig {
     pub ca: Option<CaConfig>,
     /// Where the bundle of system roots and this CA is written, for the app's SSL_CERT_FILE and friends. Default: `.outgate/ca-bundle.pem`.
     pub bundle: Option<String>,
+    /// Where the same certificates are written for Java: a PKCS#12 truststore, whose password is the customary `changeit`.
+    /// Default: nowhere.
+    pub truststore: Option<String>,
 }
 
 /// The CA: a directory, or a certificate and its key.

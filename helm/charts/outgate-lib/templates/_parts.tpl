@@ -200,6 +200,9 @@ interception.ca={directory: /var/lib/outgate/ca}
 interception.bundle=/var/lib/outgate/ca-bundle.pem
 {{- else }}
 interception.bundle=/var/run/outgate/ca-bundle.pem
+{{- if has "java" .app.runtimes }}
+interception.truststore=/var/run/outgate/truststore.p12
+{{- end }}
 {{- end }}
 {{- if .native }}
 runtime.drain={{ .drain }}
@@ -227,6 +230,25 @@ runtime.drain={{ .classic.drain }}
 {{- if ne .ca.mode "none" -}}
 {{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "CURL_CA_BUNDLE" "AWS_CA_BUNDLE" "HTTPLIB2_CA_CERTS" "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" "GIT_SSL_CAINFO" "CARGO_HTTP_CAINFO" "PIP_CERT" "NODE_EXTRA_CA_CERTS" "DENO_CERT" -}}
 {{- $list = append $list (dict "name" . "value" "/var/run/outgate/ca-bundle.pem") -}}
+{{- end -}}
+{{- end -}}
+{{- if has "java" .app.runtimes -}}
+{{- $options := list -}}
+{{- if .app.proxyVariables -}}
+{{- range list "http" "https" -}}
+{{- $options = concat $options (list (printf "-D%s.proxyHost=127.0.0.1" .) (printf "-D%s.proxyPort=%d" . (int64 $.ports.proxy))) -}}
+{{- end -}}
+{{- $direct := list "localhost" "127.*" "[::1]" "*.localhost" "*.svc" "*.cluster.local" "$(KUBERNETES_SERVICE_HOST)" -}}
+{{- range .app.noProxy -}}
+{{- if not (contains "/" .) -}}{{- $direct = append $direct (regexReplaceAll "^\\." . "*.") -}}{{- end -}}
+{{- end -}}
+{{- $options = append $options (printf "-Dhttp.nonProxyHosts=%s" (join "|" $direct)) -}}
+{{- end -}}
+{{- if ne .ca.mode "none" -}}
+{{- $options = concat $options (list "-Djavax.net.ssl.trustStore=/var/run/outgate/truststore.p12" "-Djavax.net.ssl.trustStoreType=PKCS12" "-Djavax.net.ssl.trustStorePassword=changeit") -}}
+{{- end -}}
+{{- if $options -}}
+{{- $list = append $list (dict "name" "JAVA_TOOL_OPTIONS" "value" (join " " $options)) -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $list -}}
