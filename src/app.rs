@@ -1,28 +1,29 @@
 //! All wiring: a policy becomes settings, shared state, listeners and tasks; and at the end everything is drained.
 
+mod bound;
+pub mod handed;
+
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin};
+use self::bound::Bound;
+use self::handed::Handed;
+use crate::admin::Admin;
 use crate::pipeline::reload::{FIRST_READ, ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::watch;
-use crate::policy::compiled::{
-    Ca, CompiledPolicy, Fixed, ListenAddress, Listener as ListenerSettings, Runtime,
-};
+use crate::policy::compiled::{Ca, CompiledPolicy, Fixed, Runtime};
 use crate::policy::load::PolicyOrigin;
 use crate::policy::schema;
-use crate::proxy::context::{DownstreamBounds, Guesses, ListenerContext, Proxy, Pseudonym, TokenCheck};
-use crate::proxy::listener::{self, Listener};
+use crate::proxy::context::{DownstreamBounds, Guesses, Proxy, Pseudonym, TokenCheck};
 use crate::proxy::original::{self, OriginalDestination};
 use crate::proxy::overload::Overload;
 use crate::proxy::socket::SocketTimeouts;
@@ -52,6 +53,16 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A socket of systemd's is open to the network, and the listener has no token.
+    #[error(
+        "systemd has handed over {address} for `{name}`, which is not loopback, and the listener has neither `auth` nor `expose: true`"
+    )]
+    Exposed {
+        /// Where it is.
+        address: SocketAddr,
+        /// Its name.
+        name: String,
+    },
     /// The access log could not be opened.
     #[error("the access log cannot be opened: {0}")]
     Log(io::Error),
@@ -76,6 +87,8 @@ pub struct Overrides {
     pub ssl_cert_dir: Option<PathBuf>,
     /// Says where redirected connections were meant to go, instead of the kernel.
     pub original: Option<OriginalDestination>,
+    /// Sockets that systemd handed over.
+    pub handed: Handed,
 }
 
 /// A running outgate.
@@ -122,7 +135,7 @@ impl App {
         let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone(), Arc::new(spawn)));
         let reloader = Arc::new(Reloader::start(origin, policy, shared.clone()).await?);
 
-        let bound = Bound::bind(&fixed)?;
+        let bound = Bound::bind(&fixed, overrides.handed)?;
         env.own_listeners.store(Arc::new(OwnListeners::new(bound.addresses())));
         let background = CancellationToken::new();
         spawn(secrets.clone().run(background.clone()));
@@ -351,109 +364,4 @@ fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Ar
         telemetry.metrics.set_leaf_cache(usize::try_from(stats.entries).unwrap_or(usize::MAX), stats.minted);
         shared.export(&telemetry.metrics);
     });
-}
-
-/// All sockets, bound before anything is served.
-struct Bound {
-    /// With the place of their settings in the policy.
-    listeners: Vec<(usize, Listener)>,
-    admin: Listener,
-    health: Option<Listener>,
-}
-
-/// Where they are.
-struct Addresses {
-    listeners: Vec<SocketAddr>,
-    admin: Option<SocketAddr>,
-    health: Option<SocketAddr>,
-}
-
-impl Bound {
-    fn bind(fixed: &Fixed) -> Result<Self, StartError> {
-        let mut listeners = Vec::with_capacity(fixed.listeners.len());
-        for (index, settings) in fixed.listeners.iter().enumerate() {
-            match bind(&settings.address) {
-                Ok(listener) => listeners.push((index, listener)),
-                Err(StartError::Bind { source, .. }) if has_no_such_loopback(settings, &source) => {
-                    let address = &settings.address;
-                    tracing::warn!(%address, "this system has no IPv6, so nothing can be redirected to it");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let admin = bind(&fixed.admin.address)?;
-        let health =
-            fixed.admin.health_address.map(|address| bind(&ListenAddress::Tcp(address))).transpose()?;
-        Ok(Self { listeners, admin, health })
-    }
-
-    fn addresses(&self) -> Vec<SocketAddr> {
-        let listeners = self.listeners.iter().map(|(_, listener)| listener);
-        listeners.chain([&self.admin]).chain(&self.health).filter_map(Listener::local_addr).collect()
-    }
-
-    fn serve(
-        self,
-        fixed: &Fixed,
-        proxy: &Arc<Proxy>,
-        admin: &Arc<Admin>,
-        secrets: &Arc<SecretCache>,
-        background: &CancellationToken,
-    ) -> Addresses {
-        let addresses = Addresses {
-            listeners: self.listeners.iter().filter_map(|(_, listener)| listener.local_addr()).collect(),
-            admin: self.admin.local_addr(),
-            health: self.health.as_ref().and_then(Listener::local_addr),
-        };
-        let permits = Arc::new(Semaphore::new(proxy.overload.max_connections()));
-        for (index, listener) in self.listeners {
-            let context = Arc::new(listener_context(&listener, &fixed.listeners[index], proxy, secrets));
-            spawn(listener::run(listener, context, proxy.clone(), permits.clone()));
-        }
-        spawn(admin::run(self.admin, admin.clone(), false, background.clone()));
-        if let Some(health) = self.health {
-            spawn(admin::run(health, admin.clone(), true, background.clone()));
-        }
-        addresses
-    }
-}
-
-/// A transparent listener on `::1` where there is no IPv6: one policy does for machines with it and without.
-fn has_no_such_loopback(settings: &ListenerSettings, error: &io::Error) -> bool {
-    let no_family = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
-    let absent = error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(no_family);
-    let loopback =
-        matches!(&settings.address, ListenAddress::Tcp(address) if address.ip() == Ipv6Addr::LOCALHOST);
-    settings.transparent && loopback && absent
-}
-
-fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
-    let bound = match address {
-        ListenAddress::Tcp(address) => listener::bind_tcp(*address),
-        ListenAddress::Unix(path) => listener::bind_unix(path),
-    };
-    bound.map_err(|source| StartError::Bind { address: address.to_string(), source })
-}
-
-fn listener_context(
-    listener: &Listener,
-    settings: &ListenerSettings,
-    proxy: &Proxy,
-    secrets: &Arc<SecretCache>,
-) -> ListenerContext {
-    let address = listener.local_addr();
-    let name: Arc<str> =
-        address.map_or_else(|| settings.address.to_string(), |address| address.to_string()).into();
-    ListenerContext {
-        metrics: proxy.telemetry.metrics.listener(&name),
-        name,
-        port: address.map(|address| address.port()),
-        forward: settings.doors.forward,
-        connect: settings.doors.connect,
-        local: settings.doors.local,
-        transparent: settings.transparent,
-        hosts: settings.hosts.clone(),
-        provider: settings.provider.clone(),
-        token: settings.token.as_ref().map(|reference| token_check(secrets, reference)),
-    }
 }

@@ -133,7 +133,7 @@ fn proxy_address(policy: &CompiledPolicy) -> Result<SocketAddr, String> {
         policy.fixed.listeners.iter().find(|listener| listener.doors.connect && listener.provider.is_none());
     let Some(listener) = listener else { return Err("no listener of the policy accepts CONNECT".to_owned()) };
     let ListenAddress::Tcp(address) = &listener.address else {
-        return Err("the listener is a unix socket, which proxy variables cannot name".to_owned());
+        return Err(format!("the listener is at {}, which proxy variables cannot name", listener.address));
     };
     let ip = match address.ip() {
         ip if ip.is_unspecified() && ip.is_ipv4() => Ipv4Addr::LOCALHOST.into(),

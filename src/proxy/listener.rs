@@ -22,8 +22,8 @@ use crate::telemetry::Client;
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// A unix socket; its file goes when the listener does.
-    Unix(UnixListener, SocketFile),
+    /// A unix socket; a file that was made here goes when the listener does.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// The file of a unix socket, removed on drop.
@@ -56,7 +56,19 @@ pub fn bind_unix(path: &std::path::Path) -> io::Result<Listener> {
     let file = SocketFile(path.to_path_buf());
     // Where the system does not take the mode from the socket.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(Listener::Unix(listener, file))
+    Ok(Listener::Unix(listener, Some(file)))
+}
+
+/// Takes over a socket that listens already.
+pub fn adopt_tcp(socket: std::net::TcpListener) -> io::Result<Listener> {
+    socket.set_nonblocking(true)?;
+    Ok(Listener::Tcp(TcpListener::from_std(socket)?))
+}
+
+/// Takes over a unix socket that listens already, and leaves its file alone.
+pub fn adopt_unix(socket: std::os::unix::net::UnixListener) -> io::Result<Listener> {
+    socket.set_nonblocking(true)?;
+    Ok(Listener::Unix(UnixListener::from_std(socket)?, None))
 }
 
 /// A bound socket whose file has mode 0600 from its first moment: Linux gives the file the mode of the socket, less the

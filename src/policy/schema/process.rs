@@ -14,7 +14,8 @@ use crate::secret::reference::SecretRef;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
-    /// `address:port`, or `unix:/path/of/socket`. Required.
+    /// `address:port`, `unix:/path/of/socket`, or `systemd:NAME`: a socket that systemd hands over under this name
+    /// (`FileDescriptorName`). Required.
     pub address: Option<String>,
     /// The doors it opens, told apart by the request itself. `transparent` stands alone: such a listener takes connections that
     /// were redirected to it (`outgate redirect`), and nothing else. Default: all of `forward`, `connect`, `local`.
