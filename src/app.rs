@@ -1,5 +1,8 @@
 //! All wiring: a policy becomes settings, shared state, listeners and tasks; and at the end everything is drained.
 
+mod bound;
+pub mod handed;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,21 +11,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin};
+use self::bound::Bound;
+use self::handed::Handed;
+use crate::admin::Admin;
 use crate::pipeline::reload::{FIRST_READ, ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::watch;
-use crate::policy::compiled::{
-    Ca, CompiledPolicy, Fixed, ListenAddress, Listener as ListenerSettings, Runtime,
-};
+use crate::policy::compiled::{Ca, CompiledPolicy, Fixed, Runtime};
 use crate::policy::load::PolicyOrigin;
 use crate::policy::schema;
-use crate::proxy::context::{DownstreamBounds, Guesses, ListenerContext, Proxy, Pseudonym, TokenCheck};
-use crate::proxy::listener::{self, Listener};
+use crate::proxy::context::{DownstreamBounds, Guesses, Proxy, Pseudonym, TokenCheck};
+use crate::proxy::original::{self, OriginalDestination};
 use crate::proxy::overload::Overload;
 use crate::proxy::socket::SocketTimeouts;
 use crate::secret::reference::SecretRef;
@@ -30,6 +32,7 @@ use crate::secret::{SecretCache, SecretError, StoreEnv, Stores};
 use crate::telemetry::{LogFormat, LogOutput, Telemetry};
 use crate::tls::leaf_cache::{DEFAULT_MAX_ENTRIES, LeafCache};
 use crate::tls::roots::{SystemRoots, write_bundle};
+use crate::tls::truststore::write_truststore;
 use crate::tls::{Authority, CaSource, TlsError};
 use crate::upstream::connector::UpstreamEnv;
 use crate::upstream::guard::OwnListeners;
@@ -49,6 +52,16 @@ pub enum StartError {
         address: String,
         /// Why.
         source: io::Error,
+    },
+    /// A socket of systemd's is open to the network, and the listener has no token.
+    #[error(
+        "systemd has handed over {address} for `{name}`, which is not loopback, and the listener has neither `auth` nor `expose: true`"
+    )]
+    Exposed {
+        /// Where it is.
+        address: SocketAddr,
+        /// Its name.
+        name: String,
     },
     /// The access log could not be opened.
     #[error("the access log cannot be opened: {0}")]
@@ -72,6 +85,10 @@ pub struct Overrides {
     pub ssl_cert_file: Option<PathBuf>,
     /// The environment's SSL_CERT_DIR.
     pub ssl_cert_dir: Option<PathBuf>,
+    /// Says where redirected connections were meant to go, instead of the kernel.
+    pub original: Option<OriginalDestination>,
+    /// Sockets that systemd handed over.
+    pub handed: Handed,
 }
 
 /// A running outgate.
@@ -118,7 +135,7 @@ impl App {
         let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone(), Arc::new(spawn)));
         let reloader = Arc::new(Reloader::start(origin, policy, shared.clone()).await?);
 
-        let bound = Bound::bind(&fixed)?;
+        let bound = Bound::bind(&fixed, overrides.handed)?;
         env.own_listeners.store(Arc::new(OwnListeners::new(bound.addresses())));
         let background = CancellationToken::new();
         spawn(secrets.clone().run(background.clone()));
@@ -126,7 +143,8 @@ impl App {
         secrets.read_new(FIRST_READ).await;
         spawn(watch::run(reloader.clone(), background.clone()));
 
-        let proxy = Arc::new(make_proxy(&fixed, &telemetry, &tls.leaves, &reloader));
+        let original = overrides.original.unwrap_or_else(original::from_kernel);
+        let proxy = Arc::new(make_proxy(&fixed, &telemetry, &tls.leaves, &reloader, original));
         let ready = Arc::new(AtomicBool::new(true));
         let admin = Arc::new(Admin {
             shared: shared.clone(),
@@ -267,6 +285,9 @@ async fn prepare_tls(
     // A CA of the user's own may stand in the system's roots, for the apps; upstream it is not trusted.
     roots.certificates.retain(|root| root != leaves.authority().certificate_der());
     write_bundle(&bundle, &roots, leaves.authority().certificate_pem())?;
+    if let Some(path) = &fixed.interception.truststore {
+        write_truststore(path, &roots, leaves.authority().certificate_der())?;
+    }
     Ok(Tls { leaves, roots: roots.root_store() })
 }
 
@@ -275,6 +296,7 @@ fn make_proxy(
     telemetry: &Arc<Telemetry>,
     leaves: &Arc<LeafCache>,
     reloader: &Reloader,
+    original: OriginalDestination,
 ) -> Proxy {
     let bounds = fixed.runtime.downstream;
     Proxy {
@@ -297,6 +319,8 @@ fn make_proxy(
         abort: CancellationToken::new(),
         tasks: TaskTracker::new(),
         overload: Arc::new(overload(fixed.runtime.max_connections)),
+        original,
+        own_tunnels: Arc::default(),
         guesses: Guesses::new(),
         work: Arc::default(),
     }
@@ -340,93 +364,4 @@ fn register_scrape(telemetry: &Arc<Telemetry>, shared: &Arc<Shared>, leaves: &Ar
         telemetry.metrics.set_leaf_cache(usize::try_from(stats.entries).unwrap_or(usize::MAX), stats.minted);
         shared.export(&telemetry.metrics);
     });
-}
-
-/// All sockets, bound before anything is served.
-struct Bound {
-    listeners: Vec<Listener>,
-    admin: Listener,
-    health: Option<Listener>,
-}
-
-/// Where they are.
-struct Addresses {
-    listeners: Vec<SocketAddr>,
-    admin: Option<SocketAddr>,
-    health: Option<SocketAddr>,
-}
-
-impl Bound {
-    fn bind(fixed: &Fixed) -> Result<Self, StartError> {
-        let listeners =
-            fixed.listeners.iter().map(|one| bind(&one.address)).collect::<Result<Vec<_>, _>>()?;
-        let admin = bind(&fixed.admin.address)?;
-        let health =
-            fixed.admin.health_address.map(|address| bind(&ListenAddress::Tcp(address))).transpose()?;
-        Ok(Self { listeners, admin, health })
-    }
-
-    fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .iter()
-            .chain([&self.admin])
-            .chain(&self.health)
-            .filter_map(Listener::local_addr)
-            .collect()
-    }
-
-    fn serve(
-        self,
-        fixed: &Fixed,
-        proxy: &Arc<Proxy>,
-        admin: &Arc<Admin>,
-        secrets: &Arc<SecretCache>,
-        background: &CancellationToken,
-    ) -> Addresses {
-        let addresses = Addresses {
-            listeners: self.listeners.iter().filter_map(Listener::local_addr).collect(),
-            admin: self.admin.local_addr(),
-            health: self.health.as_ref().and_then(Listener::local_addr),
-        };
-        let permits = Arc::new(Semaphore::new(proxy.overload.max_connections()));
-        for (listener, settings) in self.listeners.into_iter().zip(&fixed.listeners) {
-            let context = Arc::new(listener_context(&listener, settings, proxy, secrets));
-            spawn(listener::run(listener, context, proxy.clone(), permits.clone()));
-        }
-        spawn(admin::run(self.admin, admin.clone(), false, background.clone()));
-        if let Some(health) = self.health {
-            spawn(admin::run(health, admin.clone(), true, background.clone()));
-        }
-        addresses
-    }
-}
-
-fn bind(address: &ListenAddress) -> Result<Listener, StartError> {
-    let bound = match address {
-        ListenAddress::Tcp(address) => listener::bind_tcp(*address),
-        ListenAddress::Unix(path) => listener::bind_unix(path),
-    };
-    bound.map_err(|source| StartError::Bind { address: address.to_string(), source })
-}
-
-fn listener_context(
-    listener: &Listener,
-    settings: &ListenerSettings,
-    proxy: &Proxy,
-    secrets: &Arc<SecretCache>,
-) -> ListenerContext {
-    let address = listener.local_addr();
-    let name: Arc<str> =
-        address.map_or_else(|| settings.address.to_string(), |address| address.to_string()).into();
-    ListenerContext {
-        metrics: proxy.telemetry.metrics.listener(&name),
-        name,
-        port: address.map(|address| address.port()),
-        forward: settings.doors.forward,
-        connect: settings.doors.connect,
-        local: settings.doors.local,
-        hosts: settings.hosts.clone(),
-        provider: settings.provider.clone(),
-        token: settings.token.as_ref().map(|reference| token_check(secrets, reference)),
-    }
 }

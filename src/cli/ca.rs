@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::{PolicyArgument, fail, load, print};
 use crate::policy::compiled::{Ca, CompiledPolicy};
 use crate::tls::roots::{SystemRoots, write_bundle};
+use crate::tls::truststore::write_truststore;
 use crate::tls::{Authority, CaSource};
 
 /// Arguments of `ca`.
@@ -45,11 +46,18 @@ fn init(policy: &CompiledPolicy, authority: &Authority) -> ExitCode {
     if let Err(error) = write_bundle(bundle, &roots, authority.certificate_pem()) {
         return fail(error);
     }
-    print(&format!(
+    let mut text = format!(
         "CA      sha256 {}\nbundle  {} (system roots and this CA)\n",
         authority.fingerprint_sha256(),
         bundle.display(),
-    ))
+    );
+    if let Some(truststore) = &policy.fixed.interception.truststore {
+        if let Err(error) = write_truststore(truststore, &roots, authority.certificate_der()) {
+            return fail(error);
+        }
+        text.push_str(&format!("java    {} (the same as PKCS#12)\n", truststore.display()));
+    }
+    print(&text)
 }
 
 /// Where the policy has its CA.

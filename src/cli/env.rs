@@ -1,10 +1,12 @@
 //! `outgate env`: everything that points an app at outgate, as shell, dotenv, JSON or docker arguments.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{PolicyArgument, fail, load, print};
 use crate::policy::compiled::{CompiledPolicy, ListenAddress};
+use crate::tls::truststore::PASSWORD;
 
 /// Arguments of `env`.
 #[derive(clap::Args)]
@@ -14,6 +16,16 @@ pub struct Arguments {
     /// How it is written.
     #[arg(long, value_enum, default_value = "shell")]
     format: Format,
+    /// Runtimes that read other variables.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    runtime: Vec<AppRuntime>,
+}
+
+/// A runtime that does not go by the usual variables.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum AppRuntime {
+    /// JAVA_TOOL_OPTIONS, with the truststore of `interception.truststore`. The JVM prints a line on stderr because of it.
+    Java,
 }
 
 /// How the environment is written.
@@ -35,10 +47,49 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(policy) => policy,
         Err(code) => return code,
     };
-    match variables(&policy) {
+    match all(&policy, arguments) {
         Ok(variables) => print(&written(&variables, arguments.format)),
         Err(message) => fail(message),
     }
+}
+
+fn all(policy: &CompiledPolicy, arguments: &Arguments) -> Result<Vec<(&'static str, String)>, String> {
+    let mut variables = variables(policy)?;
+    if arguments.runtime.contains(&AppRuntime::Java) {
+        if matches!(arguments.format, Format::Docker) {
+            return Err(
+                "JAVA_TOOL_OPTIONS holds spaces: write `--format dotenv` to a file, for `--env-file`"
+                    .to_owned(),
+            );
+        }
+        variables.push(("JAVA_TOOL_OPTIONS", java(policy)?));
+    }
+    Ok(variables)
+}
+
+/// What of NO_PROXY is in the words of `http.nonProxyHosts`.
+const NON_PROXY_HOSTS: &str = "localhost|127.*|[::1]|*.localhost";
+
+/// The options of a JVM. It splits them at white space.
+fn java(policy: &CompiledPolicy) -> Result<String, String> {
+    let Some(truststore) = &policy.fixed.interception.truststore else {
+        return Err("Java needs a truststore: set `interception.truststore` in the policy".to_owned());
+    };
+    let truststore = absolute(truststore)?;
+    if truststore.contains(char::is_whitespace) {
+        return Err(format!("JAVA_TOOL_OPTIONS cannot name a path with spaces: {truststore}"));
+    }
+    let address = proxy_address(policy)?;
+    let mut options = Vec::new();
+    for scheme in ["http", "https"] {
+        options.push(format!("-D{scheme}.proxyHost={}", address.ip()));
+        options.push(format!("-D{scheme}.proxyPort={}", address.port()));
+    }
+    options.push(format!("-Dhttp.nonProxyHosts={NON_PROXY_HOSTS}"));
+    options.push(format!("-Djavax.net.ssl.trustStore={truststore}"));
+    options.push("-Djavax.net.ssl.trustStoreType=PKCS12".to_owned());
+    options.push(format!("-Djavax.net.ssl.trustStorePassword={PASSWORD}"));
+    Ok(options.join(" "))
 }
 
 fn written(variables: &[(&'static str, String)], format: Format) -> String {
@@ -76,22 +127,25 @@ const BUNDLE: [&str; 9] = [
 /// Variables whose file is *added* to the client's roots.
 const ADDED: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
-/// The whole environment of an app, in a stable order.
-pub fn variables(policy: &CompiledPolicy) -> Result<Vec<(&'static str, String)>, String> {
+/// The listener that an app is pointed at. Who listens on every address is reached on loopback.
+fn proxy_address(policy: &CompiledPolicy) -> Result<SocketAddr, String> {
     let listener =
         policy.fixed.listeners.iter().find(|listener| listener.doors.connect && listener.provider.is_none());
     let Some(listener) = listener else { return Err("no listener of the policy accepts CONNECT".to_owned()) };
     let ListenAddress::Tcp(address) = &listener.address else {
-        return Err("the listener is a unix socket, which proxy variables cannot name".to_owned());
+        return Err(format!("the listener is at {}, which proxy variables cannot name", listener.address));
     };
-    // Who listens on every address is reached on loopback.
-    let host = match address.ip() {
-        ip if ip.is_unspecified() && ip.is_ipv4() => "127.0.0.1".to_owned(),
-        ip if ip.is_unspecified() => "[::1]".to_owned(),
-        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
-        std::net::IpAddr::V4(ip) => ip.to_string(),
+    let ip = match address.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
+        ip if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
     };
-    let proxy = format!("http://{host}:{}", address.port());
+    Ok(SocketAddr::new(ip, address.port()))
+}
+
+/// The whole environment of an app, in a stable order.
+pub fn variables(policy: &CompiledPolicy) -> Result<Vec<(&'static str, String)>, String> {
+    let proxy = format!("http://{}", proxy_address(policy)?);
     let bundle = absolute(&policy.fixed.interception.bundle)?;
     let mut variables = Vec::new();
     for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"] {

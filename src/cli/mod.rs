@@ -1,7 +1,8 @@
 //! The commands, one file each.
 //!
 //! Exit codes: 0 done; 1 it failed (a listener that cannot be bound, a probe that got no answer); 2 the arguments are wrong;
-//! 3 the policy has mistakes; `explain` answers 4 where the request would be denied; `exec` passes on its command's.
+//! 3 the policy has mistakes; `explain` answers 4 where the request would be denied, `redirect check` 5 where rules are missing; `exec` passes
+//! on its command's.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -23,6 +24,7 @@ mod explain;
 mod explain_layers;
 mod presets;
 mod probe;
+mod redirect;
 mod run;
 mod schema;
 mod seal;
@@ -33,6 +35,8 @@ pub const FAILED: u8 = 1;
 pub const BAD_POLICY: u8 = 3;
 /// `explain`: the request would be denied.
 pub const DENIED: u8 = 4;
+/// `redirect check`: rules are missing, or differ.
+pub const NOT_IN_PLACE: u8 = 5;
 
 #[derive(Parser)]
 #[command(
@@ -88,6 +92,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Ask a running outgate whether it is healthy; for images without a shell.
     Probe(probe::Arguments),
+    /// Bring the connections of apps to a transparent listener, by rules of the kernel.
+    Redirect(redirect::Arguments),
     /// Print shell completions.
     Completions {
         /// Which shell.
@@ -117,6 +123,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Seal(arguments) => seal::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
+        Command::Redirect(arguments) => redirect::run(arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "outgate", &mut std::io::stdout());
             ExitCode::SUCCESS

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{PolicyArgument, fail, load};
+use crate::app::handed::Handed;
 use crate::app::{App, Overrides};
 use crate::policy::compiled::CompiledPolicy;
 use crate::policy::schema::Workers;
@@ -26,10 +27,14 @@ pub struct Arguments {
     ssl_cert_file: Option<PathBuf>,
     #[arg(long, hide = true, env = "SSL_CERT_DIR")]
     ssl_cert_dir: Option<PathBuf>,
+    /// Names of the sockets that systemd hands over.
+    #[arg(long, hide = true, env = "LISTEN_FDNAMES")]
+    listen_fdnames: Option<String>,
 }
 
 /// Runs until a signal ends it.
 pub fn run(arguments: Arguments) -> ExitCode {
+    let handed = Handed::from_environment(arguments.listen_fdnames.as_deref());
     if let Err(error) = start_log(&arguments.log) {
         return fail(error);
     }
@@ -42,7 +47,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(error),
     };
-    let code = runtime.block_on(serve(arguments, policy));
+    let code = runtime.block_on(serve(arguments, policy, handed));
     // What is still blocked (a name lookup, a read of a hung mount) must not hold the end up.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     code
@@ -76,7 +81,7 @@ fn runtime(workers: Workers) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().max_blocking_threads(64).build()
 }
 
-async fn serve(arguments: Arguments, policy: CompiledPolicy) -> ExitCode {
+async fn serve(arguments: Arguments, policy: CompiledPolicy, handed: Handed) -> ExitCode {
     let signals =
         (signal(SignalKind::hangup()), signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(hangup), Ok(terminate), Ok(interrupt)) = signals else {
@@ -88,6 +93,7 @@ async fn serve(arguments: Arguments, policy: CompiledPolicy) -> ExitCode {
     let overrides = Overrides {
         ssl_cert_file: arguments.ssl_cert_file,
         ssl_cert_dir: arguments.ssl_cert_dir,
+        handed,
         ..Overrides::default()
     };
     let app = match App::start(arguments.policy.origin(), policy, overrides).await {

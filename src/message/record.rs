@@ -23,6 +23,7 @@ pub struct Record {
     started: Instant,
     head_at: Option<Instant>,
     finished: bool,
+    withdrawn: bool,
     /// Cancelled when outgate ends what did not finish in time: then it was not the client that went away.
     abort: CancellationToken,
 }
@@ -44,6 +45,7 @@ impl Record {
             started: Instant::now(),
             head_at: None,
             finished: false,
+            withdrawn: false,
             abort: abort.clone(),
         }
     }
@@ -91,6 +93,11 @@ impl Record {
         self.finished = true;
     }
 
+    /// Nothing happened that is worth a line: what came of it has records of its own.
+    pub fn withdraw(&mut self) {
+        self.withdrawn = true;
+    }
+
     fn close(&mut self) {
         let now = Instant::now();
         if std::thread::panicking() {
@@ -130,6 +137,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.withdrawn {
+            return;
+        }
         self.close();
         self.in_flight = None;
         self.telemetry.emit(&self.event);

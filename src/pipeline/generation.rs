@@ -1,5 +1,6 @@
 //! One compiled policy with its running stacks. Immutable; swapped whole; taken once per request.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -47,6 +48,17 @@ pub struct Admission {
     pub route: Arc<RouteStack>,
     /// Denials that are only tried out (`mode: shadow`), for the record.
     pub shadowed: Vec<Arc<str>>,
+    upstream: Arc<Upstream>,
+}
+
+impl Admission {
+    /// Judges where a redirected client was on its way to; says whether the target's host resolves to it.
+    pub async fn judge_original(
+        &self,
+        original: SocketAddr,
+    ) -> Result<Option<bool>, crate::message::failure::Failure> {
+        self.upstream.judge_original(&self.target.host, original).await
+    }
 }
 
 /// What becomes of a CONNECT that is allowed.
@@ -70,6 +82,14 @@ impl InterceptPermit {
     /// Resolves the name and judges its addresses, so that a CONNECT to a forbidden address is refused at once.
     pub async fn check(&self) -> Result<(), crate::message::failure::Failure> {
         self.upstream.check(&self.host, self.port).await
+    }
+
+    /// Judges where a redirected client was on its way to; says whether the host resolves to it.
+    pub async fn judge_original(
+        &self,
+        original: SocketAddr,
+    ) -> Result<Option<bool>, crate::message::failure::Failure> {
+        self.upstream.judge_original(&self.host, original).await
     }
 }
 
@@ -272,7 +292,8 @@ impl Generation {
             Err(refusal) => return Err(self.refused_by_route(provider, refusal)),
         };
         let route = self.providers[provider].routes[chosen.route].clone();
-        Ok(Admission { target, route, shadowed: chosen.shadowed })
+        let upstream = self.providers[provider].upstream.clone();
+        Ok(Admission { target, route, shadowed: chosen.shadowed, upstream })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Permission to open one tunnel: the host and port it was given for, and nothing else.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,11 @@ impl TunnelPermit {
     /// Resolves the name and judges its addresses, without dialling.
     pub async fn check(&self) -> Result<(), Failure> {
         self.upstream.check(&self.host, self.port).await
+    }
+
+    /// Judges where a redirected client was on its way to; says whether the host resolves to it.
+    pub async fn judge_original(&self, original: SocketAddr) -> Result<Option<bool>, Failure> {
+        self.upstream.judge_original(&self.host, original).await
     }
 
     /// Dials. What is noted about the connection goes to the exchange.

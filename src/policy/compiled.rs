@@ -125,6 +125,8 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// A unix socket, made with mode 0600.
     Unix(PathBuf),
+    /// A socket that systemd hands over under this name.
+    Systemd(String),
 }
 
 impl std::fmt::Display for ListenAddress {
@@ -132,6 +134,7 @@ impl std::fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
 }
@@ -143,6 +146,10 @@ pub struct Listener {
     pub address: ListenAddress,
     /// Which doors it opens.
     pub doors: Doors,
+    /// It may be open to the network without a token.
+    pub expose: bool,
+    /// It takes redirected connections, and opens no door.
+    pub transparent: bool,
     /// Reference of the token it wants.
     pub token: Option<SecretRef>,
     /// Further names of the local endpoint.
@@ -182,6 +189,8 @@ pub struct Interception {
     pub ca: Ca,
     /// Where the bundle is written.
     pub bundle: PathBuf,
+    /// Where the truststore for Java is written, if one is wanted.
+    pub truststore: Option<PathBuf>,
 }
 
 /// Where the CA is.

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::context::{ConnectionContext, Proxy};
+use super::original::Redirected;
 use super::rest::Awaited;
 use super::socket::Socket;
 use super::stalls::Stalls;
@@ -257,12 +258,17 @@ fn record_unread(proxy: &Arc<Proxy>, context: &ConnectionContext, error: &hyper:
     if !error.is_parse() || context.activity.running() > 0 {
         return;
     }
-    let door = if context.intercepted.is_some() { Door::Intercept } else { Door::Local };
+    let door = match (context.redirected, &context.intercepted) {
+        (Some(_), _) => Door::Transparent,
+        (None, Some(_)) => Door::Intercept,
+        (None, None) => Door::Local,
+    };
     let mut record =
         Record::open(&proxy.telemetry, &proxy.abort, new_request_id(), door, context.listener.name.clone());
     let text = error.to_string();
     let status = if error.is_parse_too_large() { if text.contains("URI") { 414 } else { 431 } } else { 400 };
     record.event.client = Some(context.client);
+    record.event.original = context.redirected.map(Redirected::noted);
     record.event.downstream_version = Some(HttpVersion::Http11);
     record.event.generation = proxy.generation.load().number;
     record.event.error = Some(if status == 414 { "uri_too_long" } else { "bad_request" });

@@ -12,7 +12,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::original::{OriginalDestination, Redirected};
 use super::socket::{Activity, SocketTimeouts};
+use super::transparent::OwnTunnels;
 use crate::message::target::Host;
 use crate::pipeline::generation::Generation;
 use crate::telemetry::{Client, ListenerMetrics, Telemetry};
@@ -53,6 +55,10 @@ pub struct Proxy {
     pub tasks: TaskTracker,
     /// Whether new work is refused because a bound of the process is near.
     pub overload: Arc<super::overload::Overload>,
+    /// Asks where a redirected connection was meant to go.
+    pub original: OriginalDestination,
+    /// Tunnels that outgate itself has dialled.
+    pub own_tunnels: Arc<OwnTunnels>,
     /// Slows down who guesses tokens.
     pub guesses: Guesses,
     /// Requests, tunnels and upgraded connections that run.
@@ -111,6 +117,8 @@ pub struct ListenerContext {
     pub connect: bool,
     /// The local endpoint is here.
     pub local: bool,
+    /// It takes redirected connections, and nothing else.
+    pub transparent: bool,
     /// Names by which the local endpoint may be called, apart from loopback.
     pub hosts: Vec<Host>,
     /// A provider's own port.
@@ -139,7 +147,9 @@ pub struct ConnectionContext {
     pub client: Client,
     /// What the socket is told.
     pub activity: Arc<Activity>,
-    /// Inside an intercepted tunnel: the CONNECT target.
+    /// It was redirected here.
+    pub redirected: Option<Redirected>,
+    /// Inside an intercepted tunnel: the CONNECT target; of a redirected one, its SNI and the port that was dialled.
     pub intercepted: Option<(Host, u16)>,
     /// It came when outgate was near one of its bounds: its requests are new work, refused as long as that lasts.
     pub late: bool,

@@ -13,14 +13,16 @@ use super::connect;
 use super::context::{ConnectionContext, Proxy, carries_token};
 use super::exchange::{Judged, exchange, refuse};
 use super::local;
+use super::original::Redirected;
 use super::socket::ActivityGuard;
+use super::transparent::plain_target;
 use crate::message::body::Body;
 use crate::message::headers::{check_request, has_looped};
 use crate::message::record::{self, Record};
 use crate::message::target::{Authority, Scheme, TargetFault};
 use crate::pipeline::error::EgressError;
 use crate::pipeline::generation::Generation;
-use crate::telemetry::{Door, new_request_id};
+use crate::telemetry::{Door, Original, new_request_id};
 
 /// A request at its door, before it was judged.
 pub struct Arrival {
@@ -65,13 +67,16 @@ pub async fn dispatch(
     if arrival.parts.uri.path() == "*" {
         return asterisk(proxy, context, *arrival);
     }
-    match judge(context, &mut arrival) {
+    match judge(context, &mut arrival).await {
         Ok(judged) => exchange(proxy, context, arrival, judged).await,
         Err(error) => refuse_arrival(proxy, context, &error, *arrival),
     }
 }
 
 fn door_of(context: &ConnectionContext, parts: &Parts) -> Door {
+    if context.redirected.is_some() {
+        return Door::Transparent;
+    }
     if context.intercepted.is_some() {
         return Door::Intercept;
     }
@@ -107,6 +112,7 @@ fn open(
         Record::open(&proxy.telemetry, &proxy.abort, new_request_id(), door, context.listener.name.clone());
     let event = &mut record.event;
     event.client = Some(context.client);
+    event.original = context.redirected.map(Redirected::noted);
     event.method = Some(parts.method.clone());
     event.downstream_version = Some(record::version(parts.version));
     event.generation = generation.number;
@@ -156,9 +162,11 @@ fn asterisk(proxy: &Arc<Proxy>, context: &Arc<ConnectionContext>, mut arrival: A
     response
 }
 
-fn judge(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, EgressError> {
+async fn judge(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, EgressError> {
     match arrival.door {
         Door::Intercept => intercepted(context, arrival),
+        Door::Transparent if context.intercepted.is_some() => intercepted(context, arrival),
+        Door::Transparent => redirected(context, arrival).await,
         Door::Forward => forward(context, arrival),
         Door::Local => local::judge(context, arrival),
         Door::Connect | Door::Tunnel | Door::Renewal => Err(EgressError::Internal),
@@ -204,6 +212,26 @@ fn check_host_field(arrival: &Arrival) -> Result<(), EgressError> {
             Ok(())
         }
     }
+}
+
+/// On a redirected connection without TLS: as in absolute form, with the host that the head names and the port that was
+/// dialled.
+async fn redirected(context: &ConnectionContext, arrival: &mut Arrival) -> Result<Judged, EgressError> {
+    let Some(redirected) = context.redirected else { return Err(EgressError::Internal) };
+    let (parts, original) = (&arrival.parts, redirected.original);
+    let authority = plain_target(named_hosts(parts)?, redirected, parts.uri.scheme_str())?;
+    note_target(&mut arrival.record, Scheme::Http, &authority, original.port());
+    let Parts { method, uri, .. } = &arrival.parts;
+    let admission = arrival.generation.admit_forward(
+        method,
+        Scheme::Http,
+        &authority.host,
+        authority.port,
+        uri.path(),
+    )?;
+    let resolved = admission.judge_original(original).await?;
+    arrival.record.event.original = Some(Original { address: original, resolved });
+    Ok(Judged { admission, path_and_query: target_of(&arrival.parts)?, local: None })
 }
 
 /// Inside an intercepted connection the CONNECT target is the only host there is.

@@ -42,8 +42,11 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
             return;
         }
     };
-    // The CONNECT is over; the requests inside have records of their own.
-    record.finish();
+    // The CONNECT is over; the requests inside have records of their own. Who was redirected has sent none.
+    match context.redirected {
+        Some(_) => record.withdraw(),
+        None => record.finish(),
+    }
     drop(record);
     drop(active);
     let protocol = match stream.get_ref().1.alpn_protocol() {
@@ -54,6 +57,7 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
         listener: context.listener.clone(),
         client: context.client,
         activity,
+        redirected: context.redirected,
         intercepted: Some((host, port)),
         late: context.late,
         stalls: (protocol == Protocol::Http2).then(Stalls::default),

@@ -11,17 +11,19 @@ use tokio::sync::Semaphore;
 
 use super::connection::serve;
 use super::context::{ConnectionContext, ListenerContext, Proxy};
+use super::original::{NotRedirected, Redirected, original_of};
 use super::overload::Overload;
 use super::resets::Resets;
 use super::socket::{Socket, SocketTimeouts};
+use super::transparent;
 use crate::telemetry::Client;
 
 /// A bound listener.
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// A unix socket; its file goes when the listener does.
-    Unix(UnixListener, SocketFile),
+    /// A unix socket; a file that was made here goes when the listener does.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// The file of a unix socket, removed on drop.
@@ -54,7 +56,19 @@ pub fn bind_unix(path: &std::path::Path) -> io::Result<Listener> {
     let file = SocketFile(path.to_path_buf());
     // Where the system does not take the mode from the socket.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(Listener::Unix(listener, file))
+    Ok(Listener::Unix(listener, Some(file)))
+}
+
+/// Takes over a socket that listens already.
+pub fn adopt_tcp(socket: std::net::TcpListener) -> io::Result<Listener> {
+    socket.set_nonblocking(true)?;
+    Ok(Listener::Tcp(TcpListener::from_std(socket)?))
+}
+
+/// Takes over a unix socket that listens already, and leaves its file alone.
+pub fn adopt_unix(socket: std::os::unix::net::UnixListener) -> io::Result<Listener> {
+    socket.set_nonblocking(true)?;
+    Ok(Listener::Unix(UnixListener::from_std(socket)?, None))
 }
 
 /// A bound socket whose file has mode 0600 from its first moment: Linux gives the file the mode of the socket, less the
@@ -95,18 +109,29 @@ impl Listener {
         }
     }
 
-    async fn accept(&self, proxy: &Proxy) -> io::Result<(Socket, Client)> {
+    async fn accept(&self, proxy: &Proxy, transparent: bool) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Socket::tcp(stream, proxy.bounds.socket), Client::Address(peer)))
+                let redirected = transparent.then(|| original_of(&stream, &proxy.original));
+                let socket = Socket::tcp(stream, proxy.bounds.socket);
+                Ok(Accepted { socket, client: Client::Address(peer), redirected })
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::unix(stream, proxy.bounds.socket), Client::Unix))
+                let socket = Socket::unix(stream, proxy.bounds.socket);
+                Ok(Accepted { socket, client: Client::Unix, redirected: None })
             }
         }
     }
+}
+
+/// A connection as it was accepted.
+struct Accepted {
+    socket: Socket,
+    client: Client,
+    /// At a transparent listener: where it was meant to go.
+    redirected: Option<Result<Redirected, NotRedirected>>,
 }
 
 /// Accepts until outgate drains. Above `permits` connections wait in the kernel's backlog.
@@ -123,23 +148,29 @@ pub async fn run(
         };
         let Ok(permit) = permit else { return };
         let accepted = tokio::select! {
-            accepted = listener.accept(&proxy) => accepted,
+            accepted = listener.accept(&proxy, context.transparent) => accepted,
             () = proxy.drain.cancelled() => return,
         };
         match accepted {
-            Ok((socket, client)) => {
+            Ok(Accepted { socket, client, redirected }) => {
                 let place = Place::new(&proxy, permit, context.metrics.accept());
                 let connection = ConnectionContext {
                     listener: context.clone(),
                     client,
                     activity: socket.activity(),
+                    redirected: None,
                     intercepted: None,
                     late: proxy.overload.is_full(),
                     stalls: None,
                     place: Arc::new(place),
                     resets: Resets::default(),
                 };
-                proxy.tasks.spawn(serve(proxy.clone(), connection, socket));
+                match redirected {
+                    None => proxy.tasks.spawn(serve(proxy.clone(), connection, socket)),
+                    Some(redirected) => {
+                        proxy.tasks.spawn(transparent::serve(proxy.clone(), connection, socket, redirected))
+                    }
+                };
             }
             // A client that is gone already, or no descriptor left: wait a moment instead of spinning.
             Err(error) => {

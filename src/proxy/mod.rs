@@ -5,6 +5,9 @@
 //!                                     +- local --------------------+
 //!                                     +- connect -+- tunnel        |
 //!                                     |           +- intercept ----+  (TLS accept, then `connection` again, once)
+//! listener -> transparent -+- connection (plain HTTP: forward) ----+
+//!                          +- tunnel                               |
+//!                          +- intercept ---------------------------+
 //!                                                                  v
 //!                                                              exchange -> respond, on error
 //! ```
@@ -19,6 +22,7 @@ pub mod intercept;
 pub mod links;
 pub mod listener;
 pub mod local;
+pub mod original;
 pub mod overload;
 pub mod panics;
 pub mod relay;
@@ -27,6 +31,7 @@ pub mod respond;
 pub mod rest;
 pub mod socket;
 pub mod stalls;
+pub mod transparent;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upload;

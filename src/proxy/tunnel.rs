@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::connect::{Opening, failed};
 use super::context::Proxy;
 use super::exchange::{handshake_deadline, unless_drained};
 use super::relay::{Moved, relay};
 use super::socket::Socket;
+use super::transparent::OwnTunnel;
 use super::upgrade::finish;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::Exchange;
@@ -42,8 +44,8 @@ pub async fn serve(proxy: &Proxy, mut socket: Socket, opening: Opening, permit: 
     };
     let exchange = Arc::new(Exchange::new(None));
     record.follow(exchange.clone());
-    let mut upstream = match dial(permit, &exchange, &first).await {
-        Ok(upstream) => upstream,
+    let (mut upstream, _own) = match dial(proxy, permit, &exchange, &first).await {
+        Ok(dialled) => dialled,
         Err(failure) => {
             failed(&mut record, failure);
             return;
@@ -61,17 +63,20 @@ pub async fn serve(proxy: &Proxy, mut socket: Socket, opening: Opening, permit: 
     close(socket).await;
 }
 
+/// The connection is known as outgate's own before its first byte goes out: it may come back to a transparent listener.
 async fn dial(
+    proxy: &Proxy,
     permit: &TunnelPermit,
     exchange: &Exchange,
     first: &[u8],
-) -> Result<tokio::net::TcpStream, Failure> {
+) -> Result<(TcpStream, Option<OwnTunnel>), Failure> {
     let mut upstream = permit.dial(exchange).await?;
+    let own = upstream.local_addr().ok().map(|address| proxy.own_tunnels.dialled(address));
     exchange.facts().attempts = 1;
     if !first.is_empty() {
         upstream.write_all(first).await.map_err(|error| Failure::sent(Fault::Reset).because(error))?;
     }
-    Ok(upstream)
+    Ok((upstream, own))
 }
 
 /// Reads the ClientHello; its SNI, where it has one, must be the CONNECT host: two hosts on one front end must not be

@@ -19,6 +19,8 @@ pub enum Door {
     Local,
     /// A blind tunnel; its body sizes are the bytes copied.
     Tunnel,
+    /// A connection that was redirected here: a request on it, intercepted or not, or the blind tunnel that it became.
+    Transparent,
     /// None: the cache renews a stale answer in the background.
     Renewal,
 }
@@ -32,6 +34,7 @@ impl Door {
             Self::Intercept => "intercept",
             Self::Local => "local",
             Self::Tunnel => "tunnel",
+            Self::Transparent => "transparent",
             Self::Renewal => "renewal",
         }
     }
@@ -76,6 +79,16 @@ pub enum Client {
     Address(SocketAddr),
     /// A process at the other end of a unix socket, which has no address.
     Unix,
+}
+
+/// Where a redirected connection was meant to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Original {
+    /// The address and port that the client dialled.
+    pub address: SocketAddr,
+    /// Whether it is among the addresses that outgate resolved the host to; `None` where that was not compared. Names that
+    /// differ by resolver (CDNs) make this false in good faith, so it is noted and nothing more.
+    pub resolved: Option<bool>,
 }
 
 /// Whether the request may have acted at the provider, where outgate answered by itself.
@@ -135,6 +148,8 @@ pub struct RequestEvent {
     pub listener: Arc<str>,
     /// Who sent it.
     pub client: Option<Client>,
+    /// Of a redirected connection: where it was meant to go.
+    pub original: Option<Original>,
     /// The method; `None` where the head could not be read.
     pub method: Option<http::Method>,
     /// `http` or `https`; `None` for tunnels.
@@ -204,6 +219,7 @@ impl RequestEvent {
             door,
             listener,
             client: None,
+            original: None,
             method: None,
             scheme: None,
             host: None,

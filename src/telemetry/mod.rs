@@ -19,7 +19,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use access_log::{AccessLog, LogOutput};
-pub use event::{Client, Door, HttpVersion, RequestEvent, Sent, Timings};
+pub use event::{Client, Door, HttpVersion, Original, RequestEvent, Sent, Timings};
 pub use flags::Flag;
 pub use key_shapes::{KeyShape, KeyShapes};
 pub use line::LogFormat;

@@ -25,6 +25,9 @@ const RECORD_START: [u8; 2] = [0x16, 0x03];
 /// A fatal alert record, unrecognized_name(112): RFC 6066, section 3.
 const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 112];
 
+/// A fatal alert record, access_denied(49): RFC 8446, section 6.2.
+const ACCESS_DENIED: [u8; 7] = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 49];
+
 /// What a ClientHello says, and the bytes it came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientHelloPeek {
@@ -39,6 +42,11 @@ pub struct ClientHelloPeek {
 /// The alert that tells a client it asked for a name this tunnel is not for; to be written before closing.
 pub fn alert_unrecognized_name() -> &'static [u8] {
     &UNRECOGNIZED_NAME
+}
+
+/// The alert that tells a client that the host it asks for is not let through; to be written before closing.
+pub fn alert_access_denied() -> &'static [u8] {
+    &ACCESS_DENIED
 }
 
 /// Reads until the ClientHello is whole, at most [`MAX_CLIENT_HELLO`] bytes; it may come in any number of

@@ -6,6 +6,7 @@
 //!   leaf_cache    one ServerConfig per host         client_config  the ClientConfig of one upstream profile
 //!   client_hello  look at SNI, replay the bytes
 //!   accept        the handshake of interception
+//!   truststore    the app's bundle once more, for Java
 //! ```
 //!
 //! Two rules hold here. The CA's key leaves this folder only as signatures: no type that holds it prints it,
@@ -20,6 +21,7 @@ pub mod leaf_cache;
 pub mod pem;
 pub mod provider;
 pub mod roots;
+pub mod truststore;
 
 pub use accept::accept;
 pub use authority::{Authority, CaSource};

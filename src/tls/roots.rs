@@ -95,8 +95,12 @@ impl SystemRoots {
 /// # Errors
 /// [`TlsError::File`].
 pub fn write_bundle(path: &Path, roots: &SystemRoots, ca_pem: &str) -> Result<(), TlsError> {
-    let text = bundle_text(roots, ca_pem);
-    if std::fs::read(path).is_ok_and(|present| present == text.as_bytes()) {
+    write_public(path, bundle_text(roots, ca_pem).as_bytes())
+}
+
+/// Writes a file that everyone may read, at once or not at all; one that is the same already is left as it is.
+pub(super) fn write_public(path: &Path, content: &[u8]) -> Result<(), TlsError> {
+    if std::fs::read(path).is_ok_and(|present| present == content) {
         return Ok(());
     }
     let fail = |error| TlsError::file("write", path, error);
@@ -105,7 +109,7 @@ pub fn write_bundle(path: &Path, roots: &SystemRoots, ca_pem: &str) -> Result<()
     }
     // Its own name per process: two that start at once must not write into one draft.
     let draft = path.with_added_extension(format!("{}.new", std::process::id()));
-    let written = write_draft(&draft, text.as_bytes()).and_then(|()| std::fs::rename(&draft, path));
+    let written = write_draft(&draft, content).and_then(|()| std::fs::rename(&draft, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&draft);
     }

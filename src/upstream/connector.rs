@@ -23,7 +23,7 @@ use crate::telemetry::Metrics;
 
 use super::client_tls::{ClientConfigs, TlsSetupError};
 use super::error::{dial_fault, handshake_fault, setup_fault};
-use super::guard::{OwnListeners, Refusal, not_own};
+use super::guard::{OriginalRefused, OwnListeners, Refusal, not_own};
 use super::identity::{IdentitySource, ProxyAuthSource};
 use super::proxy_tunnel;
 use super::ranges::unmap;
@@ -163,6 +163,28 @@ impl Connector {
             Some(proxy) if proxy.resolve == ProxyResolve::Proxy && host.ip().is_none() => Ok(()),
             Some(_) | None => self.permitted(host, port, deadline).await.map(|_| ()),
         }
+    }
+
+    /// Judges the address that a redirected client had dialled, when its bytes say that it wants `host`: it must be one that
+    /// outgate itself could have dialled for this upstream. A client that was on its way to the metadata service or into a
+    /// private network means something else by the name than outgate does. Says whether the host resolves to it, where that
+    /// can be told; nothing is judged where the policy itself says where the host is (`connect_to`).
+    pub async fn judge_original(&self, host: &Host, original: SocketAddr) -> Result<Option<bool>, Failure> {
+        if self.settings.connect_to.is_some() {
+            return Ok(None);
+        }
+        let (ip, port) = (unmap(original.ip()), original.port());
+        let own = self.env.own_listeners.load_full();
+        self.settings
+            .addresses
+            .permit(ip, port, &own)
+            .map_err(|refusal| Failure::not_sent(Fault::AddressDenied).because(OriginalRefused(refusal)))?;
+        if self.proxy_for(host).is_some_and(|proxy| proxy.resolve == ProxyResolve::Proxy) {
+            return Ok(None);
+        }
+        let deadline = Instant::now() + self.settings.connect_timeout;
+        // A name that cannot be resolved fails where it is dialled, and is served where a connection is open still.
+        Ok(self.addresses_of(host, deadline).await.ok().map(|(ips, _)| ips.contains(&ip)))
     }
 
     fn proxy_for(&self, host: &Host) -> Option<&UpstreamProxy> {

@@ -143,6 +143,11 @@ pub enum Refusal {
     OwnListener(SocketAddr),
 }
 
+/// Why a redirected connection is refused for where it was meant to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the app had dialled another kind of address than the policy allows: {0}")]
+pub struct OriginalRefused(pub Refusal);
+
 /// The exemptions of the policy (`addresses:`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AddressRules {

@@ -83,7 +83,7 @@ impl fmt::Display for IpClass {
 }
 
 /// Metadata services: AWS (instances, containers, EKS pods), Azure's wire server, Oracle, Alibaba.
-const METADATA_V4: [Ipv4Addr; 6] = [
+pub const METADATA_V4: [Ipv4Addr; 6] = [
     Ipv4Addr::new(169, 254, 169, 254),
     Ipv4Addr::new(169, 254, 170, 2),
     Ipv4Addr::new(169, 254, 170, 23),
@@ -93,7 +93,7 @@ const METADATA_V4: [Ipv4Addr; 6] = [
 ];
 
 /// Metadata services over IPv6: AWS (instances, EKS pods), Google.
-const METADATA_V6: [Ipv6Addr; 3] = [
+pub const METADATA_V6: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23),
     Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254),

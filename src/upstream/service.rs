@@ -129,6 +129,15 @@ impl Upstream {
         self.connector.check(host, port).await
     }
 
+    /// Judges where a redirected client was on its way to.
+    pub async fn judge_original(
+        &self,
+        host: &Host,
+        original: std::net::SocketAddr,
+    ) -> Result<Option<bool>, Failure> {
+        self.connector.judge_original(host, original).await
+    }
+
     /// Figures of the pool.
     pub fn stats(&self) -> PoolStats {
         self.pool.stats()

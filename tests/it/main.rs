@@ -35,6 +35,7 @@ mod streaming;
 mod support;
 mod tenants;
 mod timeouts;
+mod transparent;
 mod upgrade;
 mod upstream;
 mod world;

@@ -30,6 +30,10 @@ want systemd-analyze systemd
 want buildah buildah
 want podman podman runc catatonit
 want runc runc
+want ip iproute2
+want nft nftables
+want iptables iptables
+want javac openjdk-17-jdk-headless
 
 venv=$cache/packaging-$(cat "$here/requirements.txt" <(python3 --version) | sha256sum | cut -c1-16)
 if [[ ! -e $venv/.complete ]]; then

@@ -23,7 +23,8 @@ from engine import (APP, CASES, CHART, GOLDEN, KUBES, LIBRARY, OUTGATE, ROOT, Ap
 
 #: Objects of the Prometheus Operator, of which no schema is at hand.
 CUSTOM = {"PodMonitor", "PrometheusRule"}
-APP_VALUES = {"app": {}, "app-classic": {"outgate": {"native": False}}}
+APP_VALUES = {"app": {}, "app-classic": {"outgate": {"native": False}},
+              "app-redirect": {"outgate": {"uid": 64532, "app": {"mode": "redirect", "users": [1000]}, "redirect": {"ports": [443, "8000-8999"]}}}}
 
 
 @functools.cache
@@ -220,7 +221,7 @@ class Objects(unittest.TestCase):
                 self.assertNotIn("checksum", json.dumps(document), "a changed policy must not roll the app")
 
     def test_native_and_classic(self):
-        native, classic = (pod_spec(objects(render_app(v))["Job/shop-settle"]) for v in APP_VALUES.values())
+        native, classic = (pod_spec(objects(render_app(APP_VALUES[case]))["Job/shop-settle"]) for case in ("app", "app-classic"))
         first = native["initContainers"][0]
         self.assertEqual((first["name"], first["restartPolicy"]), ("outgate", "Always"))
         self.assertIn("startupProbe", first)
@@ -240,6 +241,46 @@ class Objects(unittest.TestCase):
         kubernetes_validate.validate(job, "1.25", strict=True)
         with self.assertRaises(kubernetes_validate.ValidationError):
             kubernetes_validate.validate(objects(render_app())["Job/shop-settle"], "1.27", strict=True)
+
+    def test_redirection(self):
+        """The rules are made before anything else runs, and their one exception is the sidecar's user."""
+        values = APP_VALUES["app-redirect"]
+        for native in (True, False):
+            given = {"outgate": values["outgate"] | {"native": native}}
+            spec = pod_spec(objects(render_app(given))["Deployment/shop"])
+            first = spec["initContainers"][0]
+            self.assertEqual(first["name"], "outgate-redirect")
+            self.assertNotIn("volumeMounts", first)
+            context = first["securityContext"]
+            self.assertEqual((context["runAsUser"], context["capabilities"]), (0, {"drop": ["ALL"], "add": ["NET_ADMIN"]}))
+            sidecar = sidecar_of(spec)
+            self.assertEqual(sidecar["securityContext"]["runAsUser"], 64532)
+            self.assertIn("--uid=64532", first["args"])
+            self.assertEqual(sidecar["securityContext"]["capabilities"], {"drop": ["ALL"]})
+            settings = next(e["value"] for e in sidecar["env"] if e["name"] == "OUTGATE_SET")
+            port = next(a.removeprefix("--port=") for a in first["args"] if a.startswith("--port="))
+            for address in (f"127.0.0.1:{port}", f"[::1]:{port}"):
+                self.assertIn(f'{{address: "{address}", accept: [transparent]}}', settings)
+            # The program takes these very arguments.
+            done = subprocess.run([OUTGATE, *first["args"], "--dry-run", "--backend", "nft"], capture_output=True, text=True)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("tcp dport 8000-8999 redirect", done.stdout)
+            self.assertIn("ip daddr 10.0.0.0/8 return", done.stdout)
+        found = restricted.breaches(spec)
+        self.assertEqual(found, [])
+        wider = copy.deepcopy(spec)
+        wider["initContainers"][0]["securityContext"]["capabilities"]["add"].append("SYS_ADMIN")
+        self.assertEqual(restricted.breaches(wider), ["outgate-redirect: capabilities"])
+        self.assertNotIn("redirect", json.dumps(objects(render_app())), "only where it is asked for")
+
+    def test_redirection_refuses_the_apps_user(self):
+        for values, wanted in [({"app": {"mode": "redirect"}}, "65532"),
+                               ({"uid": 1000, "app": {"mode": "redirect", "users": [1000]}}, "user 1000")]:
+            with self.assertRaises(HelmError) as raised:
+                render_app({"outgate": values})
+            self.assertIn(wanted, str(raised.exception))
+        with self.assertRaises(HelmError):
+            render_app({"outgate": {"app": {"mode": "iptables"}}})
 
     def test_a_cluster_without_native_sidecars_is_told(self):
         with self.assertRaises(HelmError) as raised:
@@ -305,6 +346,25 @@ class Objects(unittest.TestCase):
                     self.assertEqual(done.returncode, 0, f"{case} {key}: {done.stderr}")
                     checked += 1
         self.assertGreaterEqual(checked, len(CASES))
+
+    def test_java_gets_what_the_program_prints(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "proxy.yaml").write_text("version: 1\n")
+            done = subprocess.run(
+                [OUTGATE, "env", "--format", "json", "--runtime", "java", "--config", folder, "--set",
+                 "interception.truststore=/var/run/outgate/truststore.p12"], capture_output=True, text=True, check=True)
+        wanted = json.loads(done.stdout)["JAVA_TOOL_OPTIONS"].split()
+        spec = pod_spec(objects(render_app({"outgate": {"app": {"runtimes": ["java"], "noProxy": [".internal", "10.0.0.0/8", "db"]}}}))["Deployment/shop"])
+        found = next(e["value"] for e in spec["containers"][0]["env"] if e["name"] == "JAVA_TOOL_OPTIONS").split()
+        self.assertEqual(len(found), len(wanted))
+        for ours, theirs in zip(found, wanted):
+            if "nonProxyHosts" in ours:
+                self.assertTrue(ours.startswith(theirs + "|"), ours)
+                self.assertTrue(ours.endswith("|*.internal|db"), ours)
+            else:
+                self.assertEqual(ours, theirs)
+        settings = next(e["value"] for e in sidecar_of(spec)["env"] if e["name"] == "OUTGATE_SET")
+        self.assertIn("interception.truststore=/var/run/outgate/truststore.p12", settings.splitlines())
 
     def test_the_app_gets_what_the_program_prints(self):
         """The variables are those of `outgate env`, which real clients are tested with; only NO_PROXY has more."""

@@ -1,4 +1,4 @@
-//! The sections that need a restart: listeners, admin, interception, runtime, telemetry.
+//! The sections that need a restart: admin, interception, runtime, telemetry; the listeners are in [`super::listeners`].
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,20 +7,16 @@ use std::time::Duration;
 
 use super::Compiler;
 use crate::message::quantity::TimeSpan;
-use crate::message::target::Host;
 use crate::policy::compiled::{
-    Admin, Ca, Doors, Downstream, Fixed, Interception, ListenAddress, Listener, Provider, Runtime, Telemetry,
+    Admin, Ca, Downstream, Fixed, Interception, ListenAddress, Provider, Runtime, Telemetry,
 };
 use crate::policy::schema::{
-    AdminConfig, DoorConfig, DownstreamConfig, InterceptionConfig, ListenerAuth, ListenerConfig, LogOutput,
-    PolicyConfig, RuntimeConfig, TelemetryConfig,
+    AdminConfig, DownstreamConfig, InterceptionConfig, LogOutput, PolicyConfig, RuntimeConfig,
+    TelemetryConfig,
 };
 use crate::policy::tree::PolicyPath;
 
-/// 127.0.0.1:3128, Squid's port, which proxy users know.
-const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3128);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
-const ALL_DOORS: Doors = Doors { forward: true, connect: true, local: true };
 
 impl Compiler<'_> {
     pub(super) fn fixed(&mut self, config: &PolicyConfig, providers: &[Arc<Provider>]) -> Option<Fixed> {
@@ -38,170 +34,11 @@ impl Compiler<'_> {
         })
     }
 
-    fn listeners(&mut self, config: &PolicyConfig, path: &PolicyPath) -> Vec<Listener> {
-        let Some(list) = &config.listeners else {
-            let address = ListenAddress::Tcp(LISTEN);
-            return vec![Listener {
-                address,
-                doors: ALL_DOORS,
-                token: None,
-                hosts: Vec::new(),
-                provider: None,
-            }];
-        };
-        if list.is_empty() {
-            self.mistake(path, "at least one listener is needed");
-        }
-        list.iter().enumerate().filter_map(|(index, one)| self.listener(one, &path.index(index))).collect()
-    }
-
-    fn listener(&mut self, config: &ListenerConfig, path: &PolicyPath) -> Option<Listener> {
-        let Some(text) = &config.address else {
-            self.mistake_with(
-                path,
-                "missing key `address`",
-                "such as `127.0.0.1:3128` or `unix:/run/outgate/proxy.sock`",
-            );
-            return None;
-        };
-        let address = self.address(text, &path.key("address"))?;
-        let token = match &config.auth {
-            Some(ListenerAuth::Token(reference)) => {
-                self.uses_secret(&path.key("auth").key("token"), reference, true);
-                Some(reference.clone())
-            }
-            Some(ListenerAuth::None) | None => None,
-        };
-        self.check_exposure(&address, token.is_some(), config.expose.unwrap_or(false), path);
-        let doors = self.doors(config.accept.as_deref(), &path.key("accept"));
-        let hosts = self.host_names(config.hosts.as_deref().unwrap_or_default(), &path.key("hosts"));
-        Some(Listener { address, doors, token, hosts, provider: None })
-    }
-
-    /// A listener that everyone on the network can use with the keys of others is never made by accident.
-    fn check_exposure(&mut self, address: &ListenAddress, token: bool, expose: bool, path: &PolicyPath) {
-        let ListenAddress::Tcp(tcp) = address else { return };
-        if tcp.ip().is_loopback() || token {
-            return;
-        }
-        if expose {
-            self.warnings.push(format!(
-                "{path}: {tcp} is open to the network without a token (`expose: true`); who can reach it can use every credential"
-            ));
-            return;
-        }
-        self.mistake_with(
-            &path.key("address"),
-            "this address is not loopback, and the listener has no `auth`",
-            "add `auth: { token: env:OUTGATE_TOKEN }`, or `expose: true` if the network around it is trusted",
-        );
-    }
-
-    /// Ports of their own for SDKs that take neither a path prefix nor a host name.
-    fn provider_listeners(&mut self, config: &PolicyConfig, providers: &[Arc<Provider>]) -> Vec<Listener> {
-        let mut listeners = Vec::new();
-        for provider in providers {
-            let own = config.providers.as_ref().and_then(|all| all.get(&*provider.name));
-            let Some(text) = own.and_then(|own| own.local.as_ref()).and_then(|local| local.address.as_ref())
-            else {
-                continue;
-            };
-            let path = provider.path.key("local").key("address");
-            let Some(address) = self.address(text, &path) else { continue };
-            if !provider.doors.local {
-                self.mistake(&path, "a port at the local endpoint, and `doors` does not open `local`");
-            }
-            if config.listeners.iter().flatten().any(|one| matches!(one.auth, Some(ListenerAuth::Token(_)))) {
-                self.warnings.push(format!("{path}: SDKs cannot send a token here, so this port wants none: every process on this machine can use it"));
-            }
-            if let ListenAddress::Tcp(tcp) = &address
-                && !tcp.ip().is_loopback()
-            {
-                self.mistake(&path, "a provider's own port must be on loopback");
-                continue;
-            }
-            let doors = Doors { forward: false, connect: false, local: true };
-            listeners.push(Listener {
-                address,
-                doors,
-                token: None,
-                hosts: Vec::new(),
-                provider: Some(provider.name.clone()),
-            });
-        }
-        listeners
-    }
-
-    fn unique_addresses(&mut self, listeners: &[Listener], admin: &Admin) {
-        let mut seen = vec![&admin.address];
-        let health = admin.health_address.map(ListenAddress::Tcp);
-        let root = PolicyPath::root();
-        let at_health = health.iter().map(|address| (address, root.key("admin").key("health_address")));
-        let at_listeners = listeners.iter().map(|listener| (&listener.address, root.key("listeners")));
-        for (address, path) in at_health.chain(at_listeners) {
-            if let Some(other) = seen.iter().find(|other| collide(other, address)) {
-                let message = if *other == address {
-                    format!("{address} is used twice")
-                } else {
-                    format!("{address} and {other} cannot both be listened on")
-                };
-                self.mistake(&path, message);
-            }
-            seen.push(address);
-        }
-    }
-
-    pub(super) fn doors(&mut self, doors: Option<&[DoorConfig]>, path: &PolicyPath) -> Doors {
-        let Some(doors) = doors else { return ALL_DOORS };
-        if doors.is_empty() {
-            self.mistake(path, "no door is open: name at least one of forward, connect, local");
-        }
-        if doors.contains(&DoorConfig::Transparent) {
-            self.mistake(path, "`transparent` is not supported yet");
-        }
-        Doors {
-            forward: doors.contains(&DoorConfig::Forward),
-            connect: doors.contains(&DoorConfig::Connect),
-            local: doors.contains(&DoorConfig::Local),
-        }
-    }
-
-    pub(super) fn address(&mut self, text: &str, path: &PolicyPath) -> Option<ListenAddress> {
-        if let Some(socket) = text.strip_prefix("unix:") {
-            let file = self.file(socket);
-            if socket.is_empty() || file.as_os_str().len() > 100 {
-                self.mistake(path, "a unix socket needs a path of 1 to 100 bytes");
-                return None;
-            }
-            return Some(ListenAddress::Unix(file));
-        }
-        if let Ok(address) = text.parse() {
-            return Some(ListenAddress::Tcp(address));
-        }
-        self.mistake_with(
-            path,
-            "not an address",
-            "such as `127.0.0.1:3128`, `[::1]:3128` or `unix:/run/outgate/proxy.sock`",
-        );
-        None
-    }
-
-    fn host_names(&mut self, names: &[String], path: &PolicyPath) -> Vec<Host> {
-        let mut hosts = Vec::new();
-        for (index, name) in names.iter().enumerate() {
-            match Host::parse(name) {
-                Ok(host) => hosts.push(host),
-                Err(fault) => self.mistake(&path.index(index), fault.to_string()),
-            }
-        }
-        hosts
-    }
-
     fn admin(&mut self, config: Option<&AdminConfig>, path: &PolicyPath) -> Option<Admin> {
         let config = config.cloned().unwrap_or_default();
         let address = match &config.address {
             None => ListenAddress::Tcp(ADMIN),
-            Some(text) => self.address(text, &path.key("address"))?,
+            Some(text) => self.own_address(text, &path.key("address"))?,
         };
         if let Some(reference) = &config.token {
             self.uses_secret(&path.key("token"), reference, true);
@@ -255,7 +92,11 @@ impl Compiler<'_> {
             }
         };
         let bundle: PathBuf = self.file(config.bundle.as_deref().unwrap_or(".outgate/ca-bundle.pem"));
-        Some(Interception { ca, bundle })
+        let truststore = config.truststore.as_deref().map(|path| self.file(path));
+        if truststore.as_ref() == Some(&bundle) {
+            self.mistake(&path.key("truststore"), "the bundle has this path too");
+        }
+        Some(Interception { ca, bundle, truststore })
     }
 
     fn runtime(&mut self, config: Option<&RuntimeConfig>, path: &PolicyPath) -> Runtime {
@@ -329,49 +170,5 @@ impl Compiler<'_> {
             return default;
         }
         duration
-    }
-}
-
-/// Whether the system would refuse the second of two addresses: the same, or one of them stands for every address of its
-/// port. Port 0 asks for a free one.
-fn collide(one: &ListenAddress, other: &ListenAddress) -> bool {
-    match (one, other) {
-        (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => {
-            // `[::]` stands for IPv4 as well, as Linux has it by default.
-            let covers = |one: &SocketAddr, other: &SocketAddr| {
-                one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4())
-            };
-            one.port() != 0
-                && one.port() == other.port()
-                && (one.ip() == other.ip() || covers(one, other) || covers(other, one))
-        }
-        (one, other) => one == other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_that_the_system_would_refuse_together() {
-        let tcp = |text: &str| ListenAddress::Tcp(text.parse().unwrap());
-        let unix = |text: &str| ListenAddress::Unix(text.into());
-        for (one, other, wanted) in [
-            (tcp("127.0.0.1:1"), tcp("127.0.0.1:1"), true),
-            (tcp("127.0.0.1:1"), tcp("127.0.0.1:2"), false),
-            (tcp("127.0.0.1:1"), tcp("127.0.0.2:1"), false),
-            (tcp("127.0.0.1:1"), tcp("0.0.0.0:1"), true),
-            (tcp("127.0.0.1:1"), tcp("[::]:1"), true),
-            (tcp("[::1]:1"), tcp("0.0.0.0:1"), false),
-            (tcp("[::1]:1"), tcp("[::]:1"), true),
-            (tcp("127.0.0.1:0"), tcp("127.0.0.1:0"), false),
-            (unix("/a"), unix("/a"), true),
-            (unix("/a"), unix("/b"), false),
-            (unix("/a"), tcp("127.0.0.1:1"), false),
-        ] {
-            assert_eq!(collide(&one, &other), wanted, "{one} {other}");
-            assert_eq!(collide(&other, &one), wanted, "{other} {one}");
-        }
     }
 }

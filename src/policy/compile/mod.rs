@@ -18,6 +18,7 @@ use crate::secret::{StoreConfig, ValueRules};
 mod fixed;
 mod hosts;
 mod layers;
+mod listeners;
 mod provider;
 mod route;
 mod upstream;

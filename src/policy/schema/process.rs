@@ -14,9 +14,11 @@ use crate::secret::reference::SecretRef;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
-    /// `address:port`, or `unix:/path/of/socket`. Required.
+    /// `address:port`, `unix:/path/of/socket`, or `systemd:NAME`: a socket that systemd hands over under this name
+    /// (`FileDescriptorName`). Required.
     pub address: Option<String>,
-    /// The doors it opens, told apart by the request itself. Default: all of `forward`, `connect`, `local`.
+    /// The doors it opens, told apart by the request itself. `transparent` stands alone: such a listener takes connections that
+    /// were redirected to it (`outgate redirect`), and nothing else. Default: all of `forward`, `connect`, `local`.
     pub accept: Option<Vec<DoorConfig>>,
     /// Who may use it. Default: `none`.
     pub auth: Option<ListenerAuth>,
@@ -36,7 +38,8 @@ pub enum DoorConfig {
     Connect,
     /// The local endpoint.
     Local,
-    /// Redirected connections. Not supported yet.
+    /// Redirected connections: TLS is judged as a CONNECT to its SNI and the port that was dialled, plain HTTP as `forward` by its
+    /// `Host`. Only in `accept` of a listener: a provider opens `connect` and `forward` to them.
     Transparent,
 }
 
@@ -113,6 +116,9 @@ pub struct InterceptionConfig {
     pub ca: Option<CaConfig>,
     /// Where the bundle of system roots and this CA is written, for the app's SSL_CERT_FILE and friends. Default: `.outgate/ca-bundle.pem`.
     pub bundle: Option<String>,
+    /// Where the same certificates are written for Java: a PKCS#12 truststore, whose password is the customary `changeit`.
+    /// Default: nowhere.
+    pub truststore: Option<String>,
 }
 
 /// The CA: a directory, or a certificate and its key.

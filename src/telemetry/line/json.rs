@@ -39,6 +39,14 @@ impl Object<'_> {
             Some(Client::Unix) => self.text("client.address", "unix"),
             None => {}
         }
+        if let Some(original) = event.original {
+            self.key("outgate.original.address");
+            self.quoted(|line| ip(original.address.ip(), line));
+            self.number("outgate.original.port", original.address.port().into());
+            if let Some(resolved) = original.resolved {
+                self.boolean("outgate.original.resolved", resolved);
+            }
+        }
     }
 
     fn request(&mut self, event: &RequestEvent) {
@@ -87,8 +95,7 @@ impl Object<'_> {
         }
         self.optional("outgate.upstream.protocol", event.upstream_version.map(|version| version.as_str()));
         if let Some(reused) = event.connection_reused {
-            self.key("outgate.upstream.reused");
-            self.0.extend_from_slice(if reused { b"true" } else { b"false" });
+            self.boolean("outgate.upstream.reused", reused);
         }
     }
 
@@ -118,6 +125,11 @@ impl Object<'_> {
         self.0.extend_from_slice(b",\"");
         self.0.extend_from_slice(key.as_bytes());
         self.0.extend_from_slice(b"\":");
+    }
+
+    fn boolean(&mut self, key: &'static str, value: bool) {
+        self.key(key);
+        self.0.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     fn quoted(&mut self, content: impl FnOnce(&mut Vec<u8>)) {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::LogFormat;
 use crate::telemetry::{
-    Client, Door, Flag, HttpVersion, RequestEvent, Sent, Timings, TraceParent, new_request_id,
+    Client, Door, Flag, HttpVersion, Original, RequestEvent, Sent, Timings, TraceParent, new_request_id,
 };
 
 fn line(format: LogFormat, event: &RequestEvent) -> String {
@@ -226,6 +226,7 @@ fn full(text: &str) -> RequestEvent {
         shadowed: error.shadowed,
         upgrade: error.upgrade,
         scrubbed: 1,
+        original: Some(Original { address: address("192.0.2.7:443"), resolved: Some(false) }),
         path: strings.path,
         query: strings.query,
         error_detail: strings.error_detail,
@@ -244,7 +245,7 @@ fn keys(line: &str) -> BTreeSet<String> {
 #[test]
 fn the_keys_are_stable() {
     let keys: Vec<String> = keys(&json(&full("x"))).into_iter().collect();
-    assert_snapshot!(keys.join(" "), @"client.address client.port duration error.type http.request.body.size http.request.method http.response.body.size http.response.status_code network.peer.address network.peer.port network.protocol.version outgate.attempts outgate.credential outgate.door outgate.error.detail outgate.flag outgate.generation outgate.listener outgate.provider outgate.request_id outgate.retry.reason outgate.route outgate.scrubbed outgate.sent outgate.shadow outgate.upgrade outgate.upstream.protocol outgate.upstream.reused server.address server.port timestamp trace_id url.path url.query url.scheme");
+    assert_snapshot!(keys.join(" "), @"client.address client.port duration error.type http.request.body.size http.request.method http.response.body.size http.response.status_code network.peer.address network.peer.port network.protocol.version outgate.attempts outgate.credential outgate.door outgate.error.detail outgate.flag outgate.generation outgate.listener outgate.original.address outgate.original.port outgate.original.resolved outgate.provider outgate.request_id outgate.retry.reason outgate.route outgate.scrubbed outgate.sent outgate.shadow outgate.upgrade outgate.upstream.protocol outgate.upstream.reused server.address server.port timestamp trace_id url.path url.query url.scheme");
 }
 
 proptest! {

@@ -40,6 +40,9 @@ impl Names {
     }
 }
 
+/// Where clients of a transparent listener had dialled; none: the listener itself.
+pub type Dialled = Arc<Mutex<Option<SocketAddr>>>;
+
 /// A running outgate. Ends with its runtime; its files go when it is dropped.
 pub struct Proxy {
     pub app: App,
@@ -81,6 +84,27 @@ impl Proxy {
     /// PEM of the interception CA.
     pub fn ca(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("ca/ca.pem")).unwrap()
+    }
+
+    /// Starts with a listener whose connections count as redirected from what `original` says now.
+    pub async fn start_redirected(dir: Arc<TempDir>, policy: &str, original: &Dialled) -> Self {
+        let policy = format!("listeners: [{{ address: \"127.0.0.1:0\", accept: [transparent] }}]\n{policy}");
+        let path = dir.path().join("proxy.yaml");
+        std::fs::write(&path, complete(&policy, dir.path())).unwrap();
+        let compiled = read(&path).unwrap_or_else(|rejection| panic!("{}", rejection.render(false)));
+        let (log, names) = (Log::default(), Names::default());
+        let dialled = original.clone();
+        let overrides = Overrides {
+            resolver: Some(names.resolver()),
+            log: Some(log.output()),
+            original: Some(Arc::new(move |stream| match *dialled.lock().unwrap() {
+                Some(address) => Ok(address),
+                None => stream.local_addr(),
+            })),
+            ..Overrides::default()
+        };
+        let app = App::start(path.clone(), compiled, overrides).await.unwrap();
+        Self { app, log, names, dir, policy: path }
     }
 
     /// Writes another policy and reads it at once.

@@ -17,11 +17,18 @@ same document. It reads nothing but `outgate.values`.
 {{- fail (printf "outgate: Kubernetes %s has no native sidecars; set `native: false`" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- $container := fromYaml (include "outgate.container" $v) -}}
+{{- $before := list -}}
+{{- if eq $v.app.mode "redirect" -}}
+{{- include "outgate.distinctUser" $v -}}
+{{- $before = append $before (fromYaml (include "outgate.redirectContainer" $v)) -}}
+{{- end -}}
 labels:
   outgate.dev/injected: "true"
 initContainers:
   {{- if $v.native }}
-  {{- toYaml (list (set $container "restartPolicy" "Always")) | nindent 2 }}
+  {{- toYaml (append $before (set $container "restartPolicy" "Always")) | nindent 2 }}
+  {{- else if $before }}
+  {{- toYaml $before | nindent 2 }}
   {{- else }} []
   {{- end }}
 containers:
@@ -55,6 +62,48 @@ volumes:
 {{- if .image.digest -}}{{ .image.repository }}@{{ .image.digest }}
 {{- else -}}{{ .image.repository }}:{{ .image.tag }}
 {{- end -}}
+{{- end -}}
+
+{{/* The rules tell outgate from the app by its user: the app must not have it. 65532 is the one of many images without root. */}}
+{{- define "outgate.distinctUser" -}}
+{{- if eq (int64 .uid) 65532 -}}
+{{- fail "outgate: `app.mode: redirect` wants a `uid` that no app has, and 65532 is that of many images: set another one, such as 64532" -}}
+{{- end -}}
+{{- range .app.users -}}
+{{- if eq (int64 .) (int64 $.uid) -}}
+{{- fail (printf "outgate: user %d of `app.users` is the sidecar's `uid` too: its connections would not be redirected" (int64 .)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Makes the rules of `app.mode: redirect`, before anything else in the pod runs. Root, because nothing less is given a capability. */}}
+{{- define "outgate.redirectContainer" -}}
+name: {{ .name }}-redirect
+image: {{ include "outgate.image" .redirect | quote }}
+imagePullPolicy: {{ .redirect.image.pullPolicy }}
+args:
+  - redirect
+  - setup
+  - --uid={{ int64 .uid }}
+  - --port={{ int64 .ports.transparent }}
+  {{- with .redirect.ports }}
+  - --ports={{ join "," . }}
+  {{- end }}
+  {{- with .redirect.excludeCIDRs }}
+  - --exclude-cidr={{ join "," . }}
+  {{- end }}
+resources:
+  {{- toYaml .resources | nindent 2 }}
+securityContext:
+  runAsNonRoot: false
+  runAsUser: 0
+  runAsGroup: 0
+  allowPrivilegeEscalation: false
+  privileged: false
+  readOnlyRootFilesystem: true
+  capabilities: { drop: [ALL], add: [NET_ADMIN] }
+  seccompProfile: { type: RuntimeDefault }
+terminationMessagePolicy: FallbackToLogsOnError
 {{- end -}}
 
 {{/* The sidecar. What it sets on the command line takes the place of what the policy says there, so one policy does for every pod. */}}
@@ -136,6 +185,10 @@ volumeMounts:
 
 {{/* One setting a line, as `--set` takes them. */}}
 {{- define "outgate.settings" -}}
+{{- if eq .app.mode "redirect" -}}
+{{- $transparent := printf "%d" (int64 .ports.transparent) -}}
+listeners=[{address: "127.0.0.1:{{ .ports.proxy }}"}, {address: "127.0.0.1:{{ $transparent }}", accept: [transparent]}, {address: "[::1]:{{ $transparent }}", accept: [transparent]}]
+{{ end -}}
 admin.address=127.0.0.1:{{ .ports.admin }}
 admin.health_address={{ .healthHost }}:{{ .ports.health }}
 {{- if eq .ca.mode "existingSecret" }}
@@ -147,6 +200,9 @@ interception.ca={directory: /var/lib/outgate/ca}
 interception.bundle=/var/lib/outgate/ca-bundle.pem
 {{- else }}
 interception.bundle=/var/run/outgate/ca-bundle.pem
+{{- if has "java" .app.runtimes }}
+interception.truststore=/var/run/outgate/truststore.p12
+{{- end }}
 {{- end }}
 {{- if .native }}
 runtime.drain={{ .drain }}
@@ -174,6 +230,25 @@ runtime.drain={{ .classic.drain }}
 {{- if ne .ca.mode "none" -}}
 {{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "CURL_CA_BUNDLE" "AWS_CA_BUNDLE" "HTTPLIB2_CA_CERTS" "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" "GIT_SSL_CAINFO" "CARGO_HTTP_CAINFO" "PIP_CERT" "NODE_EXTRA_CA_CERTS" "DENO_CERT" -}}
 {{- $list = append $list (dict "name" . "value" "/var/run/outgate/ca-bundle.pem") -}}
+{{- end -}}
+{{- end -}}
+{{- if has "java" .app.runtimes -}}
+{{- $options := list -}}
+{{- if .app.proxyVariables -}}
+{{- range list "http" "https" -}}
+{{- $options = concat $options (list (printf "-D%s.proxyHost=127.0.0.1" .) (printf "-D%s.proxyPort=%d" . (int64 $.ports.proxy))) -}}
+{{- end -}}
+{{- $direct := list "localhost" "127.*" "[::1]" "*.localhost" "*.svc" "*.cluster.local" "$(KUBERNETES_SERVICE_HOST)" -}}
+{{- range .app.noProxy -}}
+{{- if not (contains "/" .) -}}{{- $direct = append $direct (regexReplaceAll "^\\." . "*.") -}}{{- end -}}
+{{- end -}}
+{{- $options = append $options (printf "-Dhttp.nonProxyHosts=%s" (join "|" $direct)) -}}
+{{- end -}}
+{{- if ne .ca.mode "none" -}}
+{{- $options = concat $options (list "-Djavax.net.ssl.trustStore=/var/run/outgate/truststore.p12" "-Djavax.net.ssl.trustStoreType=PKCS12" "-Djavax.net.ssl.trustStorePassword=changeit") -}}
+{{- end -}}
+{{- if $options -}}
+{{- $list = append $list (dict "name" "JAVA_TOOL_OPTIONS" "value" (join " " $options)) -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $list -}}
