@@ -21,6 +21,7 @@ mod env;
 mod exec;
 mod explain;
 mod explain_layers;
+mod inject;
 mod presets;
 mod probe;
 mod run;
@@ -86,6 +87,8 @@ enum Command {
     Seal(seal::Arguments),
     /// Show everything at work on this machine, with a provider of its own.
     Demo(demo::Arguments),
+    /// Put the sidecar into the pods of Kubernetes manifests.
+    Inject(inject::Arguments),
     /// Ask a running outgate whether it is healthy; for images without a shell.
     Probe(probe::Arguments),
     /// Print shell completions.
@@ -116,6 +119,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Exec(arguments) => exec::run(&arguments),
         Command::Seal(arguments) => seal::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Inject(arguments) => inject::run(&arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "outgate", &mut std::io::stdout());
