@@ -22,6 +22,7 @@ mod exec;
 mod explain;
 mod explain_layers;
 mod inject;
+mod injector;
 mod presets;
 mod probe;
 mod run;
@@ -89,6 +90,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Put the sidecar into the pods of Kubernetes manifests.
     Inject(inject::Arguments),
+    /// Run the admission webhook that puts the sidecar into pods.
+    Injector(injector::Arguments),
     /// Ask a running outgate whether it is healthy; for images without a shell.
     Probe(probe::Arguments),
     /// Print shell completions.
@@ -120,6 +123,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Seal(arguments) => seal::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Inject(arguments) => inject::run(&arguments),
+        Command::Injector(arguments) => injector::run(arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "outgate", &mut std::io::stdout());

@@ -71,7 +71,6 @@ enum Before {
 pub fn inject(pod: &Value, template: &Template) -> Result<Injection, Refusal> {
     let mut pod = pod.as_object().ok_or(Refusal::NotAPod("the object"))?.clone();
     let mut warnings = Warnings::default();
-    let before = pod.clone();
     let annotations = annotations(&pod)?;
     let options = Options::of(&annotations)?;
     let sidecar = Sidecar::new(template, &options)?;
@@ -85,7 +84,7 @@ pub fn inject(pod: &Value, template: &Template) -> Result<Injection, Refusal> {
             "the pod has a sidecar of another template or of other annotations, and is left as it is"
                 .to_owned(),
         );
-        return Ok(Injection { pod: Value::Object(before), warnings });
+        return Ok(Injection { pod: Value::Object(pod), warnings });
     }
     clash::check(spec, &sidecar, &mut warnings)?;
     let targets = targets(spec, &options, &sidecar, &mut warnings)?;

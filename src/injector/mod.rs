@@ -9,7 +9,10 @@
 //! review      AdmissionReview in, AdmissionReview out
 //! manifest    the same for YAML files
 //! tree        JSON as Kubernetes writes it
-//! settings, files, metrics, server       the webhook as a process
+//! live        certificate, key and template, which change while it runs
+//! answer      one request of the webhook: bounds, and what goes back
+//! server      the webhook as a process
+//! metrics     what it tells about itself
 //! ```
 //!
 //! All up to `manifest` is pure. Nothing here asks the Kubernetes API: what is to be known stands in the pod and in the template.
@@ -17,11 +20,15 @@
 //! Three rules hold. What the user wrote stays as it is: a variable that a container sets is left alone, with a warning. A second
 //! call changes nothing. And what cannot be done as asked is refused with the name of the key, and not done halfway.
 
+pub mod answer;
 pub mod clash;
+pub mod live;
 pub mod manifest;
 pub mod merge;
+pub mod metrics;
 pub mod options;
 pub mod review;
+pub mod server;
 pub mod sidecar;
 pub mod template;
 mod tree;
