@@ -1,7 +1,7 @@
 //! One request of the webhook: what is read of it, for how long, and what goes back.
 //!
-//! Whoever reaches the port may send, so all is bounded: a body by [`MAX_BODY`] and by the number of values in it (a byte of JSON may
-//! become a hundred of memory), all bodies together by [`ROOM`], the whole by [`TIME`].
+//! Whoever reaches the port may send, so all is bounded: a body by its bytes ([`MAX_BODY`]) and by the number of values in it (a byte of
+//! JSON may become a hundred of memory), all bodies together by as many bytes as one may have, the whole by ten seconds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,6 +77,9 @@ impl Webhook {
                     Verdict::Refused => Outcome::Refused,
                 };
                 self.metrics.request(outcome, answer.warnings, took);
+                for sentence in &answer.said {
+                    tracing::info!(pod = answer.pod, "{sentence}");
+                }
                 let mut response = text(StatusCode::OK, answer.review.to_string());
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 response

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::merge::inject;
 use super::template::Template;
-use super::tree::at;
-use super::{INJECT_LABEL, Refusal};
+use super::tree::{at, text};
+use super::{INJECT_LABEL, Shown};
 
 const API: &str = "admission.k8s.io/v1";
 
@@ -35,6 +35,10 @@ pub struct Answer {
     pub warnings: usize,
     /// The AdmissionReview that goes back.
     pub review: Value,
+    /// Namespace and name of the pod, for the log; of most pods the beginning of the name, because they have none yet.
+    pub pod: String,
+    /// What is told to its author, for the log.
+    pub said: Vec<String>,
 }
 
 /// Why a body is not a review that can be answered.
@@ -63,6 +67,7 @@ struct Request {
     kind: Kind,
     operation: String,
     sub_resource: Option<String>,
+    namespace: Option<String>,
     #[serde(default)]
     object: Value,
 }
@@ -88,26 +93,46 @@ pub fn review(body: &[u8], template: &Template) -> Result<Answer, Malformed> {
         return Err(Malformed::Version);
     }
     let request = review.request;
-    if !is_asked_for(&request) {
-        return Ok(answer(&request.uid, Verdict::Unchanged, Map::new(), Vec::new()));
+    let (verdict, fields, said, warnings) = judge(&request, template);
+    let review = answer(&request.uid, verdict, fields, &said);
+    Ok(Answer { verdict, warnings, review, pod: called(&request), said })
+}
+
+/// The verdict, what the response has beside it, the sentences for the author, and how many warnings there were.
+fn judge(request: &Request, template: &Template) -> (Verdict, Map<String, Value>, Vec<String>, usize) {
+    let mut fields = Map::new();
+    if !is_asked_for(request) {
+        return (Verdict::Unchanged, fields, Vec::new(), 0);
     }
-    Ok(match inject(&request.object, template) {
-        Err(refusal) => refused(&request.uid, &refusal),
+    match inject(&request.object, template) {
+        Err(refusal) => {
+            let message = format!("outgate: {refusal}");
+            fields.insert(
+                "status".to_owned(),
+                json!({ "code": 403, "reason": "Forbidden", "message": message }),
+            );
+            (Verdict::Refused, fields, vec![message], 0)
+        }
         Ok(injection) => {
             let patch = json_patch::diff(&request.object, &injection.pod);
-            let told = injection.warnings.told();
-            let mut answer = if patch.0.is_empty() {
-                answer(&request.uid, Verdict::Unchanged, Map::new(), told)
-            } else {
-                let text = json!(patch).to_string();
-                let fields = [("patchType", json!("JSONPatch")), ("patch", json!(STANDARD.encode(text)))];
-                let fields = fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
-                answer(&request.uid, Verdict::Injected, fields, told)
-            };
-            answer.warnings = injection.warnings.count();
-            answer
+            let said = injection.warnings.told().into_iter().map(|one| format!("outgate: {one}")).collect();
+            let count = injection.warnings.count();
+            if patch.0.is_empty() {
+                return (Verdict::Unchanged, fields, said, count);
+            }
+            fields.insert("patchType".to_owned(), json!("JSONPatch"));
+            fields.insert("patch".to_owned(), json!(STANDARD.encode(json!(patch).to_string())));
+            (Verdict::Injected, fields, said, count)
         }
-    })
+    }
+}
+
+/// `shop/shop-7d4b`.
+fn called(request: &Request) -> String {
+    let metadata = request.object.get("metadata");
+    let name = metadata.and_then(|one| text(one, "name").or_else(|| text(one, "generateName")));
+    let namespace = request.namespace.as_deref().unwrap_or_default();
+    format!("{}/{}", Shown::new(namespace), Shown::new(name.unwrap_or_default()))
 }
 
 fn is_asked_for(request: &Request) -> bool {
@@ -126,21 +151,13 @@ pub(super) fn label(pod: &Value) -> Option<&str> {
     at(pod.as_object()?, &["metadata", "labels", INJECT_LABEL])?.as_str()
 }
 
-fn refused(uid: &str, refusal: &Refusal) -> Answer {
-    let status = json!({ "code": 403, "reason": "Forbidden", "message": format!("outgate: {refusal}") });
-    let mut fields = Map::new();
-    fields.insert("status".to_owned(), status);
-    answer(uid, Verdict::Refused, fields, Vec::new())
-}
-
-fn answer(uid: &str, verdict: Verdict, fields: Map<String, Value>, warnings: Vec<String>) -> Answer {
+fn answer(uid: &str, verdict: Verdict, fields: Map<String, Value>, said: &[String]) -> Value {
     let mut response = fields;
     response.insert("uid".to_owned(), json!(uid));
     response.insert("allowed".to_owned(), json!(verdict != Verdict::Refused));
-    if !warnings.is_empty() {
-        let told: Vec<String> = warnings.into_iter().map(|one| format!("outgate: {one}")).collect();
-        response.insert("warnings".to_owned(), json!(told));
+    // A refusal has its words in `status`.
+    if !said.is_empty() && verdict != Verdict::Refused {
+        response.insert("warnings".to_owned(), json!(said));
     }
-    let review = json!({ "apiVersion": API, "kind": "AdmissionReview", "response": response });
-    Answer { verdict, warnings: 0, review }
+    json!({ "apiVersion": API, "kind": "AdmissionReview", "response": response })
 }

@@ -268,7 +268,11 @@ class Webhook(unittest.TestCase):
             with injector.connection() as connection:
                 self.assertEqual(connection.post("{}")[0], 400)
             with injector.connection() as connection:
-                self.assertEqual(connection.post(b"x" * (8 * 1024 * 1024 + 1))[0], 413)
+                # Refused by its length, before the body comes.
+                connection.http.putrequest("POST", connection.path)
+                connection.http.putheader("Content-Length", str(8 * 1024 * 1024 + 1))
+                connection.http.endheaders()
+                self.assertEqual(connection.http.getresponse().status, 413)
             _, response = injector.mutate(PODS["plain"], dryRun=True)
             self.assertIn("patch", response)
             for result, count in (("injected", 1), ("refused", 1), ("unchanged", 2), ("malformed", 2)):
