@@ -409,6 +409,10 @@ class Certificates(unittest.TestCase):
         found = objects(render(CHART, values_of("injector-cert-manager")))
         webhook = named(found, "MutatingWebhookConfiguration")
         certificate = found["Certificate/egress-outgate-injector"]["spec"]
+        authority = found["Certificate/egress-outgate-injector-ca"]["spec"]
+        self.assertTrue(authority["isCA"])
+        self.assertEqual(found["Issuer/egress-outgate-injector"]["spec"], {"ca": {"secretName": authority["secretName"]}})
+        self.assertEqual(found[f"Issuer/{authority['issuerRef']['name']}"]["spec"], {"selfSigned": {}})
         self.assertEqual(webhook["metadata"]["annotations"]["cert-manager.io/inject-ca-from"], "shop/egress-outgate-injector")
         self.assertNotIn("caBundle", webhook["webhooks"][0]["clientConfig"])
         service = webhook["webhooks"][0]["clientConfig"]["service"]
@@ -417,7 +421,7 @@ class Certificates(unittest.TestCase):
         self.assertEqual(volumes[0]["secret"]["secretName"], certificate["secretName"])
         self.assertEqual(certificate["issuerRef"]["name"], found["Issuer/egress-outgate-injector"]["metadata"]["name"])
         mine = injector_objects({"injector": {"certificates": {"mode": "certManager", "issuer": {"name": "company", "kind": "ClusterIssuer"}}}})
-        self.assertNotIn("Issuer/egress-outgate-injector", mine)
+        self.assertFalse([key for key in mine if key.startswith("Issuer/") or key.endswith("-ca")])
         self.assertEqual(mine["Certificate/egress-outgate-injector"]["spec"]["issuerRef"],
                          {"group": "cert-manager.io", "kind": "ClusterIssuer", "name": "company"})
         values = values_of("injector-existing-secret")
