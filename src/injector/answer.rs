@@ -26,6 +26,9 @@ const MAX_VALUES: usize = 250_000;
 /// How long one request may take. The API server itself gives up after 30 s at most.
 const TIME: Duration = Duration::from_secs(10);
 
+/// How long a body may take to come, once there is room for it. Who sends slowly holds others up no longer.
+const BODY: Duration = Duration::from_secs(2);
+
 /// A body takes room in steps of this many bytes.
 const STEP: usize = 256 * 1024;
 /// So many steps there are for all bodies together.
@@ -103,18 +106,24 @@ impl Webhook {
         }
         let steps = u32::try_from(announced.div_ceil(STEP).max(1)).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(steps).await.map_err(|_| Unanswered::Late)?;
-        let mut read = BytesMut::new();
-        let mut values = 0;
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| Unanswered::Cut)?.into_data() else { continue };
-            values += data.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
-            if read.len() + data.len() > MAX_BODY || values > MAX_VALUES {
-                return Err(Unanswered::TooLarge);
-            }
-            read.extend_from_slice(&data);
-        }
-        Ok((read.freeze(), room))
+        let read = tokio::time::timeout(BODY, collect(&mut body)).await;
+        Ok((read.unwrap_or(Err(Unanswered::Late))?, room))
     }
+}
+
+/// The bytes of a body, up to the bounds.
+async fn collect(body: &mut Incoming) -> Result<Bytes, Unanswered> {
+    let mut read = BytesMut::new();
+    let mut values = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Unanswered::Cut)?.into_data() else { continue };
+        values += data.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+        if read.len() + data.len() > MAX_BODY || values > MAX_VALUES {
+            return Err(Unanswered::TooLarge);
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok(read.freeze())
 }
 
 fn told(reason: Unanswered) -> (Outcome, StatusCode, &'static str) {

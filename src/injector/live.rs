@@ -6,7 +6,7 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -67,13 +67,25 @@ pub struct Live {
     files: Files,
     tls: ArcSwap<ServerConfig>,
     template: ArcSwap<Template>,
+    seen: Mutex<Seen>,
     metrics: Arc<Metrics>,
 }
 
 /// What was read last, whether it could be used or not.
-pub(super) struct Seen {
-    pair: Zeroizing<Vec<u8>>,
-    template: Vec<u8>,
+struct Seen {
+    certificate: Zeroizing<Vec<u8>>,
+    key: Zeroizing<Vec<u8>>,
+    template: Zeroizing<Vec<u8>>,
+}
+
+impl Seen {
+    fn read(files: &Files) -> Result<Self, LiveError> {
+        Ok(Self {
+            certificate: bytes(&files.certificate)?,
+            key: bytes(&files.key)?,
+            template: bytes(&files.template)?,
+        })
+    }
 }
 
 impl Live {
@@ -83,16 +95,13 @@ impl Live {
     ///
     /// [`LiveError`]: without them there is nothing to serve.
     pub fn read(files: Files, metrics: Arc<Metrics>) -> Result<Self, LiveError> {
-        let (tls, ends) = tls(&bytes(&files.certificate)?, &bytes(&files.key)?)?;
-        let template = template(&files.template, &bytes(&files.template)?)?;
+        let seen = Seen::read(&files)?;
+        let (tls, ends) = tls(&seen.certificate, &seen.key)?;
+        let template = template(&files.template, &seen.template)?;
         metrics.certificate_ends(ends);
         tracing::info!(template = template.hash, "certificate and template are read");
-        Ok(Self {
-            files,
-            tls: ArcSwap::from_pointee(tls),
-            template: ArcSwap::from_pointee(template),
-            metrics,
-        })
+        let (tls, template) = (ArcSwap::from_pointee(tls), ArcSwap::from_pointee(template));
+        Ok(Self { files, tls, template, seen: Mutex::new(seen), metrics })
     }
 
     /// What new connections are accepted with.
@@ -107,48 +116,42 @@ impl Live {
 
     /// Takes changes over until cancelled.
     pub async fn watch(self: Arc<Self>, cancel: CancellationToken) {
-        // What was changed between the first read and this one is taken over too.
-        let mut seen = None;
         loop {
-            let live = self.clone();
-            let looked = tokio::task::spawn_blocking(move || live.look(seen)).await;
-            seen = looked.unwrap_or_default();
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
                 () = cancel.cancelled() => return,
             }
+            let live = self.clone();
+            // A panic in there would be told by the runtime; the next look is soon.
+            let _ = tokio::task::spawn_blocking(move || live.look()).await;
         }
     }
 
     /// Reads the files once, and takes over what changed and can be used. A file that cannot be read counts as unchanged: while a
-    /// mount is swapped that happens, and the next look is soon.
-    pub(super) fn look(&self, seen: Option<Seen>) -> Option<Seen> {
-        let (Ok(certificate), Ok(key)) = (bytes(&self.files.certificate), bytes(&self.files.key)) else {
-            return seen;
-        };
-        let Ok(template) = bytes(&self.files.template) else { return seen };
-        let mut pair = Zeroizing::new(certificate.to_vec());
-        pair.extend_from_slice(&key);
-        if seen.as_ref().is_some_and(|seen| seen.pair != pair) {
-            self.take_pair(&certificate, &key);
+    /// mount is swapped that happens.
+    pub(super) fn look(&self) {
+        let Ok(now) = Seen::read(&self.files) else { return };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.certificate != now.certificate || seen.key != now.key {
+            self.take_pair(&now);
         }
-        if seen.as_ref().is_some_and(|seen| seen.template != *template) {
-            self.take_template(&template);
+        if seen.template != now.template {
+            self.take_template(&now);
         }
-        Some(Seen { pair, template: template.to_vec() })
+        *seen = now;
     }
 
-    fn take_pair(&self, certificate: &[u8], key: &[u8]) {
-        let taken = tls(certificate, key).map(|(tls, ends)| {
+    fn take_pair(&self, now: &Seen) {
+        let taken = tls(&now.certificate, &now.key).map(|(tls, ends)| {
             self.tls.store(Arc::new(tls));
             self.metrics.certificate_ends(ends);
         });
         self.told(Part::Certificate, taken);
     }
 
-    fn take_template(&self, text: &[u8]) {
-        let taken =
-            template(&self.files.template, text).map(|template| self.template.store(Arc::new(template)));
+    fn take_template(&self, now: &Seen) {
+        let taken = template(&self.files.template, &now.template)
+            .map(|template| self.template.store(Arc::new(template)));
         self.told(Part::Template, taken);
     }
 

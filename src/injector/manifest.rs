@@ -129,8 +129,12 @@ impl Work<'_> {
     fn value(&mut self, value: &mut Value) -> bool {
         if text(value, "kind") == Some("List") && text(value, "apiVersion") == Some("v1") {
             let items = value.get_mut("items").and_then(Value::as_array_mut);
+            let mut changed = false;
             // Each of them, and not only up to the first that changes.
-            return items.into_iter().flatten().fold(false, |changed, item| self.value(item) || changed);
+            for item in items.into_iter().flatten() {
+                changed |= self.value(item);
+            }
+            return changed;
         }
         let Some(path) = pod_path(value) else { return false };
         let name = called(value);

@@ -35,13 +35,13 @@ use super::metrics::Metrics;
 use crate::message::body::Body;
 
 /// Connections at a time; more wait in the backlog.
-const CONNECTIONS: usize = 128;
+const CONNECTIONS: usize = 512;
 /// The same, of scrapers and probes.
 const HEALTH_CONNECTIONS: usize = 32;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a connection of HTTP/1.1 waits for a whole head, between requests too.
-const HEAD: Duration = Duration::from_secs(60);
+const HEAD: Duration = Duration::from_secs(30);
 /// How often a silent connection of HTTP/2 is asked whether it lives, and how long it may be silent then.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// A connection is closed after this long, in good order: so after a roll-out the API server finds the new pods.
@@ -203,7 +203,7 @@ async fn connection(
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(PING.0).keep_alive_timeout(PING.1);
         builder.max_concurrent_streams(64).max_header_list_size(16 * 1024);
-        builder.initial_stream_window_size(64 * 1024).initial_connection_window_size(256 * 1024);
+        builder.initial_stream_window_size(64 * 1024).initial_connection_window_size(64 * 1024);
         let mut connection = pin!(builder.serve_connection(io, service));
         tokio::select! {
             _ = connection.as_mut() => return,
