@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use super::context::{ConnectionContext, Proxy};
 use super::dispatch::{Arrival, note_target, refuse_arrival};
 use super::respond::stamp;
+use super::rest::Awaited;
 use super::socket::{ActivityGuard, Socket};
 use super::{intercept, tunnel};
 use crate::message::body::Body;
@@ -157,8 +158,9 @@ async fn take_over(upgrade: OnUpgrade, mut opening: Opening) -> Option<(Socket, 
             return None;
         }
     };
-    let UpgradedParts { io, read_buf, .. } = upgraded.downcast::<TokioIo<Socket>>().ok()?;
-    let mut socket = io.into_inner();
+    let UpgradedParts { io, read_buf, .. } = upgraded.downcast::<TokioIo<Awaited<Socket>>>().ok()?;
+    let (mut socket, early) = io.into_inner().into_parts();
+    socket.unread(early);
     socket.unread(read_buf);
     Some((socket, opening))
 }

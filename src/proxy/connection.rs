@@ -1,17 +1,19 @@
 //! Serves one connection: HTTP/1.1 or HTTP/2, drained when outgate stops, and recorded where hyper answers by itself.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
-use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::context::{ConnectionContext, Proxy};
+use super::rest::Awaited;
 use super::socket::Socket;
 use super::stalls::Stalls;
 use crate::message::record::Record;
@@ -57,7 +59,7 @@ pub async fn serve(proxy: Arc<Proxy>, mut context: ConnectionContext, mut socket
     if protocol == Protocol::Http2 {
         context.stalls = Some(Stalls::default());
     }
-    serve_http(proxy, Arc::new(context), TokioIo::new(socket), protocol).await;
+    serve_http(proxy, Arc::new(context), socket, protocol).await;
 }
 
 /// Tells HTTP/2 by prior knowledge from HTTP/1 by its preface; the bytes are read again by whoever serves.
@@ -88,18 +90,54 @@ async fn sniff(socket: &mut Socket) -> std::io::Result<Option<Protocol>> {
 /// Serves HTTP on a connection until it ends.
 pub async fn serve_http<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, io: IO, protocol: Protocol)
 where
-    IO: Read + Write + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let mut io = Awaited::new(io);
     // Boxed, so that a connection has room for what it speaks, and not for both in every task around it.
     match protocol {
-        Protocol::Http1 => Box::pin(serve_http1(proxy, context, io)).await,
+        Protocol::Http1 => {
+            // Each turn ends when the connection has come to rest.
+            while let Some(resting) = Box::pin(serve_http1(&proxy, &context, io)).await {
+                let Some(woken) = wake(&proxy, &context, resting).await else { return };
+                io = woken;
+            }
+        }
         Protocol::Http2 => Box::pin(serve_http2(proxy, context, io)).await,
     }
 }
 
-async fn serve_http1<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, io: IO)
+/// Waits for the next byte of a connection at rest. Nothing is recorded where it ends instead: no request had begun.
+async fn wake<IO>(
+    proxy: &Proxy,
+    context: &ConnectionContext,
+    mut io: TokioIo<Awaited<IO>>,
+) -> Option<TokioIo<Awaited<IO>>>
 where
-    IO: Read + Write + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let _resting = context.listener.metrics.rest();
+    let woken = tokio::select! {
+        woken = io.inner_mut().arrives() => matches!(woken, Ok(true)),
+        () = proxy.drain.cancelled() => false,
+    };
+    if woken {
+        return Some(io);
+    }
+    tokio::select! {
+        _ = io.inner_mut().shutdown() => {}
+        () = proxy.abort.cancelled() => {}
+    }
+    None
+}
+
+/// Serves HTTP/1 until the connection ends, or until it has come to rest: then it is given back.
+async fn serve_http1<IO>(
+    proxy: &Arc<Proxy>,
+    context: &Arc<ConnectionContext>,
+    io: TokioIo<Awaited<IO>>,
+) -> Option<TokioIo<Awaited<IO>>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let bounds = proxy.bounds;
     let mut builder = http1::Builder::new();
@@ -111,26 +149,39 @@ where
         .max_header_size(bounds.max_header_bytes)
         // Room for the largest head, and no more: a client that stops reading makes outgate hold this much of an answer.
         .max_buf_size(bounds.max_header_bytes.max(64 * 1024));
-    let service = service(&proxy, &context);
-    let mut connection = pin!(builder.serve_connection(io, service).with_upgrades());
+    let service = service(proxy, context);
+    let mut connection = builder.serve_connection(io, service).with_upgrades();
+    // Nothing is left to do, and the socket says that it has been so for a while.
+    let end_or_rest = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        Poll::Pending if context.activity.rests() => Poll::Ready(None),
+        polled => polled.map(Some),
+    });
     let end = tokio::select! {
-        end = connection.as_mut() => end,
+        end = end_or_rest => end,
         () = proxy.drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             tokio::select! {
-                end = connection.as_mut() => end,
-                () = proxy.abort.cancelled() => return,
+                end = &mut connection => Some(end),
+                () = proxy.abort.cancelled() => return None,
             }
         }
     };
-    if let Err(error) = end {
-        record_unread(&proxy, &context, &error);
+    match end {
+        Some(Ok(())) => None,
+        Some(Err(error)) => {
+            record_unread(proxy, context, &error);
+            None
+        }
+        None => connection.into_parts().map(|mut parts| {
+            parts.io.inner_mut().unread(parts.read_buf);
+            parts.io
+        }),
     }
 }
 
-async fn serve_http2<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, io: IO)
+async fn serve_http2<IO>(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, io: TokioIo<Awaited<IO>>)
 where
-    IO: Read + Write + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     context.activity.set_framed();
     let bounds = proxy.bounds;

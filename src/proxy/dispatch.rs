@@ -43,6 +43,7 @@ impl Arrival {
         let active = context.activity.begin_work(&proxy.work);
         let generation = proxy.generation.load_full();
         let (parts, incoming) = request.into_parts();
+        context.activity.set_unread(!http_body::Body::is_end_stream(&incoming));
         let door = door_of(context, &parts);
         let record = open(proxy, context, &parts, door, &generation);
         Self { parts, incoming: Some(incoming), record, active, generation, door }

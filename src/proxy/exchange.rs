@@ -49,7 +49,7 @@ pub async fn exchange(
     judged: Judged,
 ) -> Response<Body> {
     let host = judged.local.as_ref().and_then(|_| called_by(&arrival.parts));
-    let sent = match outgoing(proxy, &mut arrival, &judged) {
+    let sent = match outgoing(proxy, context, &mut arrival, &judged) {
         Ok((request, client)) => match judged.admission.route.send(request).await {
             Ok(response) => Ok((response, client)),
             Err(failure) => Err(EgressError::from(failure)),
@@ -76,6 +76,7 @@ fn called_by(parts: &http::request::Parts) -> Option<HeaderValue> {
 /// The request as it goes to the route's stack, and the app's side of an upgrade that it asks for.
 fn outgoing(
     proxy: &Arc<Proxy>,
+    context: &ConnectionContext,
     arrival: &mut Arrival,
     judged: &Judged,
 ) -> Result<(EgressRequest, Option<OnUpgrade>), EgressError> {
@@ -101,7 +102,9 @@ fn outgoing(
     judged.admission.shadowed.iter().for_each(|label| exchange.shadowed(label));
     arrival.record.follow(exchange.clone());
     let body = match arrival.incoming.take() {
-        Some(incoming) => upload(incoming, exchange.clone(), route.clone(), proxy.bounds.body),
+        Some(incoming) => {
+            upload(incoming, exchange.clone(), route.clone(), &context.activity, proxy.bounds.body)
+        }
         None => Body::empty(),
     };
     let request = EgressRequest {

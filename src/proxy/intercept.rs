@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use hyper_util::rt::TokioIo;
-
 use super::connect::Opening;
 use super::connection::{Protocol, serve_http};
 use super::context::{ConnectionContext, Proxy};
@@ -63,5 +61,5 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
         resets: Resets::default(),
     };
     // Boxed: this is the one place where serving a connection leads to serving another.
-    Box::pin(serve_http(proxy, Arc::new(inside), TokioIo::new(stream), protocol)).await;
+    Box::pin(serve_http(proxy, Arc::new(inside), stream, protocol)).await;
 }

@@ -24,6 +24,7 @@ pub mod panics;
 pub mod relay;
 pub mod resets;
 pub mod respond;
+pub mod rest;
 pub mod socket;
 pub mod stalls;
 pub mod tunnel;

@@ -6,7 +6,8 @@
 //! never renewed) and write (a peer that takes nothing). An idle connection costs one timer and no wake-up.
 //!
 //! A request often ends after the last poll that it caused, and nothing polls the socket then. So the idle clock runs
-//! while a request is served too; when it rings it looks at when the last request really ended.
+//! while a request is served too; when it rings it looks at when the last request really ended. It rings twice: soon, when
+//! an idle connection can be put to rest ([`super::rest`]), and when it has been idle for too long.
 
 use std::io;
 use std::pin::Pin;
@@ -37,6 +38,9 @@ pub struct SocketTimeouts {
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
+/// How long a connection is idle until it is put to rest.
+const REST: Duration = Duration::from_secs(1);
+
 /// What the socket and the exchanges on it tell one another.
 pub struct Activity {
     begun: Instant,
@@ -48,6 +52,10 @@ pub struct Activity {
     framed: AtomicBool,
     /// Bytes are copied (a tunnel, an upgrade): an end of one direction leaves the other alone.
     relaying: AtomicBool,
+    /// The body of the last request was not read to its end: what comes next may belong to it.
+    unread: AtomicBool,
+    /// Nothing has happened for [`REST`].
+    resting: AtomicBool,
 }
 
 impl Default for Activity {
@@ -59,6 +67,8 @@ impl Default for Activity {
             head_begun: AtomicBool::new(false),
             framed: AtomicBool::new(false),
             relaying: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
         }
     }
 }
@@ -87,6 +97,21 @@ impl Activity {
     /// The connection speaks HTTP/2.
     pub fn set_framed(&self) {
         self.framed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something of the present request's body is still to be read.
+    pub fn set_unread(&self, unread: bool) {
+        self.unread.store(unread, Ordering::Relaxed);
+    }
+
+    /// Whether the connection was idle for a moment, and is between two requests of HTTP/1. True once for each such moment.
+    /// Asked right after the connection was polled and had nothing to do, by the task that polls it.
+    pub fn rests(&self) -> bool {
+        self.resting.load(Ordering::Relaxed)
+            && self.resting.swap(false, Ordering::Relaxed)
+            && self.running() == 0
+            && !self.unread.load(Ordering::Relaxed)
+            && !self.head_begun.load(Ordering::Relaxed)
     }
 
     /// How many requests are being served.
@@ -251,8 +276,10 @@ impl Socket {
             self.read_wait = wait;
             match wait {
                 ReadWait::Nothing => self.read_timer.disarm(),
-                ReadWait::Serving => self.read_timer.arm(Instant::now() + self.timeouts.idle),
-                ReadWait::Idle => self.read_timer.arm(self.activity.idle_since() + self.timeouts.idle),
+                ReadWait::Serving => self.read_timer.arm(Instant::now() + REST.min(self.timeouts.idle)),
+                ReadWait::Idle => {
+                    self.read_timer.arm(self.activity.idle_since() + REST.min(self.timeouts.idle))
+                }
                 ReadWait::Head => self.read_timer.arm(Instant::now() + self.timeouts.header),
             }
         }
@@ -263,6 +290,13 @@ impl Socket {
                 self.read_timer.arm(Instant::now() + self.timeouts.idle);
                 ready!(self.read_timer.poll(cx));
             }
+        }
+        let end = self.activity.idle_since() + self.timeouts.idle;
+        if wait == ReadWait::Idle && Instant::now() < end {
+            // An answer that the client does not take is still in hyper's buffer.
+            self.activity.resting.store(!self.write_timer.armed, Ordering::Relaxed);
+            self.read_timer.arm(end);
+            ready!(self.read_timer.poll(cx));
         }
         let text =
             if wait == ReadWait::Head { "the head did not arrive in time" } else { "idle for too long" };

@@ -15,6 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::socket::Activity;
 use crate::message::body::{Body, BodyError, Side};
 use crate::message::headers::allowed_in_trailers;
 use crate::message::request::Exchange;
@@ -25,11 +26,12 @@ const LEAST: usize = 1024;
 /// Longest trailer section in bytes; more is refused.
 const MAX_TRAILERS: usize = 16 * 1024;
 
-/// Wraps the body of a request to `route`.
+/// Wraps the body of a request to `route`. The connection is told when it has been read to its end.
 pub fn upload(
     incoming: Incoming,
     exchange: Arc<Exchange>,
     route: Arc<RouteStack>,
+    activity: &Arc<Activity>,
     body_timeout: Duration,
 ) -> Body {
     let body = Body::incoming(incoming, Side::Downstream);
@@ -41,6 +43,7 @@ pub fn upload(
         body,
         exchange,
         route,
+        activity: activity.clone(),
         patience: Patience { bound: body_timeout, ..Patience::default() },
     })
 }
@@ -49,6 +52,7 @@ struct Upload {
     body: Body,
     exchange: Arc<Exchange>,
     route: Arc<RouteStack>,
+    activity: Arc<Activity>,
     /// Bytes that make up for the waiting so far.
     least: usize,
     patience: Patience,
@@ -137,6 +141,9 @@ impl HttpBody for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            if frame.is_none() || self.body.is_end_stream() {
+                self.activity.set_unread(false);
+            }
             return Poll::Ready(frame.map(|frame| frame.and_then(|frame| self.taken(frame))));
         }
         // The answer is on its way: a two-way stream may be silent on this side, and `timeouts.idle` bounds the other.

@@ -26,6 +26,7 @@ mod program;
 mod quota;
 mod records;
 mod reload;
+mod rest;
 mod rewrite;
 mod shadow;
 mod signed;

@@ -271,7 +271,7 @@ async fn post(proxy: SocketAddr, provider: &str, order: &str, key: Option<&str>)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the machine for itself: `make test` runs it alone"]
+#[ignore = "needs the machine and the descriptors of a process for itself: `make test` runs it alone"]
 async fn ten_thousand_posts_act_once() {
     let seed = std::env::var("OUTGATE_TEST_SEED")
         .ok()

@@ -180,7 +180,7 @@ async fn offer(address: std::net::SocketAddr, provider: &str, until: Instant) {
 /// No answer 429 in any run. That the quota is used is shown by the best of three: what a busy machine does not run in time
 /// can only leave more of it over, and never less.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the machine for itself: `make test` runs it alone"]
+#[ignore = "needs the machine and the descriptors of a process for itself: `make test` runs it alone"]
 async fn ten_times_the_load_and_no_429_after_the_first_window() {
     let seconds =
         std::env::var("OUTGATE_TEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(30.0);

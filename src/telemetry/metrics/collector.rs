@@ -178,6 +178,12 @@ fn listeners(out: &mut Families<'_>, listeners: &ByName<Arc<ListenerMetrics>>) -
             family.gauge(&[("listener", name)], metrics.open.load(Relaxed) as f64)
         })
     })?;
+    let help = "Open connections from clients on which nothing happens, and which hold no buffers";
+    out.gauges("downstream_connections_resting", help, |family| {
+        listeners.iter().try_for_each(|(name, metrics)| {
+            family.gauge(&[("listener", name)], metrics.resting.load(Relaxed) as f64)
+        })
+    })?;
     out.counters("downstream_connections_accepted", "Accepted connections from clients", |family| {
         listeners.iter().try_for_each(|(name, metrics)| {
             family.counter(&[("listener", name)], metrics.accepted.load(Relaxed))

@@ -76,6 +76,8 @@ fn names_help_and_types_are_stable() {
     # TYPE outgate_credential_overlap counter
     # HELP outgate_downstream_connections Open connections from clients.
     # TYPE outgate_downstream_connections gauge
+    # HELP outgate_downstream_connections_resting Open connections from clients on which nothing happens, and which hold no buffers.
+    # TYPE outgate_downstream_connections_resting gauge
     # HELP outgate_downstream_connections_accepted Accepted connections from clients.
     # TYPE outgate_downstream_connections_accepted counter
     # HELP outgate_secret_age_seconds Seconds since the secret was last read or found unchanged.
