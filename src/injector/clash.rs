@@ -6,7 +6,8 @@
 //! | `os.name` other than `linux` | refused |
 //! | `shareProcessNamespace` or `hostPID`, and a container that is root, privileged, or the sidecar's user | refused |
 //! | `shareProcessNamespace` or `hostPID` else | warning |
-//! | a container of the sidecar's user | warning: it may signal the sidecar only where they share processes |
+//! | a container of the sidecar's user, where the template redirects | refused: it would not be redirected |
+//! | a container of the sidecar's user else | warning: it may signal the sidecar only where they share processes |
 //! | a container that mounts a volume of the sidecar's | refused |
 //! | a container that names a port of the sidecar's | warning |
 
@@ -37,6 +38,9 @@ pub fn check(spec: &Map<String, Value>, sidecar: &Sidecar, warnings: &mut Warnin
             return Err(Refusal::SharedProcesses(name));
         }
         if sidecar.user().is_some() && user(spec, container) == sidecar.user() {
+            if sidecar.redirects() {
+                return Err(Refusal::RedirectedUser(name));
+            }
             same_user.push(format!("`{name}`"));
         }
         mounts(container, &name, sidecar)?;
@@ -55,13 +59,13 @@ pub fn check(spec: &Map<String, Value>, sidecar: &Sidecar, warnings: &mut Warnin
     Ok(())
 }
 
-/// All containers but the sidecar.
+/// All containers but the template's.
 fn others<'a>(
     spec: &'a Map<String, Value>,
     sidecar: &'a Sidecar,
 ) -> Result<impl Iterator<Item = &'a Value>, Refusal> {
     let all = objects(spec, "initContainers")?.iter().chain(objects(spec, "containers")?);
-    Ok(all.filter(|container| text(container, "name") != Some(sidecar.name())))
+    Ok(all.filter(|container| !sidecar.is_ours(container)))
 }
 
 /// The user that a container says it runs as, or the pod for it; the image's own is not known here.

@@ -2,7 +2,7 @@
 //!
 //! | part | how |
 //! | --- | --- |
-//! | sidecar | first of `initContainers` (native) or of `containers` (classic) |
+//! | sidecar | first of `initContainers` (native) or of `containers` (classic); where the template redirects, what makes the rules comes first |
 //! | variables | at the end of `env` of each container that is pointed at outgate, unless it sets the name itself |
 //! | mounts | of the bundle, read-only, in the same containers |
 //! | volumes | at the end |
@@ -112,9 +112,13 @@ fn find(
     annotations: &Map<String, Value>,
     sidecar: &Sidecar,
 ) -> Result<Before, Refusal> {
-    let mut all = objects(spec, "initContainers")?.iter().chain(objects(spec, "containers")?);
-    if !all.any(|container| text(container, "name") == Some(sidecar.name())) {
-        return Ok(Before::Nothing);
+    let all =
+        || Ok::<_, Refusal>(objects(spec, "initContainers")?.iter().chain(objects(spec, "containers")?));
+    if !all()?.any(|container| text(container, "name") == Some(sidecar.name())) {
+        return match all()?.find(|container| sidecar.is_ours(container)) {
+            Some(other) => Err(Refusal::NameTaken(Shown::new(text(other, "name").unwrap_or_default()))),
+            None => Ok(Before::Nothing),
+        };
     }
     match status_of(annotations) {
         Some(status) if sidecar.status.is_that_of(status) => Ok(Before::Ours),
@@ -139,7 +143,7 @@ fn targets(
     for key in ["initContainers", "containers"] {
         for (place, container) in objects(spec, key)?.iter().enumerate() {
             let name = text(container, "name").ok_or(Refusal::NotAPod("name of a container"))?;
-            if name != sidecar.name() {
+            if !sidecar.is_ours(container) {
                 all.push((key, place, name));
             }
         }
@@ -254,6 +258,9 @@ fn find_variable<'a>(there: &'a [Value], ours: &Value) -> Option<&'a Value> {
 fn place(spec: &mut Map<String, Value>, sidecar: &Sidecar) -> Result<(), Refusal> {
     let key = if sidecar.mode == Mode::Native { "initContainers" } else { "containers" };
     list_mut(spec, key)?.insert(0, Value::Object(sidecar.variant.sidecar.clone()));
+    if !sidecar.variant.before.is_empty() {
+        list_mut(spec, "initContainers")?.splice(0..0, sidecar.variant.before.iter().cloned());
+    }
     Ok(())
 }
 

@@ -81,6 +81,9 @@ pub enum Refusal {
     /// The template was rendered for a Kubernetes without native sidecars.
     #[error("annotation `outgate.dev/native-sidecar`: this injector's template has {0} sidecars only")]
     NoVariant(&'static str),
+    /// The template was rendered without what a runtime wants.
+    #[error("annotation `outgate.dev/runtimes`: this injector's template has nothing for `java`")]
+    NoRuntime,
     /// What came is not a pod.
     #[error("this is not a pod that outgate understands: `{0}`")]
     NotAPod(&'static str),
@@ -97,8 +100,11 @@ pub enum Refusal {
         "container `{0}` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it"
     )]
     SharedProcesses(Shown),
+    /// Redirection tells the sidecar from the app by its user.
+    #[error("container `{0}` runs as the sidecar's user: its connections would not be redirected")]
+    RedirectedUser(Shown),
     /// The name of the sidecar is taken.
-    #[error("the pod has a container `{0}` of its own, which is the sidecar's name")]
+    #[error("the pod has a container `{0}` of its own, which is a name of the sidecar's")]
     NameTaken(Shown),
     /// A volume of the sidecar's name is there, and is another one.
     #[error("the pod has a volume `{0}` of its own, which is a name of the sidecar's volumes")]

@@ -6,6 +6,7 @@
 //! | `outgate.dev/credentials-secret` | Secret that the sidecar mounts |
 //! | `outgate.dev/containers` | the containers that are pointed at outgate, and no others |
 //! | `outgate.dev/exclude-containers` | containers that are not |
+//! | `outgate.dev/runtimes` | `java`: runtimes of the app that do not go by the usual variables |
 //! | `outgate.dev/no-proxy` | further hosts, suffixes and networks that the app reaches directly |
 //! | `outgate.dev/native-sidecar` | `true`, `false` |
 //! | `outgate.dev/log-level` | `error`, `warn`, `info`, `debug` |
@@ -28,6 +29,7 @@ const CREDENTIALS: &str = "outgate.dev/credentials-secret";
 pub const CONTAINERS: &str = "outgate.dev/containers";
 /// Those that are not.
 pub const EXCLUDE: &str = "outgate.dev/exclude-containers";
+const RUNTIMES: &str = "outgate.dev/runtimes";
 const NO_PROXY: &str = "outgate.dev/no-proxy";
 const NATIVE: &str = "outgate.dev/native-sidecar";
 const LOG_LEVEL: &str = "outgate.dev/log-level";
@@ -36,11 +38,12 @@ const MEMORY_REQUEST: &str = "outgate.dev/memory-request";
 const MEMORY_LIMIT: &str = "outgate.dev/memory-limit";
 
 /// All that may be set.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     POLICY,
     CREDENTIALS,
     CONTAINERS,
     EXCLUDE,
+    RUNTIMES,
     NO_PROXY,
     NATIVE,
     LOG_LEVEL,
@@ -60,6 +63,8 @@ pub struct Options {
     pub containers: Option<Vec<String>>,
     /// Containers that are not.
     pub exclude: Vec<String>,
+    /// Whether the app runs on Java.
+    pub java: bool,
     /// Appended to `NO_PROXY`.
     pub no_proxy: Vec<String>,
     /// How the sidecar stands in the pod.
@@ -110,6 +115,11 @@ impl Options {
             EXCLUDE => {
                 self.exclude =
                     list(value, is_name).ok_or_else(|| wanted_list("a list of containers: `app,worker`"))?;
+            }
+            RUNTIMES => {
+                list(value, |runtime| runtime == "java")
+                    .ok_or_else(|| wanted_list("a list of runtimes: `java`"))?;
+                self.java = true;
             }
             NO_PROXY => {
                 self.no_proxy = list(value, is_direct).ok_or_else(|| {

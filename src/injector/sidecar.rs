@@ -54,7 +54,11 @@ impl Sidecar {
     pub fn new(template: &Template, options: &Options) -> Result<Self, Refusal> {
         let mode = options.mode.unwrap_or(template.default);
         let other = if mode == Mode::Native { Mode::Classic } else { Mode::Native };
-        let variant = template.variant(mode).ok_or(Refusal::NoVariant(other.as_str()))?.clone();
+        let variant = template.variant(mode, false).ok_or(Refusal::NoVariant(other.as_str()))?;
+        let variant = match options.java {
+            true => template.variant(mode, true).ok_or(Refusal::NoRuntime)?.clone(),
+            false => variant.clone(),
+        };
         let mut sidecar = Self { mode, variant, status: status(template, options) };
         sidecar.apply(template, options)?;
         Ok(sidecar)
@@ -63,6 +67,18 @@ impl Sidecar {
     /// Its name.
     pub fn name(&self) -> &str {
         self.variant.sidecar.get("name").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Whether a container is one of those that the template brings.
+    pub fn is_ours(&self, container: &Value) -> bool {
+        let name = text(container, "name");
+        name == Some(self.name()) || self.variant.before.iter().any(|one| text(one, "name") == name)
+    }
+
+    /// Whether the template redirects the pod's connections: an init container of it runs `outgate redirect`.
+    pub fn redirects(&self) -> bool {
+        let mut first = self.variant.before.iter().filter_map(|one| one.get("args")?.get(0)?.as_str());
+        first.any(|argument| argument == "redirect")
     }
 
     /// The user it runs as, where the template says so.
@@ -77,7 +93,7 @@ impl Sidecar {
     }
 
     fn apply(&mut self, template: &Template, options: &Options) -> Result<(), Refusal> {
-        let Variant { sidecar, parts } = &mut self.variant;
+        let Variant { sidecar, parts, .. } = &mut self.variant;
         if let Some(name) = &options.policy {
             name_object(&mut parts.volumes, POLICY_VOLUME, "configMap", "name", name);
         }
@@ -89,14 +105,7 @@ impl Sidecar {
             name_object(&mut parts.volumes, CREDENTIALS_VOLUME, "secret", "secretName", name);
         }
         if !options.no_proxy.is_empty() {
-            let direct = parts
-                .env
-                .iter_mut()
-                .filter(|one| text(one, "name").is_some_and(|name| name.eq_ignore_ascii_case("no_proxy")));
-            for one in direct {
-                let value = text(one, "value").unwrap_or_default();
-                one["value"] = json!(format!("{value},{}", options.no_proxy.join(",")));
-            }
+            parts.env.iter_mut().for_each(|variable| reach_directly(variable, &options.no_proxy));
         }
         if let Some(level) = &options.log_level {
             let arguments = list_mut(sidecar, "args")?;
@@ -114,6 +123,27 @@ impl Sidecar {
             }
         }
         Ok(())
+    }
+}
+
+/// Appends to what an app reaches directly: `NO_PROXY`, and the property of Java, which knows no networks and writes suffixes with `*`.
+fn reach_directly(variable: &mut Value, direct: &[String]) {
+    const PROPERTY: &str = "-Dhttp.nonProxyHosts=";
+    let name = text(variable, "name").unwrap_or_default();
+    let value = text(variable, "value").unwrap_or_default();
+    if name.eq_ignore_ascii_case("no_proxy") {
+        variable["value"] = json!(format!("{value},{}", direct.join(",")));
+    } else if name == "JAVA_TOOL_OPTIONS" {
+        let hosts = direct.iter().filter(|one| !one.contains('/'));
+        let as_java =
+            |one: &String| one.strip_prefix('.').map_or(format!("|{one}"), |one| format!("|*.{one}"));
+        let hosts: String = hosts.map(as_java).collect();
+        let with = |option: &str| match option.starts_with(PROPERTY) {
+            true => format!("{option}{hosts}"),
+            false => option.to_owned(),
+        };
+        let options: Vec<String> = value.split(' ').map(with).collect();
+        variable["value"] = json!(options.join(" "));
     }
 }
 

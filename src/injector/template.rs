@@ -4,10 +4,13 @@
 //! default: native                       # what a pod gets that does not ask
 //! native:  { labels: {}, initContainers: [..], containers: [], env: [..], volumeMounts: [..], volumes: [..] }
 //! classic: { labels: {}, initContainers: [], containers: [..], env: [..], volumeMounts: [..], volumes: [..] }
+//! java:    { native: {..}, classic: {..} }
 //! credentials: { volumes: [..], volumeMounts: [..] }
 //! ```
 //!
 //! `native` and `classic` are `outgate.parts`, the very text that charts include; `native` is left out for a Kubernetes that has none.
+//! `java` has the same for pods with `outgate.dev/runtimes: java`. Where the template redirects connections, an init container comes before the
+//! sidecar in both modes.
 //! `credentials` is what `outgate.dev/credentials-secret` adds where the template itself has no Secret.
 
 use std::collections::BTreeSet;
@@ -65,9 +68,7 @@ impl Mode {
 pub struct Parts {
     /// Labels of the pod.
     pub labels: Map<String, Value>,
-    /// Before the pod's own.
     init_containers: Vec<Value>,
-    /// Before the pod's own.
     containers: Vec<Value>,
     /// Variables of the app's containers; each has a `name`.
     pub env: Vec<Value>,
@@ -93,16 +94,49 @@ struct Document {
     default: Mode,
     native: Option<Parts>,
     classic: Option<Parts>,
+    java: Option<Both>,
     credentials: Addition,
 }
 
-/// One mode of a template, with its sidecar taken out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Both {
+    native: Option<Parts>,
+    classic: Option<Parts>,
+}
+
+/// One mode of a template, with its containers taken out.
 #[derive(Clone, Debug)]
 pub struct Variant {
     /// The sidecar.
     pub sidecar: Map<String, Value>,
+    /// Init containers that come before it, and before all others.
+    pub before: Vec<Value>,
     /// Everything else; its lists of containers are empty.
     pub parts: Parts,
+}
+
+/// Both modes, as far as they are there.
+#[derive(Clone, Debug, Default)]
+struct Variants {
+    native: Option<Variant>,
+    classic: Option<Variant>,
+}
+
+impl Variants {
+    fn split(native: Option<Parts>, classic: Option<Parts>) -> Result<Self, TemplateError> {
+        Ok(Self {
+            native: native.map(|parts| parts.split(Mode::Native)).transpose()?,
+            classic: classic.map(|parts| parts.split(Mode::Classic)).transpose()?,
+        })
+    }
+
+    fn of(&self, mode: Mode) -> Option<&Variant> {
+        match mode {
+            Mode::Native => self.native.as_ref(),
+            Mode::Classic => self.classic.as_ref(),
+        }
+    }
 }
 
 /// A template that can be used.
@@ -110,8 +144,8 @@ pub struct Variant {
 pub struct Template {
     /// What a pod gets that does not ask.
     pub default: Mode,
-    native: Option<Variant>,
-    classic: Option<Variant>,
+    plain: Variants,
+    java: Variants,
     /// What `outgate.dev/credentials-secret` adds.
     pub credentials: Addition,
     /// The first 16 hexadecimal digits of the document's SHA-256, keys sorted.
@@ -133,14 +167,15 @@ impl Template {
         let hash = hash(&value);
         let document: Document =
             serde_json::from_value(value).map_err(|error| TemplateError::Syntax(error.to_string()))?;
+        let java = document.java.map(|both| Variants::split(both.native, both.classic));
         let template = Self {
             default: document.default,
-            native: document.native.map(Parts::split).transpose()?,
-            classic: document.classic.map(Parts::split).transpose()?,
+            plain: Variants::split(document.native, document.classic)?,
+            java: java.transpose()?.unwrap_or_default(),
             credentials: document.credentials,
             hash,
         };
-        if template.variant(template.default).is_none() {
+        if template.variant(template.default, false).is_none() {
             return Err(TemplateError::Incomplete("it has not the mode that its `default` names"));
         }
         Ok(template)
@@ -155,24 +190,24 @@ impl Template {
         Self::parse(DEFAULT)
     }
 
-    /// What the mode adds, where the template has it.
-    pub fn variant(&self, mode: Mode) -> Option<&Variant> {
-        match mode {
-            Mode::Native => self.native.as_ref(),
-            Mode::Classic => self.classic.as_ref(),
-        }
+    /// What the mode adds, where the template has it; with `java` for apps of this runtime.
+    pub fn variant(&self, mode: Mode, java: bool) -> Option<&Variant> {
+        if java { self.java.of(mode) } else { self.plain.of(mode) }
     }
 }
 
 impl Parts {
     /// Takes the sidecar out, and sees to it that all has the names by which it is merged.
-    fn split(mut self) -> Result<Variant, TemplateError> {
-        let mut all = std::mem::take(&mut self.init_containers);
-        all.append(&mut self.containers);
-        let sidecar = match (all.pop(), all.is_empty()) {
-            (Some(Value::Object(sidecar)), true) => sidecar,
-            _ => return Err(TemplateError::Incomplete("each mode has one sidecar")),
+    fn split(mut self, mode: Mode) -> Result<Variant, TemplateError> {
+        let mut before = std::mem::take(&mut self.init_containers);
+        let mut containers = std::mem::take(&mut self.containers);
+        let sidecar = if mode == Mode::Native { before.pop() } else { containers.pop() };
+        let Some(Value::Object(sidecar)) = sidecar.filter(|_| containers.is_empty()) else {
+            return Err(TemplateError::Incomplete("each mode has one sidecar"));
         };
+        if names(&before).is_none() {
+            return Err(TemplateError::Incomplete("each init container has a name of its own"));
+        }
         let volumes =
             names(&self.volumes).ok_or(TemplateError::Incomplete("each volume has a name of its own"))?;
         let mounts =
@@ -190,7 +225,7 @@ impl Parts {
         if !self.volume_mounts.iter().all(|mount| text(mount, "mountPath").is_some()) {
             return Err(TemplateError::Incomplete("each mount has a path"));
         }
-        Ok(Variant { sidecar, parts: self })
+        Ok(Variant { sidecar, before, parts: self })
     }
 }
 

@@ -21,7 +21,7 @@ from helm_python.chart import Chart
 from helm_python.config import Config
 
 import restricted
-from engine import APP, CHART, KUBES, OUTGATE, ROOT, objects, pod_spec, render, render_app, sidecar_of, values_of
+from engine import APP, CHART, KUBES, LIBRARY, OUTGATE, ROOT, objects, pod_spec, render, render_app, sidecar_of, values_of
 from pod import until
 from webhook import Injector, command_line, injector_objects, named, review, template_of
 
@@ -169,6 +169,20 @@ class Parity(unittest.TestCase):
 
     def test_no_ca(self):
         self.compare(values_of("no-ca")["outgate"])
+
+    def test_a_runtime_by_annotation(self):
+        """What the library makes of `app.runtimes`, the annotation makes of a pod; before there are any, it is refused."""
+        found = injector_objects()
+        asked = a_pod({"outgate.dev/runtimes": "java"})
+        if "runtimes" not in yaml.safe_load((LIBRARY / "values.yaml").read_text())["app"]:
+            self.assertIn("has nothing for `java`", command_line([asked], template_of(found), check=False).stderr)
+            return
+        (by_annotation,), _ = command_line([asked], template_of(found))
+        values = {"outgate": {"app": {"runtimes": ["java"]}}}
+        (by_values,), _ = command_line([a_pod()], template_of(injector_objects(values)))
+        by_annotation["metadata"]["annotations"].pop("outgate.dev/runtimes")
+        self.assertEqual(in_order(by_annotation), in_order(by_values))
+        self.assertIn("JAVA_TOOL_OPTIONS", [e["name"] for e in by_values["spec"]["containers"][0]["env"]])
 
     def test_the_command_line_without_a_template(self):
         (mine,), _ = command_line([PODS["plain"]])

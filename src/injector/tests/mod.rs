@@ -13,7 +13,7 @@ use super::review::{Answer, review};
 use super::template::Template;
 
 /// A template that is small enough to be read in a snapshot, with all that a template has.
-pub(super) fn small() -> Template {
+fn small_document() -> Value {
     let sidecar = |native: bool| {
         let mut sidecar = json!({
             "name": "outgate",
@@ -53,25 +53,51 @@ pub(super) fn small() -> Template {
             ],
         })
     };
-    let document = json!({
+    let java = |native: bool| {
+        let mut parts = parts(native);
+        let options = "-Dhttps.proxyHost=127.0.0.1 -Dhttp.nonProxyHosts=localhost|*.svc -Dlast=1";
+        parts["env"].as_array_mut().unwrap().push(json!({ "name": "JAVA_TOOL_OPTIONS", "value": options }));
+        parts
+    };
+    json!({
         "default": "native",
         "native": parts(true),
         "classic": parts(false),
+        "java": { "native": java(true), "classic": java(false) },
         "credentials": {
             "volumes": [{ "name": "outgate-credentials", "secret": { "secretName": "named-by-the-pod" } }],
             "volumeMounts": [{ "name": "outgate-credentials", "mountPath": "/etc/outgate/credentials", "readOnly": true }],
         },
-    });
+    })
+}
+
+/// A template of a document.
+fn made(document: &Value) -> Template {
     Template::parse(&document.to_string()).unwrap()
 }
 
+/// The small template.
+fn small() -> Template {
+    made(&small_document())
+}
+
+/// The same, redirecting connections: an init container makes the rules before the sidecar starts.
+fn redirecting() -> Template {
+    let mut document = small_document();
+    let rules = json!({ "name": "outgate-redirect", "args": ["redirect", "setup"], "securityContext": { "runAsUser": 0 } });
+    for mode in ["native", "classic"] {
+        document[mode]["initContainers"].as_array_mut().unwrap().insert(0, rules.clone());
+    }
+    made(&document)
+}
+
 /// A pod of YAML.
-pub(super) fn pod(yaml: &str) -> Value {
+fn pod(yaml: &str) -> Value {
     serde_yaml::from_str(yaml).unwrap()
 }
 
 /// A review of the making of this pod.
-pub(super) fn asked(pod: &Value) -> Value {
+fn asked(pod: &Value) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1",
         "kind": "AdmissionReview",
@@ -90,12 +116,12 @@ pub(super) fn asked(pod: &Value) -> Value {
     })
 }
 
-pub(super) fn answered(review_of: &Value, template: &Template) -> Answer {
+fn answered(review_of: &Value, template: &Template) -> Answer {
     review(review_of.to_string().as_bytes(), template).unwrap()
 }
 
 /// The pod after the patch that the answer brings; the pod itself where it brings none.
-pub(super) fn patched(pod: &Value, answer: &Answer) -> Value {
+fn patched(pod: &Value, answer: &Answer) -> Value {
     use base64::Engine as _;
     let response = &answer.review["response"];
     assert_eq!(response["allowed"], true, "{response:#}");
@@ -110,6 +136,6 @@ pub(super) fn patched(pod: &Value, answer: &Answer) -> Value {
 }
 
 /// A pod as people read it.
-pub(super) fn shown(value: &Value) -> String {
+fn shown(value: &Value) -> String {
     serde_yaml::to_string(value).unwrap()
 }

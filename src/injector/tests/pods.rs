@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::review::Verdict;
 use super::super::template::Template;
-use super::{answered, asked, patched, pod, shown, small};
+use super::{answered, asked, patched, pod, redirecting, shown, small};
 
 /// A pod, as it is after the answer, and what was told with it.
 fn outcome(yaml: &str, template: &Template) -> String {
@@ -21,7 +21,9 @@ fn outcome(yaml: &str, template: &Template) -> String {
         .map(|warning| format!("# {}\n", warning.as_str().unwrap()))
         .collect();
     let own = format!("{}/", env!("CARGO_PKG_VERSION"));
-    format!("{}{}", told.concat(), shown(&after)).replace(&own, "VERSION/")
+    format!("{}{}", told.concat(), shown(&after))
+        .replace(&own, "VERSION/")
+        .replace(&template.hash, "TEMPLATE")
 }
 
 macro_rules! outcomes {
@@ -115,8 +117,7 @@ fn the_librarys_own_template_whole() {
 metadata: { generateName: shop-, labels: { outgate.dev/inject: 'true' } }
 spec: { containers: [{ name: shop, image: shop }] }
 ";
-    let text = outcome(yaml, &template).replace(&template.hash, "TEMPLATE");
-    insta::assert_snapshot!(text);
+    insta::assert_snapshot!(outcome(yaml, &template));
 }
 
 /// Kubernetes fills in defaults between two calls, others change the sidecar, and a later webhook adds a container.
@@ -251,4 +252,58 @@ spec: { containers: [{ name: shop }] }
         request["object"]["metadata"]["annotations"] = json!({});
     });
     assert_eq!(answered(&dry, &small()).verdict, Verdict::Injected);
+}
+
+/// The rules are made before all else, and before the sidecar; who shares its user would not be redirected.
+#[test]
+fn where_the_template_redirects() {
+    let template = redirecting();
+    let yaml = |annotations: &str, user: u32| {
+        pod(&format!(
+            "
+metadata: {{ labels: {{ outgate.dev/inject: 'true' }}, annotations: {{ {annotations} }} }}
+spec:
+  initContainers: [{{ name: migrate }}]
+  containers: [{{ name: shop, securityContext: {{ runAsUser: {user} }} }}]
+"
+        ))
+    };
+    let names = |pod: &Value, key: &str| -> Vec<String> {
+        let list = pod["spec"][key].as_array().unwrap();
+        list.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for (annotations, init, containers) in [
+        ("", vec!["outgate-redirect", "outgate", "migrate"], vec!["shop"]),
+        ("outgate.dev/native-sidecar: 'false'", vec!["outgate-redirect", "migrate"], vec!["outgate", "shop"]),
+    ] {
+        let before = yaml(annotations, 1000);
+        let after = patched(&before, &answered(&asked(&before), &template));
+        assert_eq!(
+            (names(&after, "initContainers"), names(&after, "containers")),
+            (owned(&init), owned(&containers))
+        );
+        assert_eq!(
+            after["spec"]["initContainers"][0].get("env"),
+            None,
+            "what makes the rules is not pointed at outgate"
+        );
+        assert_eq!(answered(&asked(&after), &template).verdict, Verdict::Unchanged);
+    }
+    let refused = |pod: &Value| {
+        let answer = answered(&asked(pod), &template);
+        answer.review["response"]["status"]["message"].as_str().unwrap().to_owned()
+    };
+    let shared =
+        "outgate: container `shop` runs as the sidecar's user: its connections would not be redirected";
+    assert_eq!(refused(&yaml("", 65532)), shared);
+    let mut taken = yaml("", 1000);
+    taken["spec"]["initContainers"][0]["name"] = json!("outgate-redirect");
+    assert_eq!(
+        refused(&taken),
+        "outgate: the pod has a container `outgate-redirect` of its own, which is a name of the sidecar's"
+    );
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }

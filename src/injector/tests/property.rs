@@ -36,8 +36,16 @@ fn object(fields: Vec<(&'static str, BoxedStrategy<Option<Value>>)>) -> BoxedStr
 }
 
 fn env() -> BoxedStrategy<Value> {
-    let names =
-        vec!["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "PATH", "A_PROXY"];
+    let names = vec![
+        "HTTPS_PROXY",
+        "https_proxy",
+        "NO_PROXY",
+        "no_proxy",
+        "SSL_CERT_FILE",
+        "PATH",
+        "A_PROXY",
+        "JAVA_TOOL_OPTIONS",
+    ];
     let one = (select(names), prop_oneof![Just("http://127.0.0.1:3128".to_owned()), "[a-z]{0,6}"])
         .prop_map(|(name, value)| json!({ "name": name, "value": value }));
     prop::collection::vec(one, 0..5).prop_map(Value::Array).boxed()
@@ -85,8 +93,9 @@ fn annotations() -> BoxedStrategy<Value> {
         ("outgate.dev/no-proxy", "10.0.0.0/8"),
         ("outgate.dev/memory-limit", "1Gi"),
         ("outgate.dev/log-level", "warn"),
+        ("outgate.dev/runtimes", "java"),
     ];
-    subsequence(all, 0..=9)
+    subsequence(all, 0..=10)
         .prop_map(|chosen| chosen.into_iter().collect::<std::collections::BTreeMap<_, _>>())
         .prop_map(|chosen| json!(chosen))
         .boxed()

@@ -54,6 +54,11 @@ const CASES: &[(&str, &str, &str)] = &[
         "annotation `outgate.dev/no-proxy`: `$(POD_IP)` is not a list of hosts, suffixes and networks: `.corp.example,10.0.0.0/8`",
     ),
     (
+        "annotations: { outgate.dev/runtimes: 'java,go' }",
+        "",
+        "annotation `outgate.dev/runtimes`: `java,go` is not a list of runtimes: `java`",
+    ),
+    (
         "annotations: { outgate.dev/native-sidecar: 'yes' }",
         "",
         "annotation `outgate.dev/native-sidecar`: `yes` is not `true` or `false`",
@@ -97,7 +102,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "",
         "initContainers: [{ name: outgate }]",
-        "the pod has a container `outgate` of its own, which is the sidecar's name",
+        "the pod has a container `outgate` of its own, which is a name of the sidecar's",
     ),
     (
         "",

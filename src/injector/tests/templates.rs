@@ -110,3 +110,25 @@ fn what_is_none_is_refused() {
     assert_eq!(Template::parse(&" ".repeat(1024 * 1024 + 1)).err(), Some(TemplateError::TooLarge));
     assert_eq!(small().default, Mode::Native);
 }
+
+/// Java gets what it wants where a pod says so; what it reaches directly is written in its own way.
+#[test]
+fn java_where_a_pod_asks_for_it() {
+    let options = |pairs: Value| Options::of(&pairs.as_object().cloned().unwrap()).unwrap();
+    let value = |options: &Options| -> Option<String> {
+        let sidecar = Sidecar::new(&small(), options).unwrap();
+        let found = sidecar.variant.parts.env.iter().find(|one| one["name"] == "JAVA_TOOL_OPTIONS")?;
+        Some(found["value"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(value(&Options::default()), None);
+    let asked = json!({ "outgate.dev/runtimes": "java", "outgate.dev/no-proxy": ".corp.example,db.example,10.0.0.0/8" });
+    assert_eq!(
+        value(&options(asked)).unwrap(),
+        "-Dhttps.proxyHost=127.0.0.1 -Dhttp.nonProxyHosts=localhost|*.svc|*.corp.example|db.example -Dlast=1"
+    );
+    let mut without = super::small_document();
+    without.as_object_mut().unwrap().remove("java");
+    let error =
+        Sidecar::new(&super::made(&without), &options(json!({ "outgate.dev/runtimes": "java" }))).err();
+    assert_eq!(error, Some(super::super::Refusal::NoRuntime));
+}

@@ -11,13 +11,22 @@ define that charts include, with one value changed.
 default: {{ ternary "native" "classic" $v.native }}
 {{- if $hasNative }}
 native:
-  {{- include "outgate.parts" (dict "Capabilities" .Capabilities "Values" (dict "outgate" (mergeOverwrite (deepCopy $v) (dict "native" true)))) | nindent 2 }}
+  {{- include "outgate.partsWith" (list . $v (dict "native" true)) | nindent 2 }}
 {{- end }}
 classic:
-  {{- $classic := mergeOverwrite (deepCopy $v) (dict "native" false) }}
-  {{- include "outgate.parts" (dict "Capabilities" .Capabilities "Values" (dict "outgate" $classic)) | nindent 2 }}
-{{- $named := mergeOverwrite (deepCopy $classic) (dict "credentials" (dict "secret" "named-by-the-pod")) }}
-{{- $parts := fromYaml (include "outgate.parts" (dict "Capabilities" .Capabilities "Values" (dict "outgate" $named))) }}
+  {{- include "outgate.partsWith" (list . $v (dict "native" false)) | nindent 2 }}
+{{- if hasKey $v.app "runtimes" }}
+{{- $java := dict "runtimes" (append $v.app.runtimes "java" | uniq) }}
+java:
+  {{- if $hasNative }}
+  native:
+    {{- include "outgate.partsWith" (list . $v (dict "native" true "app" $java)) | nindent 4 }}
+  {{- end }}
+  classic:
+    {{- include "outgate.partsWith" (list . $v (dict "native" false "app" $java)) | nindent 4 }}
+{{- end }}
+{{- $named := dict "native" false "credentials" (dict "secret" "named-by-the-pod") }}
+{{- $parts := fromYaml (include "outgate.partsWith" (list . $v $named)) }}
 credentials:
   volumes:
     {{- range $parts.volumes }}
@@ -31,4 +40,10 @@ credentials:
     {{- toYaml (list .) | nindent 4 }}
     {{- end }}
     {{- end }}
+{{- end -}}
+
+{{/* `outgate.parts` with some values changed: a list of the context, the values, and what is different. */}}
+{{- define "outgate.partsWith" -}}
+{{- $values := mergeOverwrite (deepCopy (index . 1)) (deepCopy (index . 2)) -}}
+{{- include "outgate.parts" (dict "Capabilities" (index . 0).Capabilities "Values" (dict "outgate" $values)) -}}
 {{- end -}}
