@@ -6,7 +6,7 @@
 # Only what both BuildKit and buildah 1.28 understand is used. The two bases are arguments, so that a build without access to
 # their registries can name others. A release pins them by digest.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
-ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+ARG RUNTIME_IMAGE=gcr.io/distroless/base-nossl-debian12:nonroot
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
@@ -17,6 +17,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --release --bin outgate \
     && cp target/release/outgate /outgate \
+    && cp /usr/lib/*-linux-gnu/libgcc_s.so.1 /libgcc_s.so.1 \
     && mkdir /state
 
 FROM ${RUNTIME_IMAGE}
@@ -28,6 +29,8 @@ LABEL org.opencontainers.image.title="outgate" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build --chown=0:0 --chmod=0555 /outgate /usr/local/bin/outgate
+# The one library that it needs and this base does not have; both are Debian 12. See docs/decisions/0013.
+COPY --from=build --chown=0:0 --chmod=0444 /libgcc_s.so.1 /usr/lib/libgcc_s.so.1
 # So that a new volume that is mounted here belongs to the user below.
 COPY --from=build --chown=65532:65532 --chmod=0755 /state /var/lib/outgate
 # A number, because runAsNonRoot cannot look a name up.

@@ -16,8 +16,8 @@ from engine import OUTGATE, ROOT, missing
 
 TAG = "localhost/outgate-packaging-test"
 
-#: What distroless/cc-debian12 holds.
-RUNTIME = ["base-files", "netbase", "tzdata", "libc6", "libssl3", "libgcc-s1", "libgomp1", "libstdc++6", "ca-certificates"]
+#: What distroless/base-nossl-debian12 holds.
+RUNTIME = ["base-files", "netbase", "tzdata", "libc6", "ca-certificates"]
 
 CARGO = """#!/bin/sh
 set -e
@@ -105,6 +105,13 @@ class Image:
         unpacked.mkdir()
         self.debian(["busybox-static"], unpacked)
         shutil.copy(unpacked / "bin/busybox", builder / "bin/busybox")
+        # What the image takes from the toolchain's.
+        compiler = self.folder / "compiler"
+        compiler.mkdir()
+        self.debian(["libgcc-s1"], compiler)
+        library = next(compiler.rglob("libgcc_s.so.1"))
+        (builder / "usr/lib/x86_64-linux-gnu").mkdir(parents=True)
+        shutil.copy(library, builder / "usr/lib/x86_64-linux-gnu/libgcc_s.so.1")
         for name in ("sh", "cp", "mkdir", "["):
             (builder / "bin" / name).symlink_to("busybox")
         cargo = builder / "usr/local/cargo/bin/cargo"
