@@ -3,7 +3,7 @@
 //! A request's path through the modules, top to bottom; imports go down only (`tests/architecture.rs`):
 //!
 //! ```text
-//! main, cli, app, admin     wiring
+//! main, cli, app, admin     wiring; `injector` beside it puts sidecars into pods, and has no part in requests
 //! proxy                     the app's side: listeners, doors, exchange
 //! pipeline                  generations: admission, route stacks, reload, the answer table
 //! policy                    what was typed, what is true, the decision; pure
@@ -21,6 +21,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod credential;
+pub mod injector;
 pub mod message;
 pub mod pipeline;
 pub mod policy;

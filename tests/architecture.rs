@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 9] = [
     &["policy"],
     &["pipeline"],
     &["proxy"],
-    &["cli", "app", "admin", "process", "main"],
+    &["cli", "app", "admin", "injector", "process", "main"],
 ];
 
 /// What `proxy` may see: what it strips it learns from the decision, and it cannot dial.
@@ -51,8 +51,14 @@ const POLICY_SEES: [(&str, &[&str]); 6] = [
 ];
 
 /// Edges inside the wiring row: these modules start one another.
-const WIRING: [(&str, &str); 5] =
-    [("main", "cli"), ("cli", "app"), ("cli", "process"), ("app", "admin"), ("app", "process")];
+const WIRING: [(&str, &str); 6] = [
+    ("main", "cli"),
+    ("cli", "app"),
+    ("cli", "injector"),
+    ("cli", "process"),
+    ("app", "admin"),
+    ("app", "process"),
+];
 
 fn row(module: &str) -> usize {
     ROWS.iter().position(|row| row.contains(&module)).unwrap_or_else(|| panic!("`{module}` has no row"))

@@ -16,3 +16,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- define "outgate.clusterName" -}}
 {{- printf "%s-%s" (include "outgate.fullname" .) .Release.Namespace | trimSuffix "-" -}}
 {{- end -}}
+
+{{- define "outgate.injectorName" -}}{{ include "outgate.fullname" . }}-injector{{- end -}}
+
+{{- define "outgate.injectorSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: injector
+{{- end -}}
+
+{{/* The Secret with the injector's certificate and key. */}}
+{{- define "outgate.injectorSecret" -}}
+{{- if eq .Values.injector.certificates.mode "existingSecret" -}}{{ .Values.injector.certificates.secret }}
+{{- else -}}{{ include "outgate.injectorName" . }}-tls
+{{- end -}}
+{{- end -}}

@@ -22,6 +22,8 @@ mod env;
 mod exec;
 mod explain;
 mod explain_layers;
+mod inject;
+mod injector;
 mod presets;
 mod probe;
 mod redirect;
@@ -90,6 +92,10 @@ enum Command {
     Seal(seal::Arguments),
     /// Show everything at work on this machine, with a provider of its own.
     Demo(demo::Arguments),
+    /// Put the sidecar into the pods of Kubernetes manifests.
+    Inject(inject::Arguments),
+    /// Run the admission webhook that puts the sidecar into pods.
+    Injector(injector::Arguments),
     /// Ask a running outgate whether it is healthy; for images without a shell.
     Probe(probe::Arguments),
     /// Bring the connections of apps to a transparent listener, by rules of the kernel.
@@ -122,6 +128,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Exec(arguments) => exec::run(&arguments),
         Command::Seal(arguments) => seal::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Inject(arguments) => inject::run(&arguments),
+        Command::Injector(arguments) => injector::run(arguments),
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Redirect(arguments) => redirect::run(arguments),
         Command::Completions { shell } => {

@@ -54,7 +54,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 }
 
 /// Operational messages go to standard error; the access log is apart.
-fn start_log(filter: &str) -> Result<(), String> {
+pub(super) fn start_log(filter: &str) -> Result<(), String> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| format!("--log: {error}"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

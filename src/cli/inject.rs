@@ -1,0 +1,77 @@
+//! `outgate inject`: the sidecar in the pods of manifests, without a cluster.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::{fail, print};
+use crate::injector::manifest::inject_text;
+use crate::injector::template::Template;
+
+/// Bytes of manifests that are read.
+const MAX_INPUT: u64 = 64 * 1024 * 1024;
+
+/// Arguments of `inject`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Manifests: YAML, with as many documents as you like; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+    /// What is added: the document that the chart renders into the injector's ConfigMap. Default: the library's, with its default
+    /// values, for the image of this release.
+    #[arg(long, value_name = "FILE", env = "OUTGATE_TEMPLATE")]
+    template: Option<PathBuf>,
+    /// Where the result goes; `-` is standard output. Nothing is written where a document was refused.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+}
+
+/// Injects all documents, or none.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    match inject(arguments) {
+        Ok(code) => code,
+        Err(message) => fail(message),
+    }
+}
+
+fn inject(arguments: &Arguments) -> Result<ExitCode, String> {
+    let template = template(arguments.template.as_deref())?;
+    let input = read(&arguments.file).map_err(|error| format!("{}: {error}", arguments.file.display()))?;
+    let injected = inject_text(&input, &template).map_err(|mistakes| mistakes.0.join("\noutgate: "))?;
+    for warning in &injected.warnings {
+        let _ = writeln!(std::io::stderr(), "outgate: warning: {warning}");
+    }
+    if injected.pods == 0 {
+        let _ = writeln!(std::io::stderr(), "outgate: warning: there is no pod to inject");
+    }
+    if is_standard(&arguments.output) {
+        return Ok(print(&injected.text));
+    }
+    std::fs::write(&arguments.output, injected.text)
+        .map_err(|error| format!("{}: {error}", arguments.output.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The template of a file, or the library's.
+fn template(path: Option<&Path>) -> Result<Template, String> {
+    let Some(path) = path else { return Template::embedded().map_err(|error| error.to_string()) };
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Template::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let taken = if is_standard(path) {
+        std::io::stdin().take(MAX_INPUT + 1).read_to_string(&mut text)?
+    } else {
+        std::fs::File::open(path)?.take(MAX_INPUT + 1).read_to_string(&mut text)?
+    };
+    if u64::try_from(taken).is_ok_and(|taken| taken > MAX_INPUT) {
+        return Err(std::io::Error::other("more than 64 MiB of manifests"));
+    }
+    Ok(text)
+}

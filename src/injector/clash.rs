@@ -1,0 +1,121 @@
+//! What in a pod stands against a sidecar, or goes with it badly.
+//!
+//! | in the pod | what happens |
+//! | --- | --- |
+//! | `hostNetwork` | refused: the sidecar's loopback would be the node's |
+//! | `os.name` other than `linux` | refused |
+//! | `shareProcessNamespace` or `hostPID`, and a container that is root, privileged, or the sidecar's user | refused |
+//! | `shareProcessNamespace` or `hostPID` else | warning |
+//! | a container of the sidecar's user, where the template redirects | refused: it would not be redirected |
+//! | a container of the sidecar's user else | warning: it may signal the sidecar only where they share processes |
+//! | a container that mounts a volume of the sidecar's | refused |
+//! | a container that names a port of the sidecar's | warning |
+
+use serde_json::{Map, Value};
+
+use super::sidecar::Sidecar;
+use super::tree::{at, contains, is_true, objects, text};
+use super::{Refusal, Shown, Warnings};
+
+/// Judges a pod's spec.
+///
+/// # Errors
+///
+/// The refusals of the table above; [`Refusal::NotAPod`].
+pub fn check(spec: &Map<String, Value>, sidecar: &Sidecar, warnings: &mut Warnings) -> Result<(), Refusal> {
+    if is_true(spec, &["hostNetwork"]) {
+        return Err(Refusal::HostNetwork);
+    }
+    if let Some(system) = at(spec, &["os", "name"]).and_then(Value::as_str).filter(|name| *name != "linux") {
+        return Err(Refusal::OtherSystem(Shown::new(system)));
+    }
+    let mut same_user = Vec::new();
+    let shared = ["shareProcessNamespace", "hostPID"].into_iter().find(|key| is_true(spec, &[key]));
+    for container in others(spec, sidecar)? {
+        let name = Shown::new(text(container, "name").unwrap_or_default());
+        let Some(container) = container.as_object() else { continue };
+        if shared.is_some() && is_powerful(spec, container, sidecar) {
+            return Err(Refusal::SharedProcesses(name));
+        }
+        if sidecar.user().is_some() && user(spec, container) == sidecar.user() {
+            if sidecar.redirects() {
+                return Err(Refusal::RedirectedUser(name));
+            }
+            same_user.push(format!("`{name}`"));
+        }
+        mounts(container, &name, sidecar)?;
+        ports(container, &name, sidecar, warnings)?;
+    }
+    if let Some(key) = shared {
+        warnings.push(format!("`{key}` lets the pod's other containers see the sidecar's processes"));
+    }
+    if !same_user.is_empty() {
+        let user = sidecar.user().unwrap_or_default();
+        warnings.push(format!(
+            "{} runs as user {user}, which is the sidecar's: give it another one",
+            same_user.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// All containers but the template's.
+fn others<'a>(
+    spec: &'a Map<String, Value>,
+    sidecar: &'a Sidecar,
+) -> Result<impl Iterator<Item = &'a Value>, Refusal> {
+    let all = objects(spec, "initContainers")?.iter().chain(objects(spec, "containers")?);
+    Ok(all.filter(|container| !sidecar.is_ours(container)))
+}
+
+/// The user that a container says it runs as, or the pod for it; the image's own is not known here.
+fn user(spec: &Map<String, Value>, container: &Map<String, Value>) -> Option<i64> {
+    let path = ["securityContext", "runAsUser"];
+    at(container, &path).or_else(|| at(spec, &path)).and_then(Value::as_i64)
+}
+
+fn is_powerful(spec: &Map<String, Value>, container: &Map<String, Value>, sidecar: &Sidecar) -> bool {
+    let user = user(spec, container);
+    user == Some(0)
+        || (user.is_some() && user == sidecar.user())
+        || is_true(container, &["securityContext", "privileged"])
+}
+
+/// A volume that the app gets as well is mounted as the template mounts it there, the others not at all.
+fn mounts(container: &Map<String, Value>, name: &Shown, sidecar: &Sidecar) -> Result<(), Refusal> {
+    let parts = &sidecar.variant.parts;
+    for mount in objects(container, "volumeMounts")? {
+        let volume = text(mount, "name").unwrap_or_default();
+        let ours = parts.volumes.iter().any(|one| text(one, "name") == Some(volume));
+        let allowed = parts.volume_mounts.iter().any(|one| contains(mount, one));
+        if ours && !allowed {
+            return Err(Refusal::PrivateVolume { container: name.clone(), volume: Shown::new(volume) });
+        }
+        let path = text(mount, "mountPath").unwrap_or_default();
+        let taken = parts.volume_mounts.iter().any(|one| same_place(text(one, "mountPath"), path));
+        if !ours && taken {
+            return Err(Refusal::MountTaken { container: name.clone(), path: Shown::new(path) });
+        }
+    }
+    Ok(())
+}
+
+fn same_place(ours: Option<&str>, path: &str) -> bool {
+    ours.is_some_and(|ours| ours.trim_end_matches('/') == path.trim_end_matches('/'))
+}
+
+fn ports(
+    container: &Map<String, Value>,
+    name: &Shown,
+    sidecar: &Sidecar,
+    warnings: &mut Warnings,
+) -> Result<(), Refusal> {
+    for port in objects(container, "ports")? {
+        let number = port.get("containerPort").and_then(Value::as_i64);
+        if number.is_some_and(|number| sidecar.ports().any(|ours| ours == number)) {
+            let number = number.unwrap_or_default();
+            warnings.push(format!("container `{name}` names port {number}, on which the sidecar listens"));
+        }
+    }
+    Ok(())
+}

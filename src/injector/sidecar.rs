@@ -1,0 +1,171 @@
+//! The template with a pod's options: what this one pod gets.
+//!
+//! Here, and nowhere else, is written down which of the template's members an annotation changes. All have names that the library
+//! (`helm/charts/outgate-lib`) gives them, and a test of the charts holds both together.
+
+use serde_json::{Map, Value, json};
+
+use super::options::Options;
+use super::template::{Mode, Template, Variant, hash};
+use super::tree::{list_mut, object_mut, text};
+use super::{Refusal, STATUS};
+
+const POLICY_VOLUME: &str = "outgate-policy";
+const CREDENTIALS_VOLUME: &str = "outgate-credentials";
+const LOG_FLAG: &str = "--log=";
+
+/// What one pod gets.
+#[derive(Clone, Debug)]
+pub struct Sidecar {
+    /// How it stands in the pod.
+    pub mode: Mode,
+    /// The sidecar, and the parts beside it.
+    pub variant: Variant,
+    /// What `outgate.dev/status` will say.
+    pub status: Status,
+}
+
+/// What `outgate.dev/status` says: `0.1.0/<template>` or `0.1.0/<template>/<options>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    hashes: String,
+}
+
+impl Status {
+    /// Whether the annotation tells of the same template and the same options. The version that injected may be another one:
+    /// while the injector itself is rolled out, two of them see the same pod.
+    pub fn is_that_of(&self, annotation: &str) -> bool {
+        annotation.split_once('/').is_some_and(|(_, hashes)| hashes == self.hashes)
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", env!("CARGO_PKG_VERSION"), self.hashes)
+    }
+}
+
+impl Sidecar {
+    /// Takes the template's variant and puts the options into it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoVariant`]; [`Refusal::NotAPod`] where the template's sidecar is none.
+    pub fn new(template: &Template, options: &Options) -> Result<Self, Refusal> {
+        let mode = options.mode.unwrap_or(template.default);
+        let other = if mode == Mode::Native { Mode::Classic } else { Mode::Native };
+        let variant = template.variant(mode, false).ok_or(Refusal::NoVariant(other.as_str()))?;
+        let variant = match options.java {
+            true => template.variant(mode, true).ok_or(Refusal::NoRuntime)?.clone(),
+            false => variant.clone(),
+        };
+        let mut sidecar = Self { mode, variant, status: status(template, options) };
+        sidecar.apply(template, options)?;
+        Ok(sidecar)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.variant.sidecar.get("name").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Whether a container is one of those that the template brings.
+    pub fn is_ours(&self, container: &Value) -> bool {
+        let name = text(container, "name");
+        name == Some(self.name()) || self.variant.before.iter().any(|one| text(one, "name") == name)
+    }
+
+    /// Whether the template redirects the pod's connections: an init container of it runs `outgate redirect`.
+    pub fn redirects(&self) -> bool {
+        let mut first = self.variant.before.iter().filter_map(|one| one.get("args")?.get(0)?.as_str());
+        first.any(|argument| argument == "redirect")
+    }
+
+    /// The user it runs as, where the template says so.
+    pub fn user(&self) -> Option<i64> {
+        self.variant.sidecar.get("securityContext")?.get("runAsUser")?.as_i64()
+    }
+
+    /// The ports that it says it has.
+    pub fn ports(&self) -> impl Iterator<Item = i64> {
+        let ports = self.variant.sidecar.get("ports").and_then(Value::as_array);
+        ports.into_iter().flatten().filter_map(|port| port.get("containerPort")?.as_i64())
+    }
+
+    fn apply(&mut self, template: &Template, options: &Options) -> Result<(), Refusal> {
+        let Variant { sidecar, parts, .. } = &mut self.variant;
+        if let Some(name) = &options.policy {
+            name_object(&mut parts.volumes, POLICY_VOLUME, "configMap", "name", name);
+        }
+        if let Some(name) = &options.credentials {
+            if !parts.volumes.iter().any(|volume| text(volume, "name") == Some(CREDENTIALS_VOLUME)) {
+                parts.volumes.extend(template.credentials.volumes.iter().cloned());
+                list_mut(sidecar, "volumeMounts")?.extend(template.credentials.volume_mounts.iter().cloned());
+            }
+            name_object(&mut parts.volumes, CREDENTIALS_VOLUME, "secret", "secretName", name);
+        }
+        if !options.no_proxy.is_empty() {
+            parts.env.iter_mut().for_each(|variable| reach_directly(variable, &options.no_proxy));
+        }
+        if let Some(level) = &options.log_level {
+            let arguments = list_mut(sidecar, "args")?;
+            arguments.retain(|one| !one.as_str().is_some_and(|one| one.starts_with(LOG_FLAG)));
+            arguments.push(json!(format!("{LOG_FLAG}{level}")));
+        }
+        for (amount, kind, resource) in [
+            (&options.cpu_request, "requests", "cpu"),
+            (&options.memory_request, "requests", "memory"),
+            (&options.memory_limit, "limits", "memory"),
+        ] {
+            if let Some(amount) = amount {
+                object_mut(object_mut(sidecar, "resources")?, kind)?
+                    .insert(resource.to_owned(), json!(amount));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends to what an app reaches directly: `NO_PROXY`, and the property of Java, which knows no networks and writes suffixes with `*`.
+fn reach_directly(variable: &mut Value, direct: &[String]) {
+    const PROPERTY: &str = "-Dhttp.nonProxyHosts=";
+    let name = text(variable, "name").unwrap_or_default();
+    let value = text(variable, "value").unwrap_or_default();
+    if name.eq_ignore_ascii_case("no_proxy") {
+        variable["value"] = json!(format!("{value},{}", direct.join(",")));
+    } else if name == "JAVA_TOOL_OPTIONS" {
+        let hosts = direct.iter().filter(|one| !one.contains('/'));
+        let as_java =
+            |one: &String| one.strip_prefix('.').map_or(format!("|{one}"), |one| format!("|*.{one}"));
+        let hosts: String = hosts.map(as_java).collect();
+        let with = |option: &str| match option.starts_with(PROPERTY) {
+            true => format!("{option}{hosts}"),
+            false => option.to_owned(),
+        };
+        let options: Vec<String> = value.split(' ').map(with).collect();
+        variable["value"] = json!(options.join(" "));
+    }
+}
+
+fn status(template: &Template, options: &Options) -> Status {
+    let hashes = if options.given.is_empty() {
+        template.hash.clone()
+    } else {
+        format!("{}/{}", template.hash, hash(&json!(options.given)))
+    };
+    Status { hashes }
+}
+
+/// What the pod says of an injection before.
+pub fn status_of(annotations: &Map<String, Value>) -> Option<&str> {
+    annotations.get(STATUS)?.as_str()
+}
+
+/// Names the ConfigMap or Secret of one volume.
+fn name_object(volumes: &mut [Value], volume: &str, source: &str, key: &str, name: &str) {
+    for one in volumes.iter_mut().filter(|one| text(one, "name") == Some(volume)) {
+        if let Some(source) = one.get_mut(source).and_then(Value::as_object_mut) {
+            source.insert(key.to_owned(), json!(name));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What is refused, in which words.
+
+use serde_json::json;
+
+use super::super::review::{Malformed, Verdict, review};
+use super::{answered, asked, pod, small};
+
+/// `metadata` beside the label, `spec` beside the container, and what is said.
+const CASES: &[(&str, &str, &str)] = &[
+    (
+        "annotations: { outgate.dev/polciy: x }",
+        "",
+        "annotation `outgate.dev/polciy`: outgate knows no such key; did you mean `outgate.dev/policy`?",
+    ),
+    (
+        "annotations: { outgate.dev/image: evil }",
+        "",
+        "annotation `outgate.dev/image`: outgate knows no such key",
+    ),
+    (
+        "annotations: { outgate.dev/inject: 'true' }",
+        "",
+        "annotation `outgate.dev/inject`: outgate knows no such key; it is a label",
+    ),
+    ("annotations: { outgate.dev/: x }", "", "annotation `outgate.dev/`: outgate knows no such key"),
+    (
+        "annotations: { outgate.dev/policy: Shop_Policy }",
+        "",
+        "annotation `outgate.dev/policy`: `Shop_Policy` is not the name of a ConfigMap",
+    ),
+    (
+        "annotations: { outgate.dev/credentials-secret: '' }",
+        "",
+        "annotation `outgate.dev/credentials-secret`: `` is not the name of a Secret",
+    ),
+    (
+        "annotations: { outgate.dev/containers: 'shop,' }",
+        "",
+        "annotation `outgate.dev/containers`: `shop,` is not a list of containers: `app,worker`",
+    ),
+    (
+        "annotations: { outgate.dev/containers: shpo }",
+        "",
+        "annotation `outgate.dev/containers`: the pod has no container `shpo`; did you mean `shop`?",
+    ),
+    (
+        "annotations: { outgate.dev/exclude-containers: outgate }",
+        "",
+        "annotation `outgate.dev/exclude-containers`: the pod has no container `outgate`",
+    ),
+    (
+        "annotations: { outgate.dev/no-proxy: '$(POD_IP)' }",
+        "",
+        "annotation `outgate.dev/no-proxy`: `$(POD_IP)` is not a list of hosts, suffixes and networks: `.corp.example,10.0.0.0/8`",
+    ),
+    (
+        "annotations: { outgate.dev/runtimes: 'java,go' }",
+        "",
+        "annotation `outgate.dev/runtimes`: `java,go` is not a list of runtimes: `java`",
+    ),
+    (
+        "annotations: { outgate.dev/native-sidecar: 'yes' }",
+        "",
+        "annotation `outgate.dev/native-sidecar`: `yes` is not `true` or `false`",
+    ),
+    (
+        "annotations: { outgate.dev/log-level: loud }",
+        "",
+        "annotation `outgate.dev/log-level`: `loud` is not `error`, `warn`, `info` or `debug`",
+    ),
+    (
+        "annotations: { outgate.dev/cpu-request: '1 core' }",
+        "",
+        "annotation `outgate.dev/cpu-request`: `1 core` is not a quantity: `100m`",
+    ),
+    (
+        "annotations: { outgate.dev/memory-limit: '-1Gi' }",
+        "",
+        "annotation `outgate.dev/memory-limit`: `-1Gi` is not a quantity: `128Mi`",
+    ),
+    (
+        "annotations: { outgate.dev/memory-request: 1.Gi }",
+        "",
+        "annotation `outgate.dev/memory-request`: `1.Gi` is not a quantity: `64Mi`",
+    ),
+    (
+        "",
+        "hostNetwork: true",
+        "a pod with `hostNetwork` gets no sidecar: its 127.0.0.1 is the node's, and whoever runs there could use the credentials",
+    ),
+    ("", "os: { name: windows }", "the sidecar is a Linux program, and `os.name` says `windows`"),
+    (
+        "",
+        "shareProcessNamespace: true, securityContext: { runAsUser: 65532 }",
+        "container `shop` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "hostPID: true, securityContext: { runAsUser: 0 }",
+        "container `shop` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "initContainers: [{ name: outgate }]",
+        "the pod has a container `outgate` of its own, which is a name of the sidecar's",
+    ),
+    (
+        "",
+        "volumes: [{ name: outgate-private, hostPath: { path: /tmp } }]",
+        "the pod has a volume `outgate-private` of its own, which is a name of the sidecar's volumes",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /var/run/outgate/ }] }]",
+        "container `a` has a mount at `/var/run/outgate/`, where outgate's certificates have to be",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: outgate-private, mountPath: /k }] }]",
+        "container `a` mounts `outgate-private`, which is the sidecar's alone",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: outgate-public, mountPath: /var/run/outgate }] }]",
+        "container `a` mounts `outgate-public`, which is the sidecar's alone",
+    ),
+    ("annotations: 7", "", "this is not a pod that outgate understands: `metadata.annotations`"),
+    (
+        "annotations: { outgate.dev/policy: 7 }",
+        "",
+        "this is not a pod that outgate understands: `metadata.annotations`",
+    ),
+    ("", "initContainers: yes", "this is not a pod that outgate understands: `initContainers`"),
+    ("", "volumes: [a]", "this is not a pod that outgate understands: `volumes`"),
+];
+
+#[test]
+fn each_with_its_words() {
+    for (metadata, spec, wanted) in CASES {
+        let comma = |text: &str| if text.is_empty() { String::new() } else { format!(", {text}") };
+        let yaml = format!(
+            "metadata: {{ labels: {{ outgate.dev/inject: 'true' }}{} }}\nspec: {{ containers: [{{ name: shop }}]{} }}\n",
+            comma(metadata),
+            comma(spec),
+        );
+        let pod = pod(&yaml);
+        let answer = answered(&asked(&pod), &small());
+        let response = &answer.review["response"];
+        assert_eq!(answer.verdict, Verdict::Refused, "{yaml}{response:#}");
+        assert_eq!(response["allowed"], false);
+        assert_eq!(response.get("patch"), None);
+        assert_eq!(response["uid"], "705ab4f5-6393-11e8-b7cc-42010a800002");
+        assert_eq!(response["status"]["message"].as_str().unwrap(), format!("outgate: {wanted}"), "{yaml}");
+    }
+}
+
+#[test]
+fn the_label_that_outgate_sets_is_not_anothers() {
+    let mut pod = pod(
+        "metadata: { labels: { outgate.dev/inject: 'true', outgate.dev/injected: 'false' } }\nspec: { containers: [{ name: shop }] }\n",
+    );
+    let answer = answered(&asked(&pod), &small());
+    let message = answer.review["response"]["status"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(
+        message,
+        "outgate: label `outgate.dev/injected` is set by outgate, and here it says something else"
+    );
+    pod["metadata"]["labels"]["outgate.dev/injected"] = json!("true");
+    assert_eq!(answered(&asked(&pod), &small()).verdict, Verdict::Injected);
+}
+
+#[test]
+fn names_of_a_pod_are_shown_short_and_harmless() {
+    let long = format!("outgate.dev/{}\u{1b}[31m\n", "x".repeat(5000));
+    let mut pod =
+        pod("metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [{ name: shop }] }\n");
+    pod["metadata"]["annotations"] = json!({ long: "y" });
+    let answer = answered(&asked(&pod), &small());
+    let message = answer.review["response"]["status"]["message"].as_str().unwrap().to_owned();
+    assert!(message.len() < 250 && !message.contains(['\n', '\u{1b}']), "{message:?}");
+}
+
+#[test]
+fn warnings_have_an_end() {
+    let mut pod = pod("metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [] }\n");
+    let one = |number: usize| json!({ "name": format!("c{number}"), "env": [{ "name": "NO_PROXY", "value": "x" }] });
+    pod["spec"]["containers"] = (0..40).map(one).collect();
+    let answer = answered(&asked(&pod), &small());
+    let told = answer.review["response"]["warnings"].as_array().unwrap().clone();
+    assert_eq!((answer.warnings, told.len()), (40, 13));
+    assert_eq!(told[12], "outgate: ... and 28 more");
+}
+
+#[test]
+fn what_is_no_review_has_no_answer() {
+    let good = asked(&pod("spec: {}"));
+    let with = |key: &str, value: serde_json::Value| {
+        let mut review = good.clone();
+        review[key] = value;
+        review.to_string()
+    };
+    for (body, wanted) in [
+        (String::new(), Malformed::Shape),
+        ("{".to_owned(), Malformed::Shape),
+        ("[]".to_owned(), Malformed::Shape),
+        ("[".repeat(100_000), Malformed::Shape),
+        (with("kind", json!("Pod")), Malformed::Shape),
+        (with("request", json!(null)), Malformed::Shape),
+        (with("request", json!({ "kind": { "kind": "Pod" }, "operation": "CREATE" })), Malformed::Shape),
+        (with("apiVersion", json!("admission.k8s.io/v1beta1")), Malformed::Version),
+    ] {
+        assert_eq!(review(body.as_bytes(), &small()).err(), Some(wanted), "{}", &body[..body.len().min(200)]);
+    }
+}

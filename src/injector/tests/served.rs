@@ -1,0 +1,296 @@
+//! The webhook over TLS: bounds, changed files, and the end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::super::answer::MAX_BODY;
+use super::super::live::{Files, Live};
+use super::super::metrics::Metrics;
+use super::super::server::{Injector, Settings};
+use super::super::template::DEFAULT;
+use super::{asked, pod};
+use crate::tls::crypto_provider;
+
+const NAME: &str = "injector.outgate.svc";
+
+/// Files in a folder of their own.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> (Self, CertificateDer<'static>) {
+        let folder = Self(tempfile::tempdir().unwrap());
+        std::fs::write(folder.path("template.yaml"), DEFAULT).unwrap();
+        let certificate = folder.certify();
+        (folder, certificate)
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A new pair.
+    fn certify(&self) -> CertificateDer<'static> {
+        let pair = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+        std::fs::write(self.path("tls.crt"), pair.cert.pem()).unwrap();
+        std::fs::write(self.path("tls.key"), pair.signing_key.serialize_pem()).unwrap();
+        pair.cert.der().clone()
+    }
+
+    fn files(&self) -> Files {
+        let at = |name| Path::to_path_buf(&self.path(name));
+        Files { certificate: at("tls.crt"), key: at("tls.key"), template: at("template.yaml") }
+    }
+
+    async fn start(&self, linger: Duration) -> Injector {
+        let any = "127.0.0.1:0".parse().unwrap();
+        Injector::start(Settings { listen: any, health: any, files: self.files(), linger }).await.unwrap()
+    }
+}
+
+async fn connect(
+    injector: &Injector,
+    trusted: &CertificateDer<'static>,
+    alpn: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(crypto_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let stream = TcpStream::connect(injector.listen).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME).unwrap(), stream).await
+}
+
+/// One request on a connection of its own.
+async fn send(
+    injector: &Injector,
+    trusted: &CertificateDer<'static>,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> (StatusCode, String) {
+    let stream = connect(injector, trusted, "http/1.1").await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        Request::builder().method(method).uri(path).header("host", NAME).body(Full::new(body)).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn health(injector: &Injector, path: &str) -> String {
+    let mut stream = TcpStream::connect(injector.health).await.unwrap();
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+fn good() -> Bytes {
+    let pod =
+        pod("metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [{ name: shop }] }\n");
+    asked(&pod).to_string().into()
+}
+
+#[tokio::test]
+async fn reviews_are_answered_and_all_else_is_not() {
+    let (folder, trusted) = Folder::new();
+    let injector = folder.start(Duration::ZERO).await;
+    let (status, body) = send(&injector, &trusted, Method::POST, "/mutate", good()).await;
+    assert_eq!(status, StatusCode::OK);
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer["response"]["uid"], "705ab4f5-6393-11e8-b7cc-42010a800002");
+    assert!(answer["response"]["patch"].is_string());
+    let commas = || Bytes::from(format!("[{}0]", "0,".repeat(300_000)));
+    for (method, path, body, wanted) in [
+        (Method::POST, "/", good(), StatusCode::NOT_FOUND),
+        (Method::GET, "/mutate", Bytes::new(), StatusCode::METHOD_NOT_ALLOWED),
+        (Method::GET, "/metrics", Bytes::new(), StatusCode::NOT_FOUND),
+        (Method::POST, "/mutate", Bytes::from_static(b"{"), StatusCode::BAD_REQUEST),
+        (Method::POST, "/mutate", commas(), StatusCode::PAYLOAD_TOO_LARGE),
+        // Large, and a review for all that.
+        (Method::POST, "/mutate", large(MAX_BODY - 4096), StatusCode::OK),
+    ] {
+        let what = format!("{method} {path} {}", body.len());
+        assert_eq!(send(&injector, &trusted, method, path, body).await.0, wanted, "{what}");
+    }
+    assert!(health(&injector, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(health(&injector, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(health(&injector, "/mutate").await.starts_with("HTTP/1.1 404"));
+    let metrics = health(&injector, "/metrics").await;
+    for line in [
+        "outgate_injector_requests_total{result=\"injected\"} 2",
+        "outgate_injector_requests_total{result=\"malformed\"} 2",
+        "outgate_injector_requests_total{result=\"refused\"} 0",
+        "outgate_injector_warnings_total 0",
+        "outgate_injector_request_duration_seconds_count 4",
+        "outgate_injector_reloads_total{what=\"template\",result=\"refused\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line}:\n{metrics}");
+    }
+}
+
+/// A review with an annotation of others that fills it.
+fn large(bytes: usize) -> Bytes {
+    let mut pod = pod(
+        "metadata: { labels: { outgate.dev/inject: 'true' }, annotations: {} }\nspec: { containers: [{ name: shop }] }\n",
+    );
+    pod["metadata"]["annotations"]["notes"] = "x".repeat(bytes).into();
+    asked(&pod).to_string().into()
+}
+
+/// A body that says it is too large is refused before it comes.
+#[tokio::test]
+async fn an_announced_flood_is_not_waited_for() {
+    let (folder, trusted) = Folder::new();
+    let injector = folder.start(Duration::ZERO).await;
+    let mut stream = connect(&injector, &trusted, "http/1.1").await.unwrap();
+    let head = format!("POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", MAX_BODY + 1);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 413");
+}
+
+/// Bodies that never come fill the room; it is empty again when their connections are gone.
+#[tokio::test]
+async fn half_a_body_does_not_hold_others_up_for_good() {
+    let (folder, trusted) = Folder::new();
+    let injector = folder.start(Duration::ZERO).await;
+    let mut stream = connect(&injector, &trusted, "http/1.1").await.unwrap();
+    let head = format!("POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY}\r\n\r\n{{");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    let waiting = send(&injector, &trusted, Method::POST, "/mutate", good());
+    tokio::pin!(waiting);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), &mut waiting).await.is_err(),
+        "there is no room"
+    );
+    drop(stream);
+    assert_eq!(waiting.await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn http2_as_the_api_server_speaks_it() {
+    let (folder, trusted) = Folder::new();
+    let injector = folder.start(Duration::ZERO).await;
+    let stream = connect(&injector, &trusted, "h2").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let calls = (0..20).map(|_| {
+        let mut sender = sender.clone();
+        async move {
+            let uri = format!("https://{NAME}/mutate");
+            let request = Request::post(uri).body(Full::new(good())).unwrap();
+            sender.send_request(request).await.unwrap().status()
+        }
+    });
+    for status in futures_util::future::join_all(calls).await {
+        assert_eq!(status, StatusCode::OK);
+    }
+}
+
+/// At the end: not ready, still serving; then what runs finishes, and nothing new is taken.
+#[tokio::test]
+async fn the_end_is_in_good_order() {
+    let (folder, trusted) = Folder::new();
+    let injector = Arc::new(folder.start(Duration::from_millis(400)).await);
+    let mut running = connect(&injector, &trusted, "http/1.1").await.unwrap();
+    let body = good();
+    let head = format!("POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    running.write_all(head.as_bytes()).await.unwrap();
+    running.flush().await.unwrap();
+    let ending = injector.clone();
+    let end = tokio::spawn(async move { ending.shutdown().await });
+    while !health(&injector, "/readyz").await.starts_with("HTTP/1.1 503") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        send(&injector, &trusted, Method::POST, "/mutate", good()).await.0,
+        StatusCode::OK,
+        "serving on"
+    );
+    while connect(&injector, &trusted, "http/1.1").await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    running.write_all(&body).await.unwrap();
+    let mut start = [0; 12];
+    running.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200", "what ran has finished");
+    assert!(end.await.unwrap());
+}
+
+/// What the loop of the watch does at each look.
+#[tokio::test]
+async fn changed_files_are_taken_over_and_bad_ones_are_not() {
+    let (folder, _) = Folder::new();
+    let metrics = Arc::new(Metrics::new());
+    let live = Live::read(folder.files(), metrics.clone()).unwrap();
+    let counted = |line: &str| assert!(metrics.encode().contains(line), "{line}\n{}", metrics.encode());
+    let (tls, template) = (live.tls(), live.template());
+    live.look();
+    assert!(Arc::ptr_eq(&tls, &live.tls()) && Arc::ptr_eq(&template, &live.template()), "nothing changed");
+    // A new certificate with the old key: half of a swap.
+    let (other, _) = Folder::new();
+    std::fs::copy(other.path("tls.crt"), folder.path("tls.crt")).unwrap();
+    std::fs::write(folder.path("template.yaml"), "default: native\n").unwrap();
+    live.look();
+    assert!(
+        Arc::ptr_eq(&tls, &live.tls()) && Arc::ptr_eq(&template, &live.template()),
+        "what was in use goes on"
+    );
+    counted("reloads_total{what=\"certificate\",result=\"refused\"} 1");
+    counted("reloads_total{what=\"template\",result=\"refused\"} 1");
+    std::fs::remove_file(folder.path("tls.key")).unwrap();
+    live.look();
+    counted("reloads_total{what=\"certificate\",result=\"refused\"} 1");
+    std::fs::copy(other.path("tls.key"), folder.path("tls.key")).unwrap();
+    std::fs::write(folder.path("template.yaml"), DEFAULT.replace("--log=info", "--log=warn")).unwrap();
+    live.look();
+    assert!(!Arc::ptr_eq(&tls, &live.tls()));
+    assert_ne!(template.hash, live.template().hash);
+    counted("reloads_total{what=\"certificate\",result=\"applied\"} 1");
+    counted("reloads_total{what=\"template\",result=\"applied\"} 1");
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let (folder, _) = Folder::new();
+    let wrong = |change: fn(&mut Files)| {
+        let mut files = folder.files();
+        change(&mut files);
+        Live::read(files, Arc::new(Metrics::new())).err().unwrap().to_string()
+    };
+    assert!(
+        wrong(|files| files.key = "/nowhere/tls.key".into()).starts_with("/nowhere/tls.key cannot be read")
+    );
+    assert_eq!(
+        wrong(|files| files.key = files.certificate.clone()),
+        "the key is not usable PEM: it holds nothing of the wanted kind"
+    );
+    assert!(wrong(|files| files.template = files.key.clone()).contains("tls.key: it is not a template"));
+}
