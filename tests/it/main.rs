@@ -27,6 +27,7 @@ mod quota;
 mod records;
 mod reload;
 mod rewrite;
+mod rotating;
 mod shadow;
 mod signed;
 mod stores;

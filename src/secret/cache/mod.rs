@@ -8,6 +8,7 @@
 //! | a store tells of no changes | read again at its interval, give or take a tenth |
 //! | a value has a lease | read again at two thirds of it; not used after its end |
 //! | a token nears its end | made anew at 80 % of its life; not used after its end |
+//! | what a token is made from changes | made anew; the old one serves meanwhile |
 //! | a request finds no token | it waits for the one that is being made ([`SecretEntry::obtain`]) |
 //! | a read fails | the last good value stays; read again after 6 s, doubling up to 5 min, with jitter |
 //!
@@ -174,8 +175,10 @@ impl SecretCache {
         }
         // Not under the lock: the maker binds itself to secrets of this cache.
         let (maker, wake) = (maker(), Arc::clone(&self.wake));
+        let inputs = maker.made_from();
         let made = || Arc::new(SecretEntry::new(reference.clone(), ValueRules::HeaderSafe, Ok(maker), wake));
         let entry = Arc::clone(self.lock().entry(key).or_insert_with(made));
+        inputs.iter().for_each(|input| input.leads_to(&entry));
         self.came_or_went();
         entry
     }
