@@ -95,6 +95,16 @@ pub trait SecretStore: Send + Sync {
         None
     }
 
+    /// Tells of changes of these secrets as they come, where the store can, until the future is dropped. What `changed` is called
+    /// with is read again; none too many calls are made, and a secret that is not watched is polled all the same.
+    fn watch<'a>(
+        &'a self,
+        _references: &'a [SecretRef],
+        _changed: &'a (dyn Fn(&SecretRef) + Send + Sync),
+    ) -> Option<BoxFuture<'a, ()>> {
+        None
+    }
+
     /// The secrets that it makes its value from, where it does: a change of one of them leads to a new value.
     fn made_from(&self) -> Vec<Arc<SecretEntry>> {
         Vec::new()

@@ -246,6 +246,17 @@ impl SecretEntry {
         }
     }
 
+    /// The store that it is polled from, where it is.
+    pub(super) fn polled(&self) -> Option<Arc<dyn SecretStore>> {
+        let bound = self.bound.load();
+        matches!(bound.source, Source::Polled(_)).then(|| bound.store.as_ref().ok().cloned()).flatten()
+    }
+
+    /// It may have changed: it is read again now.
+    pub(super) fn make_due(&self) {
+        self.book().due_at = Some(Instant::now());
+    }
+
     /// Takes its values from `store` from now on, if that is another one. The value in use stays until the next read.
     pub(super) fn rebind(&self, store: Arc<dyn SecretStore>) {
         if self.bound.load().store.as_ref().is_ok_and(|old| Arc::ptr_eq(old, &store)) {

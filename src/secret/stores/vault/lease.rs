@@ -150,13 +150,6 @@ async fn renew(server: &Server, old: &Lease) -> Option<Lease> {
     let (id, term, renewable) = lease(&answer)?;
     let from = Instant::now();
     let values = Arc::clone(&old.values);
-    let renewed = Lease {
-        values,
-        id,
-        renewable,
-        from,
-        ends: from + term,
-        login: server.login.logins(),
-    };
+    let renewed = Lease { values, id, renewable, from, ends: from + term, login: server.login.logins() };
     (renewed.term() * 2 >= old.term()).then_some(renewed)
 }
