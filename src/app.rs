@@ -39,6 +39,9 @@ use crate::upstream::guard::OwnListeners;
 use crate::upstream::resolver::Resolver;
 use crate::upstream::service::UpstreamError;
 
+/// How long the end waits for a refresh token that is on its way: its request takes at most 5 s, and then it is written.
+const EXCHANGE: Duration = Duration::from_secs(15);
+
 /// Why outgate did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -212,6 +215,8 @@ impl App {
             self.proxy.abort.cancel();
             let _ = tokio::time::timeout(Duration::from_millis(500), self.proxy.tasks.wait()).await;
         }
+        // A refresh token that was used up and whose successor is not written would be lost.
+        self.reloader.shared().unbroken().end(EXCHANGE).await;
         // What is leased of the fleet's limits goes back when nothing is sent any more.
         self.reloader.shared().layers.fleet.leave().await;
         self.background.cancel();

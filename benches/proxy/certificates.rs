@@ -31,7 +31,8 @@ pub fn mint(directory: &Path) -> Outcome<()> {
 
     let issuer = Issuer::new(authority, key);
     let key = KeyPair::generate()?;
-    let leaf = CertificateParams::new([BENCH_HOST.to_owned(), BLIND_HOST.to_owned()])?;
+    let leaf =
+        CertificateParams::new([BENCH_HOST.to_owned(), BLIND_HOST.to_owned(), "127.0.0.1".to_owned()])?;
     std::fs::write(directory.join(ORIGIN_CHAIN), leaf.signed_by(&key, &issuer)?.pem())?;
     std::fs::write(directory.join(ORIGIN_KEY), key.serialize_pem())?;
     Ok(())

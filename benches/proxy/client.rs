@@ -33,6 +33,12 @@ pub enum Door {
     LocalBare,
     /// As `Local`, with rate limits, quota, retry, breaker and concurrency.
     LocalLayers,
+    /// As `Local`, with a token that outgate got itself.
+    LocalToken,
+    /// As `Local`, without a credential.
+    LocalFree,
+    /// As `Local`, signed for AWS.
+    LocalSigned,
     /// CONNECT, and TLS with a certificate that outgate has minted; TLS from there, the credential injected.
     Intercepted,
     /// CONNECT, and TLS with the origin itself.
@@ -41,7 +47,7 @@ pub enum Door {
 
 impl Door {
     fn is_local(self) -> bool {
-        matches!(self, Self::Local | Self::LocalHttp2 | Self::LocalBare | Self::LocalLayers)
+        !matches!(self, Self::Direct | Self::Floor | Self::Intercepted | Self::Tunnel)
     }
 }
 
@@ -71,14 +77,12 @@ impl Doors {
                 speak(secure(&self.trusts_origin, BENCH_HOST, stream).await?).await?
             }
             Door::Floor => speak(dial(self.floor).await?).await?,
-            Door::Local | Door::LocalHttp2 | Door::LocalBare | Door::LocalLayers => {
-                speak(dial(self.outgate).await?).await?
-            }
             Door::Intercepted => speak(self.intercepted().await?).await?,
             Door::Tunnel => {
                 let stream = tunnel(dial(self.outgate).await?, BLIND_HOST).await?;
                 speak(secure(&self.trusts_origin, BLIND_HOST, stream).await?).await?
             }
+            _ => speak(dial(self.outgate).await?).await?,
         };
         Ok(Exchange { sender, door })
     }
@@ -104,6 +108,9 @@ impl Exchange {
             Door::LocalHttp2 => "/bench2/",
             Door::LocalBare => "/bare/",
             Door::LocalLayers => "/layers/",
+            Door::LocalToken => "/token/",
+            Door::LocalFree => "/free/",
+            Door::LocalSigned => "/signed/",
             _ => "/",
         };
         self.fetch(path).await.map(drop)

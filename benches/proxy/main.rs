@@ -1,7 +1,7 @@
 //! What outgate costs, against a bare pass-through (`floor.rs`) on the same libraries.
 //!
 //! ```text
-//! cargo bench --bench proxy -- [--quick] [--outgate PATH] [cpu] [rate] [handshake] [tunnel] [memory] [startup] [size]
+//! cargo bench --bench proxy -- [--quick] [--outgate PATH] [cpu] [layers] [credentials] [rewrite] [rate] [handshake] [tunnel] [memory] [startup] [size]
 //! ```
 //!
 //! The proxy that is measured has the first core for itself; this driver, its load and the origin share the second. The
@@ -57,6 +57,8 @@ struct Arguments {
 enum Section {
     Cpu,
     Layers,
+    Credentials,
+    Rewrite,
     Rate,
     Handshake,
     Tunnel,
@@ -95,6 +97,8 @@ impl Bench {
         match section {
             Section::Cpu => sections::cpu::run(self).await,
             Section::Layers => sections::layers::run(self).await,
+            Section::Credentials => sections::credentials::run(self).await,
+            Section::Rewrite => sections::credentials::rewrite(self).await,
             Section::Rate => sections::rate::run(self).await,
             Section::Handshake => sections::handshake::run(self).await,
             Section::Tunnel => sections::tunnel::run(self).await,

@@ -1,4 +1,4 @@
-//! The origin: 1 KiB of JSON for whoever brings the credential, and `/bytes/N` for tunnels.
+//! The origin: 1 KiB of JSON for whoever brings the credential, `/bytes/N` for tunnels, and a token endpoint.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -20,6 +20,8 @@ use crate::{Outcome, certificates, process};
 pub const TOKEN: &str = "bench-9f3c1e7a5d2b4860";
 /// What the origin wants in `Authorization`.
 pub const CREDENTIAL: &str = "Bearer bench-9f3c1e7a5d2b4860";
+/// A field that says that no credential was meant to come.
+pub const FREE: &str = "x-bench-free";
 const DOCUMENT: usize = 1024;
 const CHUNK: &[u8] = &[b'x'; 64 * 1024];
 
@@ -59,8 +61,15 @@ fn answer(request: &Request<Incoming>, document: Bytes) -> Response<UnsyncBoxBod
     if let Some(length) = request.uri().path().strip_prefix("/bytes/").and_then(|count| count.parse().ok()) {
         return stream_of(length);
     }
+    if request.uri().path() == "/oauth/token" {
+        let token = format!("{{\"access_token\":\"{TOKEN}\",\"expires_in\":3600}}");
+        return Response::new(Full::new(token.into()).boxed_unsync());
+    }
     // So that every request of the load proves that the credential was injected.
-    let known = request.headers().get(AUTHORIZATION).is_some_and(|value| value == CREDENTIAL);
+    let known = match request.headers().get(AUTHORIZATION) {
+        Some(value) => value == CREDENTIAL || value.as_bytes().starts_with(b"AWS4-HMAC-SHA256 "),
+        None => request.headers().contains_key(FREE),
+    };
     let mut response = Response::new(Full::new(document).boxed_unsync());
     *response.status_mut() = if known { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

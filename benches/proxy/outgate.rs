@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::process::Process;
-use crate::{Bench, Outcome, certificates, origin};
+use crate::{Bench, Outcome, certificates};
 
 /// A first answer that takes longer than this is an error, not a figure.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ impl Outgate {
         let mut command = Command::new(&bench.program);
         command.args(["run", "--config"]).arg(directory.join("proxy.yaml"));
         // A clean environment: variables of this shell (SSL_CERT_FILE, OUTGATE_LOG) would change what is measured.
-        command.env_clear().env("BENCH_TOKEN", origin::TOKEN);
+        command.env_clear().env("BENCH_TOKEN", crate::origin::TOKEN);
         let log = std::fs::File::create(directory.join("outgate.log"))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut process = Process::start(command, bench.cores.proxy)?;
@@ -82,11 +82,21 @@ providers:
     );
     let off = "limits: off\n    quota: off\n    retry: off\n    breaker: off\n    concurrency: off";
     let on = "limits: [{ name: a, rate: 1000000/s, burst: 100000 }]\n    quota: {}\n    retry: {}\n    breaker: {}\n    concurrency: { max: 1000 }";
-    for (name, http, doors, layers) in [
-        ("bench", "http1", "forward, connect, local", ""),
-        ("bench2", "http2", "local", ""),
-        ("bare", "http1", "local", off),
-        ("layers", "http1", "local", on),
+    let bearer = "bearer: \"env:BENCH_TOKEN\"".to_owned();
+    let token = format!(
+        "oauth2_client_credentials: {{ token_url: \"https://{origin}/oauth/token\", ca: \"{directory}/{ca}\", client_id: \"plain:bench\", client_secret: \"env:BENCH_TOKEN\" }}"
+    );
+    let signed = "aws_sigv4: { access_key_id: \"plain:AKIAIOSFODNN7EXAMPLE\", secret_access_key: \"env:BENCH_TOKEN\", region: us-east-1, service: execute-api }";
+    // The origin lets it pass without a credential.
+    let free = format!("headers: {{ set: {{ {}: \"1\" }}, remove: [authorization] }}", crate::origin::FREE);
+    for (name, http, doors, credential, more) in [
+        ("bench", "http1", "forward, connect, local", &*bearer, ""),
+        ("bench2", "http2", "local", &bearer, ""),
+        ("bare", "http1", "local", &bearer, off),
+        ("layers", "http1", "local", &bearer, on),
+        ("token", "http1", "local", &token, ""),
+        ("signed", "http1", "local", signed, ""),
+        ("free", "http1", "local", "none: {}", &free),
     ] {
         // A string takes everything that is written into it.
         let _ = write!(
@@ -95,8 +105,8 @@ providers:
     hosts: [{bench}]
     doors: [{doors}]
     upstream: {{ connect_to: "{origin}", http: {http}, tls: {{ ca: "{directory}/{ca}" }} }}
-    credential: {{ bearer: "env:BENCH_TOKEN" }}
-    {layers}
+    credential: {{ {credential} }}
+    {more}
 "#
         );
     }

@@ -146,6 +146,20 @@ impl Credential {
         self.choose(choice)
     }
 
+    /// [`Credential::choose`], or where that is of no avail and waiting may help, [`Credential::obtain`].
+    ///
+    /// # Errors
+    /// No member can be had.
+    pub async fn choose_or_obtain(
+        &self,
+        choice: usize,
+    ) -> Result<(usize, &Member, Arc<Prepared>), CredentialError> {
+        match self.choose(choice) {
+            Err(_) if self.waits() => self.obtain(choice).await,
+            chosen => chosen,
+        }
+    }
+
     /// Whether [`Credential::obtain`] would wait.
     pub fn waits(&self) -> bool {
         self.members.iter().any(Member::waits)

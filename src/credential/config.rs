@@ -15,8 +15,8 @@ use super::kinds::{
 };
 use crate::secret::reference::SecretRef;
 
-/// The closed list of kinds that are built. One line per kind; adding one is a variant here and its line in
-/// `CredentialVisitor::visit_map`.
+/// The closed list of kinds that are built. Adding one is a variant here, its line in `kinds!`, and what it comes to in
+/// [`CredentialConfig::members`].
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// Allow without a credential.
@@ -55,25 +55,60 @@ pub enum Kind {
     AwsSigV4(Box<aws_sigv4::Config>),
 }
 
-const BUILT: [&str; 17] = [
-    "bearer",
-    "basic",
-    "header",
-    "query",
-    "body",
-    "placeholder",
-    "hmac",
-    "mtls",
-    "oauth2_client_credentials",
-    "google_service_account",
-    "github_app",
-    "apple",
-    "oauth2_refresh_token",
-    "jwt_bearer",
-    "token_exchange",
-    "aws_sigv4",
-    "none",
-];
+/// The names of the kinds, each with its variant and what is written behind the name. All that has to know them is made of
+/// this list.
+macro_rules! kinds {
+    ($($name:literal => $variant:ident($config:ty)),* $(,)?) => {
+        impl CredentialConfig {
+            /// The names of the kinds.
+            pub const KINDS: &[&str] = &[$($name,)* NONE];
+            /// The keys that there are.
+            const KEYS: &[&str] = &[$($name,)* NONE, REQUIRED];
+        }
+
+        impl Kind {
+            /// Reads what stands behind the name of a kind.
+            fn read<'de, A: MapAccess<'de>>(name: &str, map: &mut A) -> Result<Self, A::Error> {
+                match name {
+                    $($name => Ok(Self::$variant(map.next_value::<$config>()?)),)*
+                    NONE => map.next_value::<serde::de::IgnoredAny>().map(|_| Self::None),
+                    other => Err(A::Error::unknown_field(other, CredentialConfig::KEYS)),
+                }
+            }
+
+            /// The schema of each.
+            fn schemas(generator: &mut SchemaGenerator) -> serde_json::Map<String, serde_json::Value> {
+                let mut all = serde_json::Map::new();
+                $(all.insert($name.to_owned(), generator.subschema_for::<$config>().to_value());)*
+                all
+            }
+        }
+    };
+}
+
+/// Allow without a credential.
+const NONE: &str = "none";
+/// The key beside the kind.
+const REQUIRED: &str = "required";
+
+kinds! {
+    "bearer" => Bearer(OneOrMany<SecretRef>),
+    "basic" => Basic(basic::Config),
+    "header" => Header(OneOrMany<header::Config>),
+    "query" => Query(query::Config),
+    "body" => Body(body::Config),
+    "placeholder" => Placeholder(OneOrMany<placeholder::Config>),
+    "hmac" => Hmac(Box<hmac::Config>),
+    "mtls" => Mtls(mtls::Config),
+    "oauth2_client_credentials" => Oauth2ClientCredentials(Box<oauth2_client_credentials::Config>),
+    "google_service_account" => GoogleServiceAccount(Box<google_service_account::Config>),
+    "github_app" => GithubApp(Box<github_app::Config>),
+    "apple" => Apple(Box<apple::Config>),
+    "oauth2_refresh_token" => Oauth2RefreshToken(Box<oauth2_refresh_token::Config>),
+    "jwt_bearer" => JwtBearer(Box<jwt_bearer::Config>),
+    "token_exchange" => TokenExchange(Box<token_exchange::Config>),
+    "aws_sigv4" => AwsSigV4(Box<aws_sigv4::Config>),
+}
 
 /// `credential:` as written.
 #[derive(Clone, Debug)]
@@ -240,61 +275,20 @@ impl<'de> Visitor<'de> for CredentialVisitor {
         let mut kind = None;
         let mut required = false;
         while let Some(key) = map.next_key::<String>()? {
-            let next = match key.as_str() {
-                "required" => {
-                    required = map.next_value()?;
-                    continue;
-                }
-                "bearer" => Kind::Bearer(map.next_value()?),
-                "basic" => Kind::Basic(map.next_value()?),
-                "header" => Kind::Header(map.next_value()?),
-                "query" => Kind::Query(map.next_value()?),
-                "body" => Kind::Body(map.next_value()?),
-                "placeholder" => Kind::Placeholder(map.next_value()?),
-                "hmac" => Kind::Hmac(map.next_value()?),
-                "mtls" => Kind::Mtls(map.next_value()?),
-                "oauth2_client_credentials" => Kind::Oauth2ClientCredentials(map.next_value()?),
-                "google_service_account" => Kind::GoogleServiceAccount(map.next_value()?),
-                "github_app" => Kind::GithubApp(map.next_value()?),
-                "apple" => Kind::Apple(map.next_value()?),
-                "oauth2_refresh_token" => Kind::Oauth2RefreshToken(map.next_value()?),
-                "jwt_bearer" => Kind::JwtBearer(map.next_value()?),
-                "token_exchange" => Kind::TokenExchange(map.next_value()?),
-                "aws_sigv4" => Kind::AwsSigV4(map.next_value()?),
-                "none" => {
-                    map.next_value::<serde::de::IgnoredAny>()?;
-                    Kind::None
-                }
-                other => {
-                    const KNOWN: &[&str] = &[
-                        "bearer",
-                        "basic",
-                        "header",
-                        "query",
-                        "body",
-                        "placeholder",
-                        "hmac",
-                        "mtls",
-                        "oauth2_client_credentials",
-                        "google_service_account",
-                        "github_app",
-                        "apple",
-                        "oauth2_refresh_token",
-                        "jwt_bearer",
-                        "token_exchange",
-                        "aws_sigv4",
-                        "none",
-                        "required",
-                    ];
-                    return Err(A::Error::unknown_field(other, KNOWN));
-                }
-            };
+            if key == REQUIRED {
+                required = map.next_value()?;
+                continue;
+            }
+            let next = Kind::read(&key, &mut map)?;
             if kind.replace(next).is_some() {
                 return Err(A::Error::custom("a credential is of one kind; there are two here"));
             }
         }
         let kind = kind.ok_or_else(|| {
-            A::Error::custom(format!("a credential names its kind: one of {}", BUILT.join(", ")))
+            A::Error::custom(format!(
+                "a credential names its kind: one of {}",
+                CredentialConfig::KINDS.join(", ")
+            ))
         })?;
         Ok(CredentialConfig { kind, required })
     }
@@ -305,22 +299,10 @@ impl JsonSchema for CredentialConfig {
         "Credential".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let bearer = generator.subschema_for::<OneOrMany<SecretRef>>();
-        let basic = generator.subschema_for::<basic::Config>();
-        let header = generator.subschema_for::<OneOrMany<header::Config>>();
-        let query = generator.subschema_for::<query::Config>();
-        let body = generator.subschema_for::<body::Config>();
-        let mtls = generator.subschema_for::<mtls::Config>();
-        let hmac = generator.subschema_for::<hmac::Config>();
-        let placeholder = generator.subschema_for::<OneOrMany<placeholder::Config>>();
-        let client_credentials = generator.subschema_for::<oauth2_client_credentials::Config>();
-        let google = generator.subschema_for::<google_service_account::Config>();
-        let github = generator.subschema_for::<github_app::Config>();
-        let apple = generator.subschema_for::<apple::Config>();
-        let refresh_token = generator.subschema_for::<oauth2_refresh_token::Config>();
-        let jwt_bearer = generator.subschema_for::<jwt_bearer::Config>();
-        let token_exchange = generator.subschema_for::<token_exchange::Config>();
-        let aws_sigv4 = generator.subschema_for::<aws_sigv4::Config>();
+        let mut properties = Kind::schemas(generator);
+        properties.insert(NONE.to_owned(), serde_json::json!({ "description": "no credential" }));
+        let required = serde_json::json!({ "type": "boolean", "description": "readiness waits until its secrets were read" });
+        properties.insert(REQUIRED.to_owned(), required);
         json_schema!({
             "description": "What outgate puts into each request, and where. One kind; `none` allows without a credential.",
             "anyOf": [
@@ -330,26 +312,7 @@ impl JsonSchema for CredentialConfig {
                     "additionalProperties": false,
                     "minProperties": 1,
                     "maxProperties": 2,
-                    "properties": {
-                        "bearer": bearer,
-                        "basic": basic,
-                        "header": header,
-                        "query": query,
-                        "body": body,
-                        "placeholder": placeholder,
-                        "hmac": hmac,
-                        "mtls": mtls,
-                        "oauth2_client_credentials": client_credentials,
-                        "google_service_account": google,
-                        "github_app": github,
-                        "apple": apple,
-                        "oauth2_refresh_token": refresh_token,
-                        "jwt_bearer": jwt_bearer,
-                        "token_exchange": token_exchange,
-                        "aws_sigv4": aws_sigv4,
-                        "none": { "description": "no credential" },
-                        "required": { "type": "boolean", "description": "readiness waits until its secrets were read" },
-                    },
+                    "properties": properties,
                 },
             ],
         })

@@ -15,6 +15,7 @@ use tower::Service;
 use super::bound::Credential;
 use super::error::CredentialError;
 use super::member::Prepared;
+use super::rewrite::collect;
 use super::scrub::{Scrub, scrub_response};
 use super::tenants::Credentials;
 use crate::message::body::Body;
@@ -53,6 +54,9 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
         };
         match credential.choose(request.credential_choice) {
             Ok((choice, member, prepared)) => {
+                if holds(&prepared, &request).is_some() {
+                    return self.clone().send_later(request, credential);
+                }
                 let reference = member.reference().clone();
                 self.send(request, choice, reference, prepared)
             }
@@ -64,18 +68,31 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
     }
 }
 
+/// How much of the body is held before the credential is taken.
+fn holds(prepared: &Prepared, request: &EgressRequest) -> Option<u64> {
+    prepared.per_request.as_ref().and_then(|(work, _)| work.rewriter().holds(request))
+}
+
 impl<S: Inner> Inject<S> {
-    fn send_later(mut self, request: EgressRequest, credential: Arc<Credential>) -> Pending {
+    /// Waits for the credential; and where the body is held, for the body first: the token that was good when the body began
+    /// may have ended when it is there.
+    fn send_later(mut self, mut request: EgressRequest, credential: Arc<Credential>) -> Pending {
         Box::pin(async move {
-            let began = Instant::now();
-            let obtained = credential.obtain(request.credential_choice).await;
-            request.exchange.queued(began.elapsed());
-            match obtained {
-                Ok((choice, member, prepared)) => {
-                    self.send(request, choice, member.reference().clone(), prepared).await
+            let mut held = false;
+            let (choice, reference, prepared) = loop {
+                let began = Instant::now();
+                let obtained = credential.choose_or_obtain(request.credential_choice).await;
+                request.exchange.queued(began.elapsed());
+                let (choice, member, prepared) = obtained.map_err(|error| missing(&credential, error))?;
+                match holds(&prepared, &request).filter(|_| !held) {
+                    Some(max) => {
+                        let body = collect(std::mem::take(&mut request.body), max).await?;
+                        (request.body, held) = (Body::full(body), true);
+                    }
+                    None => break (choice, member.reference().clone(), prepared),
                 }
-                Err(error) => Err(missing(&credential, error)),
-            }
+            };
+            self.send(request, choice, reference, prepared).await
         })
     }
 

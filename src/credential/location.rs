@@ -1,10 +1,14 @@
 //! Where a credential stands in a request, and how what the client sent there is taken out.
 //!
 //! Removal covers the twins by which a server could still read the client's value: other letter case, underscore for
-//! hyphen (CGI servers see them as one), a query parameter in another case or percent-encoded, and trailers.
+//! hyphen (CGI servers see them as one), trailers; a query parameter in another case, percent-encoded, or as PHP and Rails
+//! read names (`api_key[]`, `api.key`, `api[key`).
+
+use std::borrow::Cow;
 
 use http::header::{HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
+use percent_encoding::percent_decode_str;
 
 /// A place of a request that belongs to outgate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +70,7 @@ impl Locations {
     /// Takes out of the query what the client sent at these places. Nothing else of it changes, byte for byte.
     pub fn strip_query(&self, target: PathAndQuery) -> PathAndQuery {
         let owned = |pair: &str| {
-            self.0.iter().any(|location| matches!(location, Location::Query(name) if names(pair, name)))
+            self.0.iter().any(|location| matches!(location, Location::Query(name) if is_pair_of(pair, name)))
         };
         let Some(query) = target.query() else { return target };
         let Some(kept) = without_pairs(query, owned) else { return target };
@@ -101,16 +105,40 @@ fn is_twin(name: &str, owned: &str) -> bool {
     name.len() == owned.len() && name.bytes().map(fold).eq(owned.bytes().map(fold))
 }
 
-fn names(pair: &str, owned: &str) -> bool {
+/// Whether some server takes a pair of a query or form for the one called `owned`. Names are compared decoded, without case,
+/// with `.`, `-` and space as `_` (PHP), up to a NUL, and without what makes them a list or map (`key[]`, `key[x]`); a
+/// bracket that is never closed is a `_` to PHP. Where `owned` has brackets itself, what lies in it is its own too, and dots
+/// lead as brackets do (ASP.NET).
+pub(super) fn is_pair_of(pair: &str, owned: &str) -> bool {
     let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-    if name.eq_ignore_ascii_case(owned) {
-        return true;
-    }
-    if !name.contains('%') && !name.contains('+') {
+    // What cannot be it is told without a copy.
+    let nested = owned.contains('[');
+    if !nested && name.len() < owned.len() {
         return false;
     }
-    let plus = name.replace('+', " ");
-    percent_encoding::percent_decode_str(&plus).decode_utf8_lossy().eq_ignore_ascii_case(owned)
+    let name = if name.contains('+') { Cow::Owned(name.replace('+', " ")) } else { Cow::Borrowed(name) };
+    let decoded = || {
+        let bytes = percent_decode_str(&name).skip_while(u8::is_ascii_whitespace);
+        bytes.take_while(|byte| *byte != 0)
+    };
+    if nested {
+        let (name, owned) = (steps(decoded()), steps(owned.bytes()));
+        return name.starts_with(&owned);
+    }
+    let owned = || owned.bytes().map(fold);
+    let unclosed = || decoded().all(|byte| byte != b']') && decoded().map(fold).eq(owned());
+    decoded().take_while(|byte| *byte != b'[').map(fold).eq(owned()) || unclosed()
+}
+
+fn fold(byte: u8) -> u8 {
+    if matches!(byte, b'.' | b' ' | b'-' | b'[') { b'_' } else { byte.to_ascii_lowercase() }
+}
+
+/// The steps of `a[b][c]`.
+fn steps(name: impl Iterator<Item = u8>) -> Vec<Vec<u8>> {
+    let name: Vec<u8> = name.collect();
+    let parts = name.split(|byte| matches!(byte, b'[' | b']' | b'.')).filter(|part| !part.is_empty());
+    parts.map(|part| part.iter().copied().map(fold).collect()).collect()
 }
 
 #[cfg(test)]
@@ -123,6 +151,7 @@ mod tests {
             Location::Header(HeaderName::from_static("x-api-key")),
             Location::Query("api key".to_owned()),
             Location::Query("token".to_owned()),
+            Location::Query("auth[token]".to_owned()),
         ])
     }
 
@@ -147,7 +176,12 @@ mod tests {
             ("/a?TOKEN=1", "/a"),
             ("/a?%74oken=1&&x", "/a?&x"),
             ("/a?api+key=1&api%20key=2&token&c", "/a?c"),
-            ("/a?tokens=1", "/a?tokens=1"),
+            ("/a?tokens=1&x=token&tok=1", "/a?tokens=1&x=token&tok=1"),
+            ("/a?token[]=1&token%5B%5D=2&token[x][y]=3&token%5bx]=4&b", "/a?b"),
+            ("/a?api.key=1&api-key=2&api_key=3&api[key=4&api%5Bkey=5&API%2Ekey=6&b", "/a?b"),
+            ("/a?api[key]=1&%20token=2&+token=3&token%00x=4&b", "/a?api[key]=1&b"),
+            ("/a?auth[token]=1&auth[token][]=2&AUTH%5Btoken%5D=3&auth.token=4&auth[token=5&b", "/a?b"),
+            ("/a?auth[other]=1&auth=2&auth[tokens]=3", "/a?auth[other]=1&auth=2&auth[tokens]=3"),
             ("/a?b=1;token=2;c=3", "/a?b=1;c=3"),
             ("/a?b=1;token=2", "/a?b=1"),
             ("/a", "/a"),

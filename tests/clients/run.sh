@@ -41,6 +41,8 @@ if [[ ! -e $venv/.complete ]]; then
   touch "$venv/.complete"
 fi
 
+need "redis-server --version" redis-server || true
+
 node=()
 if need "node --version" nodejs && need "npm --version" npm; then
   packages=$cache/node-$(hash_of "$here/package.json" "$here/package-lock.json" <(node --version))

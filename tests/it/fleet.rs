@@ -15,13 +15,13 @@ use super::support::log::{fullest_of, let_go};
 use super::support::origin::{HttpOrigin, RawOrigin, read_request};
 
 /// A Redis without persistence on a free port; killed when it is dropped.
-struct Redis {
+pub struct Redis {
     port: u16,
     child: Option<Child>,
 }
 
 impl Redis {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut redis = Self { port, child: None };
         redis.restart().await;
@@ -70,7 +70,7 @@ impl Redis {
         }
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 }

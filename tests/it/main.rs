@@ -28,6 +28,7 @@ mod records;
 mod reload;
 mod rest;
 mod rewrite;
+mod rotating;
 mod shadow;
 mod signed;
 mod stores;

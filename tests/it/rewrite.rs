@@ -453,3 +453,52 @@ async fn an_intercepted_request_shows_the_certificate_of_the_policy() {
     assert_eq!(origin.only().version, Version::HTTP_2);
     until("the record is there", || !proxy.log.records(&proxy.app.telemetry).is_empty()).await;
 }
+
+#[tokio::test]
+async fn the_secret_of_a_held_body_is_the_one_that_is_current_when_the_body_is_there() {
+    const HMAC: &str = "    credential: { hmac: { key: \"file:{dir}/new\", content: \"{body}\", signature: { header: X-Signature } } }";
+    const FIELD: &str = "    credential: { body: { field: api_key, value: \"file:{dir}/new\" } }";
+    for keys in [FIELD, HMAC] {
+        let world = World::new(keys).await;
+        let mut raw = Raw::connect(world.proxy.address()).await;
+        raw.send(format!(
+            "POST /api/x HTTP/1.1\r\nHost: {}\r\n{JSON}Content-Length: 7\r\n\r\n{{\"a",
+            world.proxy.address()
+        ))
+        .await;
+        // While the body is on its way, its secret is rotated.
+        until("the request has begun", || {
+            world.proxy.metrics().contains("outgate_requests_in_flight{provider=\"api\"} 1")
+        })
+        .await;
+        std::fs::write(world.proxy.dir.path().join("new"), "rotated-meanwhile").unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !status_of(&world.proxy, "/new").await {
+            assert!(std::time::Instant::now() < deadline, "the change is not seen");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        raw.send("\":1}").await;
+        assert_eq!(raw.answer().await.status, 200);
+        let seen = world.origin.only();
+        let expected = if keys == FIELD {
+            assert_eq!(world.last_body(), r#"{"a":1,"api_key":"rotated-meanwhile"}"#);
+            continue;
+        } else {
+            let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, b"rotated-meanwhile");
+            let tag = aws_lc_rs::hmac::sign(&key, br#"{"a":1}"#);
+            tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        assert_eq!(seen.header("x-signature"), Some(expected.as_str()));
+    }
+}
+
+/// Whether the second version of the file is in use.
+async fn status_of(proxy: &Proxy, file: &str) -> bool {
+    let status = super::support::client::admin(proxy, "GET", "/status").await.text();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    status["secrets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|secret| secret["reference"].as_str().unwrap().ends_with(file) && secret["version"] == 2)
+}

@@ -1,6 +1,7 @@
 //! What is measured, a file a section.
 
 pub mod cpu;
+pub mod credentials;
 pub mod handshake;
 pub mod layers;
 pub mod memory;

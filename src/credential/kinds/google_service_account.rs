@@ -27,10 +27,11 @@ use serde::Deserialize;
 use super::{MemberSettings, bearer};
 use crate::credential::config::OneOrMany;
 use crate::credential::jwt::{self, Algorithm, Claims, SigningKey};
-use crate::credential::token::endpoint::{Form, TokenClient, TokenEndpoint, TokenUrl};
+use crate::credential::token::endpoint::{TokenClient, TokenEndpoint, TokenUrl};
 use crate::credential::token::{Grant, Input, Inputs, Issued, Token, TokenSettings};
 use crate::message::target::Scheme;
 use crate::secret::TokenFault;
+use crate::secret::form::Form;
 use crate::secret::reference::SecretRef;
 use crate::secret::stores::document::Document;
 

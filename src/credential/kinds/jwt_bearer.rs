@@ -25,10 +25,11 @@ use super::{Half, MemberSettings, bearer};
 use crate::credential::config::OneOrMany;
 use crate::credential::jwt::{self, Algorithm, Claims, Header, SigningKey};
 use crate::credential::token::client::{AuthStyle, ClientAuth, ClientKeyConfig, IdConfig, Written};
-use crate::credential::token::endpoint::{Form, TokenClient, TokenEndpoint, TokenUrl};
+use crate::credential::token::endpoint::{TokenClient, TokenEndpoint, TokenUrl};
 use crate::credential::token::{Extra, Grant, Input, Inputs, Issued, Token, TokenSettings};
 use crate::message::quantity::TimeSpan;
 use crate::secret::TokenFault;
+use crate::secret::form::Form;
 use crate::secret::reference::SecretRef;
 
 /// RFC 7523 section 2.1.

@@ -121,9 +121,9 @@ impl MemberSettings {
         references.join(",").into()
     }
 
-    /// The places where its tokens keep what rotates.
-    pub fn kept(&self) -> impl Iterator<Item = &KeepSettings> {
-        self.tokens.iter().filter_map(|token| token.settings.grant().keep())
+    /// Those of its tokens that rotate, with the place where that is kept.
+    pub fn kept(&self) -> impl Iterator<Item = (&SecretRef, &KeepSettings)> {
+        self.tokens.iter().filter_map(|token| Some((&token.reference, token.settings.grant().keep()?)))
     }
 
     /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -24,11 +25,12 @@ use serde::Deserialize;
 use super::{MemberSettings, bearer};
 use crate::credential::config::OneOrMany;
 use crate::credential::token::client::{AuthStyle, ClientAuth, ClientKeyConfig, IdConfig, Written};
-use crate::credential::token::endpoint::{Form, TokenAnswer, TokenClient, TokenEndpoint, TokenUrl};
+use crate::credential::token::endpoint::{TokenAnswer, TokenClient, TokenEndpoint, TokenUrl};
 use crate::credential::token::rotation::{Exchange, KeepConfig, KeepSettings};
 use crate::credential::token::{Extra, Grant, Input, Inputs, Issued, Token, TokenSettings};
 use crate::message::quantity::TimeSpan;
 use crate::secret::TokenFault;
+use crate::secret::form::Form;
 use crate::secret::reference::SecretRef;
 
 /// `oauth2_refresh_token` as written.
@@ -73,6 +75,8 @@ pub struct Settings {
     keep: Option<KeepSettings>,
     extra: Extra,
     lifetime: Option<Duration>,
+    /// Tells what an access token is asked for with, the same in each process of this policy.
+    mark: String,
 }
 
 impl Config {
@@ -132,15 +136,27 @@ impl Config {
         {
             return Err("`store.file` is the file of `refresh_token`, which is not written".to_owned());
         }
+        let extra = Extra::compile(&self.extra)?
+            .with("scope", (!self.scopes.is_empty()).then(|| self.scopes.join(" ")))?;
+        let asked = format!("{} {:?} {extra:?}", endpoint.url_text(), self.client_id);
+        let mark = digest(&SHA256, asked.as_bytes());
         Ok(Settings {
             client: client.compile(&endpoint, false)?,
             endpoint,
             refresh_token: self.refresh_token.0.clone(),
             keep,
-            extra: Extra::compile(&self.extra)?
-                .with("scope", (!self.scopes.is_empty()).then(|| self.scopes.join(" ")))?,
+            extra,
+            mark: mark.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect(),
             lifetime: self.lifetime.map(TimeSpan::duration),
         })
+    }
+}
+
+impl Settings {
+    /// Tells what an access token is asked for with, the same in each process of this policy.
+    #[must_use]
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 }
 
@@ -199,5 +215,9 @@ impl Exchange for Refresh<'_> {
 
     fn lifetime(&self) -> Option<Duration> {
         self.settings.lifetime
+    }
+
+    fn mark(&self) -> &str {
+        self.settings.mark()
     }
 }

@@ -37,6 +37,12 @@ pub trait Rewrite: Send + Sync {
         Vec::new()
     }
 
+    /// How much of this request's body will be held, where it will be: then that is done before its secrets are taken, because
+    /// a slow body may outlive them.
+    fn holds(&self, _request: &EgressRequest) -> Option<u64> {
+        None
+    }
+
     /// Writes the credential into a request. The future may be dropped at any await.
     ///
     /// # Errors

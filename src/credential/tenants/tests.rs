@@ -25,7 +25,7 @@ fn rig(text: &str, known: usize) -> Rig {
     let members = config.members(directory.path()).unwrap();
     let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path())));
     let metrics = crate::telemetry::Metrics::new();
-    let env = TokenEnv { upstream: upstream_env() };
+    let env = TokenEnv::new(upstream_env());
     let credentials = Credentials::bind(&members, &cache, &env, metrics.provider("api"));
     let stop = CancellationToken::new();
     #[expect(clippy::disallowed_methods, reason = "a test")]

@@ -17,12 +17,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::endpoint::{Form, TokenEndpoint, client_basic};
+use super::endpoint::{TokenEndpoint, client_basic};
 use super::{Input, Inputs};
 use crate::credential::config::OneOrMany;
 use crate::credential::jwt::{self, Algorithm, Claims, Header, SigningKey};
 use crate::credential::kinds::Half;
 use crate::secret::TokenFault;
+use crate::secret::form::Form;
 use crate::secret::reference::SecretRef;
 
 /// What an assertion lasts, from its `iat` on. Peers take five minutes; some take no more.

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::percent_encode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::{Issued, TokenEnv};
 use crate::message::target::{Authority, Scheme, Target};
+use crate::secret::form::{Form, UNRESERVED};
 use crate::secret::http::{ClientSettings, HttpAnswer, HttpCall, HttpClient, configured_addresses};
 use crate::secret::reference::SecretRef;
 use crate::secret::stores::document::Document;
@@ -32,8 +33,6 @@ const CONNECT: Duration = Duration::from_secs(2);
 pub const TOTAL: Duration = Duration::from_secs(5);
 /// What a token lives at most: ten years. Longer is as good as for ever, and cannot be reckoned with.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// What may stand in a form as it is (RFC 3986 section 2.3).
-const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A token endpoint's URL as written: `https`, or `http` to this very host. Its path and query are kept as they are; it
 /// has no fragment (RFC 6749 section 3.2), and nothing before an `@`.
@@ -280,55 +279,12 @@ fn code_of(said: Option<&str>) -> &'static str {
     }
 }
 
-/// The body of a token request, in memory that is wiped.
-#[derive(Default)]
-pub struct Form(SecretBytes);
-
-impl Form {
-    /// A form with its grant type.
-    #[must_use]
-    pub fn grant(grant_type: &str) -> Self {
-        Self::default().field("grant_type", grant_type.as_bytes())
-    }
-
-    /// The form with one more field. Bytes are percent-encoded.
-    #[must_use]
-    pub fn field(self, name: &str, value: &[u8]) -> Self {
-        let name = percent_encode(name.as_bytes(), FORM);
-        let joint = if self.0.is_empty() { "" } else { "&" };
-        // Counted first: when a string grows by itself, a copy stays behind.
-        let more = joint.len() + name.clone().map(str::len).sum::<usize>() + 1 + value.len() * 3;
-        let mut text = Zeroizing::new(Vec::with_capacity(self.0.len() + more));
-        text.extend_from_slice(&self.0);
-        text.extend_from_slice(joint.as_bytes());
-        name.for_each(|piece| text.extend_from_slice(piece.as_bytes()));
-        text.push(b'=');
-        percent_encode(value, FORM).for_each(|piece| text.extend_from_slice(piece.as_bytes()));
-        Self(text)
-    }
-
-    fn call(self, target: &Target, path: String) -> HttpCall {
-        let mut call = HttpCall::login(target, path, self.0);
-        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        call
-    }
-
-    /// The same, where there is a value.
-    #[must_use]
-    pub fn maybe(self, name: &str, value: Option<&str>) -> Self {
-        match value {
-            Some(value) => self.field(name, value.as_bytes()),
-            None => self,
-        }
-    }
-}
-
 /// `Authorization: Basic`, with id and secret encoded as a form first (RFC 6749 section 2.3.1).
 ///
 /// # Errors
 /// They cannot stand in a field.
 pub fn client_basic(id: &[u8], secret: &[u8]) -> Result<(HeaderName, HeaderValue), TokenFault> {
-    let encoded = |bytes| Zeroizing::new(percent_encode(bytes, FORM).to_string());
+    let encoded = |bytes| Zeroizing::new(percent_encode(bytes, UNRESERVED).to_string());
     let pair = Zeroizing::new(format!("{}:{}", *encoded(id), *encoded(secret)));
     let text = Zeroizing::new(format!("Basic {}", *Zeroizing::new(STANDARD.encode(pair.as_bytes()))));
     let value =
@@ -408,15 +364,6 @@ impl TokenAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_form_is_encoded_and_grows_field_by_field() {
-        let form = Form::grant("client_credentials")
-            .field("scope", b"a b/c")
-            .maybe("x", None)
-            .maybe("y", Some("1+1"));
-        assert_eq!(form.0.as_slice(), b"grant_type=client_credentials&scope=a%20b%2Fc&y=1%2B1");
-    }
 
     #[test]
     fn id_and_secret_are_encoded_before_they_are_joined() {

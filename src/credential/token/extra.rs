@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::endpoint::Form;
+use crate::secret::form::Form;
 
 /// Public fields of a form. Equal names are a mistake, so what one key says cannot be changed by another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

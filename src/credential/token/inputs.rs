@@ -46,6 +46,11 @@ impl Bound {
         self.entries.len()
     }
 
+    /// The secrets themselves.
+    pub(super) fn entries(&self) -> &[Arc<SecretEntry>] {
+        &self.entries
+    }
+
     /// The reference of an alternative.
     pub(super) fn reference(&self, at: usize) -> Option<String> {
         self.entries.get(at).map(|entry| entry.reference().to_string())

@@ -23,6 +23,7 @@ mod extra;
 mod inputs;
 pub mod rotation;
 mod source;
+mod unbroken;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub use inputs::{Input, Inputs};
 pub use source::TokenSource;
 #[cfg(test)]
 pub use source::entry;
+pub use unbroken::Unbroken;
 
 use super::kinds::{
     apple, aws_sigv4, github_app, google_service_account, jwt_bearer, oauth2_client_credentials,
@@ -115,6 +117,16 @@ impl Token {
 pub struct TokenEnv {
     /// The way out.
     pub upstream: Arc<UpstreamEnv>,
+    /// What must come to its end.
+    pub unbroken: Unbroken,
+}
+
+impl TokenEnv {
+    /// What they need, over this way out.
+    #[must_use]
+    pub fn new(upstream: Arc<UpstreamEnv>) -> Self {
+        Self { upstream, unbroken: Unbroken::default() }
+    }
 }
 
 /// Gets one token.
@@ -130,7 +142,8 @@ pub trait Grant: Send + Sync {
         None
     }
 
-    /// Gets it. Called when the token is wanted, never twice at once; not broken off but by the end of its patience.
+    /// Gets it. Called when the token is wanted, never twice at once. Where something rotates it is not broken off with who
+    /// waits for it, nor by the end of the process.
     ///
     /// # Errors
     /// [`TokenFault::Refused`] leads to another try with what `inputs` then offers, where that differs.

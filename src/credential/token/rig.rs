@@ -32,7 +32,7 @@ pub fn member(text: &str, directory: &Path) -> Result<MemberSettings, String> {
 pub async fn issued(text: &str, directory: &Path) -> Result<(String, Option<Duration>), Arc<SecretError>> {
     let member = member(text, directory).unwrap();
     let cache = Arc::new(SecretCache::new(Stores::built_in(directory)));
-    let env = TokenEnv { upstream: upstream_env() };
+    let env = TokenEnv::new(upstream_env());
     let token = entry(&member.tokens[0], &cache, &env);
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use super::endpoint::TokenClient;
 use super::inputs::{Bound, Inputs};
 use super::rotation::GrantState;
-use super::{Issued, Token, TokenEnv, TokenSettings};
+use super::{Issued, Token, TokenEnv, TokenSettings, Unbroken};
 use crate::credential::overlap::{self, Overlap};
 use crate::credential::scope::Scope;
-use crate::secret::cache::SecretCache;
+use crate::secret::cache::{SecretCache, SecretEntry};
 use crate::secret::reference::SecretRef;
 use crate::secret::{LiveStores, ReadFuture, Reading, SecretError, SecretStore, Source, TokenFault};
 
@@ -37,6 +37,7 @@ struct Maker {
     client: Result<TokenClient, TokenFault>,
     overlap: Overlap,
     tenant: Option<String>,
+    unbroken: Unbroken,
 }
 
 impl TokenSource {
@@ -74,10 +75,11 @@ impl Maker {
             settings: token.settings.clone(),
             inputs,
             stores: scope.cache.live_stores(),
-            state: GrantState::default(),
+            state: GrantState::until(scope.env.unbroken.ending()),
             client,
             overlap: Overlap::default(),
             tenant: scope.tenant.map(str::to_owned),
+            unbroken: scope.env.unbroken.clone(),
         }
     }
 
@@ -140,8 +142,7 @@ impl Maker {
     }
 }
 
-/// Not broken off with who waits: an exchange that used up a refresh token goes on until its outcome is kept. It is bounded
-/// by its client's and its shelf's own times.
+/// Not broken off with who waits: its outcome is of use to the next. It is bounded by its client's own times.
 #[expect(clippy::disallowed_methods, reason = "bounded, and single by the cache; see above")]
 fn begin<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
     tokio::spawn(work)
@@ -160,13 +161,20 @@ impl SecretStore for TokenSource {
         let maker = Arc::clone(&self.0);
         Box::pin(async move {
             let fault = |fault| SecretError::Token { reference: reference.clone(), fault: Box::new(fault) };
-            let issuing = begin(async move { maker.issue().await });
+            let (unbroken, keeps) = (maker.unbroken.clone(), maker.settings.grant().keep().is_some());
+            let work = async move { maker.issue().await };
+            // Nothing is used up by the others: the end of the process need not wait for them.
+            let issuing = if keeps { unbroken.begin(work) } else { begin(work) };
             issuing.await.unwrap_or(Err(TokenFault::Setup("it ended by a mistake of ours"))).map_err(fault)
         })
     }
 
     fn source(&self, _: &SecretRef) -> Source {
         Source::Made
+    }
+
+    fn made_from(&self) -> Vec<Arc<SecretEntry>> {
+        self.0.inputs.iter().flat_map(Bound::entries).map(Arc::clone).collect()
     }
 
     fn patience(&self) -> Duration {

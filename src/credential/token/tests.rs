@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio_util::sync::CancellationToken;
 
 use super::{TokenEnv, entry};
 use crate::credential::CredentialConfig;
 use crate::credential::kinds::MemberSettings;
 use crate::secret::cache::{RefreshOutcome, SecretCache, SecretEntry};
-use crate::secret::fake::{FakeServer, Reply, ok, pass, upstream_env};
+use crate::secret::fake::{FakeServer, Reply, ok, pass, store_env, upstream_env};
 use crate::secret::{SecretState, Stores};
 
 /// A cache that is kept fresh, with one token in it.
@@ -30,7 +32,7 @@ impl Rig {
         std::fs::write(directory.path().join("old"), "old-secret-1").unwrap();
         let member = member(&server.url, secret, directory.path());
         let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path())));
-        let env = TokenEnv { upstream: upstream_env() };
+        let env = TokenEnv::new(upstream_env());
         let token = entry(&member.tokens[0], &cache, &env);
         let stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "a test")]
@@ -194,7 +196,7 @@ async fn got_once(
     let config: CredentialConfig = serde_yaml::from_str(&text).unwrap();
     let member = config.members(directory.path()).unwrap().remove(0);
     let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path())));
-    let token = entry(&member.tokens[0], &cache, &TokenEnv { upstream: upstream_env() });
+    let token = entry(&member.tokens[0], &cache, &TokenEnv::new(upstream_env()));
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
     #[expect(clippy::disallowed_methods, reason = "a test")]
@@ -305,7 +307,7 @@ async fn a_key_that_cannot_be_used_is_told_without_its_text() {
     let config: CredentialConfig = serde_yaml::from_str(&text).unwrap();
     let member = config.members(directory.path()).unwrap().remove(0);
     let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path())));
-    let token = entry(&member.tokens[0], &cache, &TokenEnv { upstream: upstream_env() });
+    let token = entry(&member.tokens[0], &cache, &TokenEnv::new(upstream_env()));
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
     #[expect(clippy::disallowed_methods, reason = "a test")]
@@ -385,4 +387,65 @@ fn mistakes_are_told() {
     }
     let alone = "{ jwt_bearer: { key: env:K, issuer: env:I, audience: a, ca: x } }";
     assert_eq!(mistake(alone), "`ca` needs `token_url`: without that the JWT itself is the token");
+}
+
+/// A vault's answers by path, for a store whose settings change.
+async fn vault(secret: &'static str) -> FakeServer {
+    FakeServer::start(move |asked| match &*asked.line {
+        "GET /v1/kv/client" => ok(serde_json::json!({ "data": { "secret": secret } })),
+        _ => ok(r#"{"data":{"ttl":0,"renewable":false}}"#),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_token_is_got_anew_where_what_it_is_got_with_changes() {
+    let server = issuer(3600).await;
+    let rig = Rig::new(&server, "file:new").await;
+    rig.token.obtain().await.unwrap();
+    std::fs::write(rig.directory.path().join("new"), "a-third-secret").unwrap();
+    while rig.value().as_deref() != Some("token-2") {
+        assert!(rig.value().is_some(), "the old one serves meanwhile");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let asked = server.asked();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[1].header("authorization"), "Basic YXBwOmEtdGhpcmQtc2VjcmV0");
+}
+
+#[tokio::test]
+async fn a_token_does_not_outlive_the_store_of_what_it_was_got_with() {
+    let server = issuer(3600).await;
+    let (one, two) = (vault("of-one").await, vault("of-two").await);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("login"), "login").unwrap();
+    let stores = |url: &str, before: Option<&Stores>| {
+        let text = format!("vault: {{ address: \"{url}\", kv: 1, auth: {{ token: file:login }} }}");
+        let configs = [("kept".to_owned(), serde_yaml::from_str(&text).unwrap())].into();
+        Stores::build(&configs, &store_env(directory.path()), before).unwrap()
+    };
+    let cache = Arc::new(SecretCache::new(stores(&one.url, None)));
+    let member = member(&server.url, "\"kept:kv/client#secret\"", directory.path());
+    let token = entry(&member.tokens[0], &cache, &TokenEnv::new(upstream_env()));
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    tokio::spawn(cache.clone().run(stop));
+    let value = || String::from_utf8(token.current().unwrap().value.expose().to_vec()).unwrap();
+    cache.read_new(Duration::from_secs(5)).await;
+    assert_eq!(value(), "token-1");
+    // As in a reload: when the new policy takes effect, the token is one of the new store already.
+    let before = cache.stores();
+    cache.adopt(stores(&two.url, Some(&before)));
+    cache.read_new(Duration::from_secs(5)).await;
+    assert_eq!(value(), "token-2");
+    let asked: Vec<String> =
+        server.asked().iter().map(|asked| asked.header("authorization").to_owned()).collect();
+    let of = |secret: &str| format!("Basic {}", STANDARD.encode(format!("app:{secret}")));
+    assert_eq!(asked, [of("of-one"), of("of-two")]);
+    // A reload that changes nothing of it asks nobody.
+    let before = cache.stores();
+    cache.adopt(stores(&two.url, Some(&before)));
+    cache.read_new(Duration::from_secs(5)).await;
+    assert_eq!((value(), server.asked().len()), ("token-2".to_owned(), 2));
 }

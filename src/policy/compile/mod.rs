@@ -11,6 +11,7 @@ use super::load::{Fnv1a, LoadedPolicy};
 use super::preset::{self, apply::Presets};
 use super::schema::{PolicyConfig, ProviderConfig, Unmatched};
 use super::tree::{Node, Place, PolicyPath};
+use crate::credential::kinds::KeepSettings;
 use crate::resilience::mistake::Mistakes;
 use crate::secret::reference::{self, ENV, FILE, STORE_NAME, SecretRef, is_store_name};
 use crate::secret::{StoreConfig, ValueRules};
@@ -32,6 +33,8 @@ struct Compiler<'a> {
     warnings: Vec<String>,
     secrets: Vec<SecretUse>,
     stores: Vec<(String, StoreConfig)>,
+    /// Where tokens keep what rotates, each with the token and the path of its credential.
+    kept: Vec<(KeepSettings, SecretRef, PolicyPath)>,
     /// Files whose content is part of the policy, and their content.
     files: Vec<(PathBuf, Arc<[u8]>)>,
     /// The policy has a fleet.
@@ -143,6 +146,7 @@ pub fn compile(mut loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPol
         warnings: Vec::new(),
         secrets: Vec::new(),
         stores: Vec::new(),
+        kept: Vec::new(),
         files: Vec::new(),
         fleet: tree.get("fleet").is_some_and(|node| !matches!(node.value, super::tree::Value::Null)),
         typed: true,

@@ -20,7 +20,7 @@ use crate::policy::pattern::PathPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
-use crate::secret::StoreConfig;
+use crate::secret::{SecretRef, StoreConfig};
 
 /// Keys of a provider that a route cannot have, so they do not stand in its merged text.
 const PROVIDER_ONLY: [&str; 11] = [
@@ -351,8 +351,9 @@ impl Compiler<'_> {
                     // What a token is got with is wanted with the token.
                     self.uses_secret_of(path, &used.reference, config.required, used.rules);
                 }
-                for keep in members.iter().flat_map(MemberSettings::kept) {
+                for (token, keep) in members.iter().flat_map(MemberSettings::kept) {
                     self.check_kept(keep, path);
+                    self.check_kept_alone(keep, token, path);
                 }
                 Some(members)
             }
@@ -386,6 +387,23 @@ impl Compiler<'_> {
                 &path.key("required"),
                 "secrets of tenants are read when a tenant is named: readiness cannot wait for them",
             );
+        }
+    }
+
+    /// Two grants in one place would write over each other, and lose what they wrote.
+    fn check_kept_alone(&mut self, keep: &KeepSettings, token: &SecretRef, path: &PolicyPath) {
+        let other = self.kept.iter().find(|(place, other, _)| place.is_at(keep) && other != token);
+        if let Some((_, _, other)) = other {
+            let message = format!(
+                "its refresh token would be kept where that of `{other}` is ({keep}): each would write over the other's"
+            );
+            self.mistake_with(
+                path,
+                message,
+                "a `store` of its own; or the very same settings, which are one token",
+            );
+        } else {
+            self.kept.push((keep.clone(), token.clone(), path.clone()));
         }
     }
 

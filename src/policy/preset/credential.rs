@@ -11,29 +11,12 @@
 
 use super::Preset;
 use super::fill::{Filling, Fillings, fill, mentioned};
+use crate::credential::CredentialConfig;
 use crate::policy::diagnostic::{Diagnostic, suggest};
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
-/// The kinds of credential of the policy; a test compares them with the schema. What begins with one is written in full.
-pub(super) const KINDS: [&str; 17] = [
-    "bearer",
-    "basic",
-    "header",
-    "query",
-    "body",
-    "placeholder",
-    "oauth2_client_credentials",
-    "oauth2_refresh_token",
-    "jwt_bearer",
-    "token_exchange",
-    "google_service_account",
-    "github_app",
-    "apple",
-    "aws_sigv4",
-    "hmac",
-    "mtls",
-    "none",
-];
+/// The kinds of credential of the policy. What begins with one is written in full.
+pub(super) const KINDS: &[&str] = CredentialConfig::KINDS;
 
 /// The key beside the kind.
 const REQUIRED: &str = "required";

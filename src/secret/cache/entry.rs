@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -76,6 +76,8 @@ pub struct SecretEntry {
     pub(super) wake: Arc<Notify>,
     /// A read came to an end.
     pub(super) ended: Notify,
+    /// What outgate makes from this secret. Locked for moments, never over an await.
+    products: Mutex<Vec<Weak<SecretEntry>>>,
 }
 
 /// Where the value comes from. Swapped when a reload changes the store.
@@ -120,8 +122,8 @@ pub(super) struct Book {
     pub(super) wanted: bool,
     /// A read runs. Not the same as the turn, which is given back a moment after the end.
     pub(super) reading: bool,
-    /// The value comes from another store now, and was not read from there yet.
-    rebound: bool,
+    /// The value, or what it is made from, comes from another store now, and was not read from there yet.
+    pub(super) rebound: bool,
     healed_at: Option<Instant>,
     error: Option<Arc<SecretError>>,
 }
@@ -169,6 +171,7 @@ impl SecretEntry {
             required: AtomicBool::new(false),
             wake,
             ended: Notify::new(),
+            products: Mutex::default(),
         }
     }
 
@@ -243,14 +246,28 @@ impl SecretEntry {
         }
     }
 
+    /// The store that it is polled from, where it is.
+    pub(super) fn polled(&self) -> Option<Arc<dyn SecretStore>> {
+        let bound = self.bound.load();
+        matches!(bound.source, Source::Polled(_)).then(|| bound.store.as_ref().ok().cloned()).flatten()
+    }
+
+    /// It may have changed: it is read again now.
+    pub(super) fn make_due(&self) {
+        self.book().due_at = Some(Instant::now());
+    }
+
     /// Takes its values from `store` from now on, if that is another one. The value in use stays until the next read.
     pub(super) fn rebind(&self, store: Arc<dyn SecretStore>) {
         if self.bound.load().store.as_ref().is_ok_and(|old| Arc::ptr_eq(old, &store)) {
             return;
         }
         self.bound.store(Arc::new(Bound::new(&self.reference, self.template.as_ref(), Ok(store))));
-        let mut book = self.book();
-        (book.rebound, book.due_at) = (true, Some(Instant::now()));
+        {
+            let mut book = self.book();
+            (book.rebound, book.due_at) = (true, Some(Instant::now()));
+        }
+        self.products_are_new();
     }
 
     /// Whether no read of its present store was tried yet.
@@ -337,6 +354,10 @@ impl SecretEntry {
 
     pub(super) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn made_of_it(&self) -> MutexGuard<'_, Vec<Weak<Self>>> {
+        self.products.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether another read could not tell anything new.
@@ -437,6 +458,9 @@ impl SecretEntry {
             if !book.rebound {
                 book.due_at = again;
             }
+        }
+        if !same && number > 1 {
+            self.products_are_due();
         }
         self.wake.notify_one();
         self.ended.notify_waiters();

@@ -6,13 +6,16 @@
 //!   off with the request, and a grant whose refresh token rotates would be lost half-way.
 //! - However many ask at once, one read serves them all, and none begins because of an answer that they could not know yet.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
 use super::entry::{Current, RefreshOutcome, SecretEntry};
 use crate::secret::Source;
+
+/// For each value that is made anew because one secret changed, so long at most.
+const SPREAD: Duration = Duration::from_millis(50);
 
 impl SecretEntry {
     /// The value in use; where there is none and outgate makes it itself, or it is a tenant's, waits until a read of it has ended.
@@ -49,10 +52,47 @@ impl SecretEntry {
         self.current().ok()?.expires
     }
 
-    /// Waits until a read was tried, which is done now if there was none: for who needs a secret to make another one.
+    /// Waits until a read from its present store was tried, which is done now if there was none: for who needs a secret to make
+    /// another one.
     pub async fn tried_once(&self) {
-        if !self.tried() {
+        if self.is_new() {
             self.refresh().await;
+        }
+    }
+
+    /// Notes `made` as one that is made from this secret.
+    pub(super) fn leads_to(&self, made: &Arc<Self>) {
+        let mut all = self.made_of_it();
+        all.retain(|one| one.strong_count() > 0);
+        all.push(Arc::downgrade(made));
+    }
+
+    /// What is made from this secret, and still in use.
+    fn products(&self) -> Vec<Arc<Self>> {
+        self.made_of_it().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// This secret has another value: what was made from the one before is made anew. One that is being made is not: it may
+    /// be what led to this read, and goes on with the new value.
+    pub(super) fn products_are_due(&self) {
+        let products = self.products();
+        // A thousand tenants' tokens of one client are not asked for in one moment.
+        let within = SPREAD * u32::try_from(products.len()).unwrap_or(u32::MAX);
+        for made in products {
+            let mut book = made.book();
+            if !book.reading && !book.wanted && book.ended > 0 {
+                let at = Instant::now() + within.mul_f64(fastrand::f64());
+                book.due_at = Some(book.due_at.map_or(at, |due| due.min(at)));
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// This secret comes from another store: what is made from it is made anew before the new policy takes effect.
+    pub(super) fn products_are_new(&self) {
+        for made in self.products() {
+            let mut book = made.book();
+            (book.rebound, book.due_at) = (true, Some(Instant::now()));
         }
     }
 

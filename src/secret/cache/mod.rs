@@ -5,9 +5,11 @@
 //! | start, reload | [`SecretCache::read_new`] reads what was never read, all at once, each within a bound |
 //! | a file changes | read again at once (after 200 ms of gathering), by the task [`SecretCache::run`] |
 //! | the provider answers 401 | [`SecretEntry::heal_refresh`], at most once per 30 s and secret |
+//! | a store tells of a change (`kubernetes`) | read again at once, as long as it tells |
 //! | a store tells of no changes | read again at its interval, give or take a tenth |
 //! | a value has a lease | read again at two thirds of it; not used after its end |
 //! | a token nears its end | made anew at 80 % of its life; not used after its end |
+//! | what a token is made from changes | made anew; the old one serves meanwhile |
 //! | a request finds no token | it waits for the one that is being made ([`SecretEntry::obtain`]) |
 //! | a read fails | the last good value stays; read again after 6 s, doubling up to 5 min, with jitter |
 //!
@@ -56,6 +58,8 @@ pub struct SecretCache {
     wake: Arc<Notify>,
     /// Wakes its look at files: entries came or went, or have another store.
     members: Notify,
+    /// The same for watches of stores.
+    watched: Notify,
 }
 
 /// What `/status` and the metrics say of a secret.
@@ -109,6 +113,7 @@ impl SecretCache {
             of_tenants: Mutex::default(),
             wake: Arc::default(),
             members: Notify::new(),
+            watched: Notify::new(),
         }
     }
 
@@ -174,8 +179,10 @@ impl SecretCache {
         }
         // Not under the lock: the maker binds itself to secrets of this cache.
         let (maker, wake) = (maker(), Arc::clone(&self.wake));
+        let inputs = maker.made_from();
         let made = || Arc::new(SecretEntry::new(reference.clone(), ValueRules::HeaderSafe, Ok(maker), wake));
         let entry = Arc::clone(self.lock().entry(key).or_insert_with(made));
+        inputs.iter().for_each(|input| input.leads_to(&entry));
         self.came_or_went();
         entry
     }
@@ -203,6 +210,7 @@ impl SecretCache {
     fn came_or_went(&self) {
         self.wake.notify_one();
         self.members.notify_one();
+        self.watched.notify_one();
     }
 
     /// Whether every secret was tried and every required one has a value.

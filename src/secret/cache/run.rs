@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::trail::Trail;
 use super::watch::{Changes, Directories, Inbox};
 use super::{SecretCache, SecretEntry};
+use crate::secret::SecretStore;
+use crate::secret::reference::SecretRef;
 
 /// An update is many events: this long they are gathered.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -29,9 +31,9 @@ impl SecretCache {
         cancel.run_until_cancelled(self.keep_fresh()).await;
     }
 
-    /// Two loops side by side: a dead mount that holds up the look at files holds up no token and no lease.
+    /// Loops side by side: a dead mount that holds up the look at files holds up no token and no lease.
     async fn keep_fresh(&self) {
-        tokio::join!(self.keep_due(), self.keep_files());
+        tokio::join!(self.keep_due(), self.keep_files(), self.keep_watches());
     }
 
     /// Reads what is due. What was begun runs beside the rest: a store that hangs holds up nobody else.
@@ -62,6 +64,45 @@ impl SecretCache {
                 }
             }
         }
+    }
+
+    /// Listens to the stores that tell of changes, as long as their secrets are the same.
+    async fn keep_watches(&self) {
+        let changed = |reference: &SecretRef| self.is_due_now(reference);
+        loop {
+            let stores = self.watchable();
+            let watches = stores.iter().filter_map(|(store, references)| store.watch(references, &changed));
+            let mut all = std::pin::pin!(join_all(watches.collect::<Vec<_>>()));
+            loop {
+                tokio::select! {
+                    _ = &mut all => std::future::pending::<()>().await,
+                    () = self.watched.notified() => {
+                        if !same(&stores, &self.watchable()) {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The policy's secrets that are polled, by store. Those of tenants come and go, and are left to polling.
+    fn watchable(&self) -> Vec<Watchable> {
+        let mut all: Vec<Watchable> = Vec::new();
+        for entry in self.all() {
+            let Some(store) = entry.polled() else { continue };
+            let reference = entry.reference().clone();
+            match all.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &store)) {
+                Some((_, references)) => references.push(reference),
+                None => all.push((store, vec![reference])),
+            }
+        }
+        all
+    }
+
+    fn is_due_now(&self, reference: &SecretRef) {
+        self.all().iter().filter(|entry| entry.reference() == reference).for_each(|entry| entry.make_due());
+        self.wake.notify_one();
     }
 
     async fn round(&self, files: &mut Files, changes: &Changes) {
@@ -95,6 +136,14 @@ impl SecretCache {
         let with_path = |entry: Arc<SecretEntry>| entry.file().map(|path| (path, entry));
         self.all().into_iter().filter_map(with_path).collect()
     }
+}
+
+/// A store, and what is read from it.
+type Watchable = (Arc<dyn SecretStore>, Vec<SecretRef>);
+
+fn same(one: &[Watchable], other: &[Watchable]) -> bool {
+    let equal = |(one, other): (&Watchable, &Watchable)| Arc::ptr_eq(&one.0, &other.0) && one.1 == other.1;
+    one.len() == other.len() && one.iter().zip(other).all(equal)
 }
 
 /// What is known of the files.

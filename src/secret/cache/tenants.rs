@@ -69,7 +69,10 @@ impl SecretCache {
         }
         // Not under the lock: the maker binds itself to secrets of this cache.
         let maker = maker();
-        self.hold(key, template, Ok(maker))
+        let inputs = maker.made_from();
+        let entry = self.hold(key, template, Ok(maker));
+        inputs.iter().for_each(|input| input.leads_to(&entry));
+        entry
     }
 
     /// The tenants' secrets in use, by reference.

@@ -31,7 +31,7 @@ async fn an_answer_is_whole_and_bounded() {
         "GET /a?b=c" => ok("hello"),
         "GET /largest" => ok("x".repeat(MAX_BODY)),
         "GET /larger" => ok("x".repeat(MAX_BODY + 1)),
-        "GET /moved" => Reply::With(302, "location: /a", String::new()),
+        "GET /moved" => Reply::With(302, "location: /a".to_owned(), String::new()),
         _ => Reply::Answer(404, "CANARY".into()),
     })
     .await;
@@ -60,7 +60,7 @@ async fn what_may_be_repeated_is_tried_three_times() {
                 [Reply::Answer(503, "CANARY".into()), Reply::Close].into_iter().nth(number).unwrap()
             }
             "GET /never" | "POST /never" => Reply::Answer(500, "CANARY".into()),
-            "GET /later" => Reply::With(429, "retry-after: 3600", String::new()),
+            "GET /later" => Reply::With(429, "retry-after: 3600".to_owned(), String::new()),
             _ => ok(&asked.body),
         }
     })

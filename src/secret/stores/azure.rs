@@ -13,7 +13,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use schemars::JsonSchema;
@@ -26,6 +25,7 @@ use super::server::{self, OwnSecrets, Plaintext, REFRESH, StoreAddress, StoreTim
 use crate::message::quantity::TimeSpan;
 use crate::secret::config::{StoreEnv, StoreMistake};
 use crate::secret::error::{SecretError, StoreFault};
+use crate::secret::form::Form;
 use crate::secret::http::{HttpCall, HttpClient};
 use crate::secret::reference::{FILE, SecretRef};
 use crate::secret::value::ValueRules;
@@ -213,28 +213,15 @@ impl AzureStore {
                 let reference = format!("{FILE}:{file}").parse::<SecretRef>();
                 let reference = reference.map_err(|error| StoreFault::Own(Box::new(error)))?;
                 let assertion = self.own.read(&reference, ValueRules::HeaderSafe).await?;
-                Ok(self.token_call(
-                    &auth.tenant,
-                    &[
-                        ("grant_type", b"client_credentials"),
-                        ("client_id", auth.client_id.as_bytes()),
-                        ("scope", scope.as_bytes()),
-                        ("client_assertion_type", ASSERTION.as_bytes()),
-                        ("client_assertion", assertion.expose()),
-                    ],
-                ))
+                let form = client(&auth.client_id, &scope)
+                    .field("client_assertion_type", ASSERTION.as_bytes())
+                    .field("client_assertion", assertion.expose());
+                Ok(self.token_call(&auth.tenant, form))
             }
             AzureAuth::ClientSecret(auth) => {
                 let secret = self.own.read(&auth.client_secret, ValueRules::HeaderSafe).await?;
-                Ok(self.token_call(
-                    &auth.tenant,
-                    &[
-                        ("grant_type", b"client_credentials"),
-                        ("client_id", auth.client_id.as_bytes()),
-                        ("scope", scope.as_bytes()),
-                        ("client_secret", secret.expose()),
-                    ],
-                ))
+                let form = client(&auth.client_id, &scope).field("client_secret", secret.expose());
+                Ok(self.token_call(&auth.tenant, form))
             }
         }
     }
@@ -253,28 +240,15 @@ impl AzureStore {
         call
     }
 
-    fn token_call(&self, tenant: &str, fields: &[(&str, &[u8])]) -> HttpCall {
+    fn token_call(&self, tenant: &str, form: Form) -> HttpCall {
         let path = format!("{}/{tenant}/oauth2/v2.0/token", self.login_address.prefix);
-        let mut call = HttpCall::login(&self.login_address.target, path, form(fields));
-        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-        call.headers.insert(CONTENT_TYPE, kind);
-        call
+        form.call(&self.login_address.target, path)
     }
 }
 
-/// `application/x-www-form-urlencoded`, in memory that is wiped.
-fn form(fields: &[(&str, &[u8])]) -> SecretBytes {
-    let room = fields.iter().map(|(name, value)| name.len() + value.len() * 3 + 2).sum();
-    let mut text = Zeroizing::new(Vec::with_capacity(room));
-    for (name, value) in fields {
-        if !text.is_empty() {
-            text.push(b'&');
-        }
-        text.extend_from_slice(name.as_bytes());
-        text.push(b'=');
-        percent_encode(value, NON_ALPHANUMERIC).for_each(|piece| text.extend_from_slice(piece.as_bytes()));
-    }
-    text
+/// What both kinds of client ask with.
+fn client(id: &str, scope: &str) -> Form {
+    Form::grant("client_credentials").field("client_id", id.as_bytes()).field("scope", scope.as_bytes())
 }
 
 impl SecretStore for AzureStore {
@@ -298,7 +272,7 @@ mod tests {
 
     const IMDS: &str = "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault%2Eazure%2Enet";
     const FORM: &str =
-        "grant_type=client%5Fcredentials&client_id=app&scope=https%3A%2F%2Fvault%2Eazure%2Enet%2F%2Edefault";
+        "grant_type=client_credentials&client_id=app&scope=https%3A%2F%2Fvault.azure.net%2F.default";
 
     async fn server() -> FakeServer {
         FakeServer::start(|asked| {
@@ -314,7 +288,7 @@ mod tests {
                 }
                 _ if asked.header("authorization") != "Bearer CANARY-token" => Reply::With(
                     401,
-                    "www-authenticate: Bearer authorization=\"https://evil.test/x\", resource=\"https://evil.test\"",
+                    "www-authenticate: Bearer authorization=\"https://evil.test/x\", resource=\"https://evil.test\"".to_owned(),
                     "CANARY".into(),
                 ),
                 "GET /secrets/stripe-key?api-version=7.4" => ok(r#"{"value":"CANARY","id":"x"}"#),

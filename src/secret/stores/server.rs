@@ -184,6 +184,22 @@ pub fn client(
     client_to(configured_addresses(), name, scheme, ca, timeouts, env)
 }
 
+/// The same for answers that stay open, of which there are `most` at once.
+///
+/// # Errors
+/// The authorities cannot be used.
+pub fn watch_client(
+    name: &str,
+    scheme: Scheme,
+    ca: Option<Arc<[u8]>>,
+    timeouts: &StoreTimeouts,
+    most: usize,
+    env: &StoreEnv,
+) -> Result<HttpClient, String> {
+    let settings = settings(configured_addresses(), name, scheme, ca, timeouts);
+    HttpClient::for_streams(settings, most, &env.upstream).map_err(|error| error.to_string())
+}
+
 /// A client that fetches tokens of the cloud's metadata server, and may reach it therefore.
 ///
 /// # Errors
@@ -207,15 +223,25 @@ fn client_to(
     timeouts: &StoreTimeouts,
     env: &StoreEnv,
 ) -> Result<HttpClient, String> {
-    let settings = ClientSettings {
+    let settings = settings(addresses, name, scheme, ca, timeouts);
+    HttpClient::new(settings, &env.upstream).map_err(|error| error.to_string())
+}
+
+fn settings(
+    addresses: AddressRules,
+    name: &str,
+    scheme: Scheme,
+    ca: Option<Arc<[u8]>>,
+    timeouts: &StoreTimeouts,
+) -> ClientSettings {
+    ClientSettings {
         name: format!("secrets.{name}").into(),
         scheme,
         ca,
         connect: timeouts.connect(),
         total: timeouts.total(),
         addresses,
-    };
-    HttpClient::new(settings, &env.upstream).map_err(|error| error.to_string())
+    }
 }
 
 /// Reads what a store itself needs, from `env:` and `file:`; other stores would make circles. Read at every login, so a

@@ -1,7 +1,7 @@
 //! `aws-chunked` bodies whose chunks are signed: while the body streams through, each signature is replaced by one of
 //! outgate's keys. <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html>
 //!
-//! A chunk's signature stands before its data, so one chunk is held (its pieces, not a copy), and no more. Sizes stay, and
+//! A chunk's signature stands before its data, so one chunk is held (its pieces, of which only small ones are copied), and no more. Sizes stay, and
 //! signatures are all 64 characters long; so the body's length stays. What the client signed is not checked: its keys are
 //! anybody's, and the provider checks what outgate signed.
 
@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use aws_lc_rs::digest;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::payload::Chunks;
@@ -98,6 +98,39 @@ enum At {
     End,
 }
 
+/// Pieces smaller than this are copied together: each would keep the whole buffer alive that it was read into.
+const SMALL: usize = 4 * 1024;
+
+/// The data of one chunk.
+#[derive(Default)]
+struct Held {
+    pieces: Vec<Bytes>,
+    /// Small pieces behind those.
+    small: BytesMut,
+}
+
+impl Held {
+    fn push(&mut self, piece: Bytes) {
+        if piece.len() < SMALL {
+            self.small.extend_from_slice(&piece);
+            return;
+        }
+        self.flush();
+        self.pieces.push(piece);
+    }
+
+    fn flush(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(self.small.split().freeze());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.flush();
+        std::mem::take(&mut self.pieces)
+    }
+}
+
 /// Signs what it takes, and gives it out.
 struct Signer {
     key: ChunkKey,
@@ -109,9 +142,10 @@ struct Signer {
     line: Vec<u8>,
     /// The size of the present chunk as it was written.
     size: Vec<u8>,
-    held: Vec<Bytes>,
+    held: Held,
     hash: digest::Context,
-    trailers: Vec<u8>,
+    /// Name and value of each, as they are signed.
+    trailers: Vec<(Vec<u8>, Vec<u8>)>,
     trailer_bytes: usize,
     trailer_signed: bool,
     out: VecDeque<Bytes>,
@@ -127,7 +161,7 @@ impl Signer {
             at: At::Head,
             line: Vec::new(),
             size: Vec::new(),
-            held: Vec::new(),
+            held: Held::default(),
             hash: digest::Context::new(&digest::SHA256),
             trailers: Vec::new(),
             trailer_bytes: 0,
@@ -216,7 +250,7 @@ impl Signer {
         let hash = std::mem::replace(&mut self.hash, digest::Context::new(&digest::SHA256)).finish();
         self.previous = self.key.chunk(&self.previous, &hex(hash.as_ref()));
         self.give_head();
-        self.out.extend(self.held.drain(..));
+        self.out.extend(self.held.take());
         self.at = At::DataEnd;
     }
 
@@ -242,15 +276,18 @@ impl Signer {
         };
         let (name, value) = (&text[..colon], text[colon + 1..].trim_ascii());
         if !name.eq_ignore_ascii_case(TRAILER_SIGNATURE) {
-            let canonical = [&name.to_ascii_lowercase()[..], b":", value, b"\n"].concat();
-            self.trailers.extend_from_slice(&canonical);
+            self.trailers.push((name.to_ascii_lowercase(), value.to_vec()));
             self.out.push_back([text, b"\r\n"].concat().into());
             return Ok(());
         }
         if !is_signature(value) {
             return Err(framing("its trailers' signature has not 64 hexadecimal digits"));
         }
-        let signature = self.key.trailer(&self.previous, &sha256_hex(&self.trailers));
+        // They are signed in the order of their names, whatever their order in the body is.
+        self.trailers.sort();
+        let line = |(name, value): &(Vec<u8>, Vec<u8>)| [&name[..], b":", value, b"\n"].concat();
+        let canonical: Vec<u8> = self.trailers.iter().flat_map(line).collect();
+        let signature = self.key.trailer(&self.previous, &sha256_hex(&canonical));
         // The same length: what stood between colon and signature stays.
         let before = &text[..text.len() - text[colon + 1..].trim_ascii_start().len()];
         let after = &text[text.trim_ascii_end().len()..];

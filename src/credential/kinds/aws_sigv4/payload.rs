@@ -68,6 +68,17 @@ fn declared(headers: &HeaderMap) -> Declared {
     }
 }
 
+/// Whether the body has to be held for its hash.
+pub(super) fn is_held(request: &EgressRequest, rules: Rules) -> bool {
+    let unsigned = request.target.scheme == Scheme::Https;
+    request.body.exact_length() != Some(0)
+        && match declared(&request.headers) {
+            Declared::Nothing => !(unsigned && rules == Rules::S3),
+            Declared::Unsigned => !unsigned,
+            Declared::Hash(_) | Declared::UnsignedTrailer | Declared::Chunked(_) | Declared::Other => false,
+        }
+}
+
 /// Settles it. Takes the client's declaration out of the head; the signature brings its own.
 pub(super) async fn settle(
     settings: &Settings,

@@ -64,6 +64,13 @@ impl Rewrite for Settings {
         parts.map(|part| SecretBytes::new(part.as_bytes().to_vec())).collect()
     }
 
+    fn holds(&self, request: &EgressRequest) -> Option<u64> {
+        let scope = self.scope(request.target.host.as_str()).ok()?;
+        let passes =
+            self.presigned != Presigned::Resign && presigned::without(&request.path_and_query).is_some();
+        (!passes && payload::is_held(request, rules_of(&scope))).then_some(self.max_buffer)
+    }
+
     fn rewrite<'a>(
         &'a self,
         mut request: EgressRequest,
@@ -91,8 +98,7 @@ impl Settings {
         let keys = self.keys(secrets)?;
         let host = request.target.host.shared();
         let scope = self.scope(&host)?;
-        let s3 = matches!(&*scope.service, "s3" | "s3-outposts" | "s3-object-lambda");
-        let rules = if s3 { Rules::S3 } else { Rules::Hashed };
+        let rules = rules_of(&scope);
         // The signer encodes the query anew: a byte may become three (one that is no UTF-8: nine), and what is then longer
         // than a URI may be would be a panic in it.
         let target = &request.path_and_query;
@@ -153,6 +159,11 @@ impl Settings {
                 .because("the host's name does not tell region and service: `aws_sigv4` has to say `region` and `service`")),
         }
     }
+}
+
+fn rules_of(scope: &Scope<'_>) -> Rules {
+    let s3 = matches!(&*scope.service, "s3" | "s3-outposts" | "s3-object-lambda");
+    if s3 { Rules::S3 } else { Rules::Hashed }
 }
 
 /// The longest path with its query that can be signed; a URI holds 65,534 bytes.

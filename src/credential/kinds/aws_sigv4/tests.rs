@@ -381,23 +381,80 @@ proptest! {
     }
 }
 
-/// What a signature costs. Prints; run with `--ignored --nocapture` on a quiet machine, in a release build.
 #[tokio::test]
-#[ignore = "a measurement"]
-async fn the_cost_of_a_signature() {
-    let settings = settings("{ keys: env:K }");
-    let secrets = secrets(&[WHOLE]);
-    let began = std::time::Instant::now();
-    for _ in 0..20_000 {
-        let headers =
-            [("content-type", "application/json"), ("user-agent", "Boto3/1.40"), ("x-amz-meta-a", "b")];
-        let asked = request(
-            Method::GET,
-            "https://bucket.s3.eu-west-1.amazonaws.com/some/key?list-type=2&prefix=a%2Fb",
-            &headers,
-            Body::empty(),
-        );
-        assert!(settings.rewrite(asked, &secrets).await.is_ok());
+async fn several_trailers_are_signed_in_the_order_of_their_names() {
+    let theirs = "f".repeat(64);
+    let body = |lines: &str| {
+        format!("0;chunk-signature={theirs}\r\n{lines}x-amz-trailer-signature:{theirs}\r\n\r\n")
+    };
+    let signature = |text: &str| {
+        let (_, rest) = text.split_once("x-amz-trailer-signature:").unwrap();
+        rest.trim_end().to_owned()
+    };
+    let mut seen = Vec::new();
+    for lines in [
+        "x-amz-checksum-crc32:AAAAAA==\r\nx-amz-meta-end:1\r\n",
+        "x-amz-meta-end:1\r\nX-Amz-Checksum-Crc32: AAAAAA==\r\n",
+    ] {
+        let got = resigned(cut(&body(lines), 5), Chunks::Trailer, 100).collect().await.unwrap().to_bytes();
+        let got = String::from_utf8(got.to_vec()).unwrap();
+        assert!(got.contains(lines), "their own order and spelling stay: {got}");
+        seen.push(signature(&got));
     }
-    println!("{:?} for each request without body", began.elapsed() / 20_000);
+    assert!(seen[0] == seen[1] && seen[0] != theirs, "{seen:?}");
+    // What AWS signs: `AWS4-HMAC-SHA256-TRAILER`, with the sorted lines' hash.
+    let keys =
+        crate::secret::aws::keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None);
+    let key = ChunkKey::new(&keys, &Scope { region: "us-east-1".into(), service: "s3".into() }, DATE);
+    let last = key.chunk(SEED_TRAILER, EMPTY_SHA256);
+    let lines = sha256_hex(b"x-amz-checksum-crc32:AAAAAA==\nx-amz-meta-end:1\n");
+    assert_eq!(seen[0], key.trailer(&last, &lines));
+}
+
+/// A piece of a larger buffer, which counts how many of its like are alive.
+struct Piece([u8; 4096], Arc<std::sync::atomic::AtomicUsize>);
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.1.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_comes_byte_by_byte_keeps_no_buffers_alive() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    const SIZE: usize = 100_000;
+    let alive = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let text = format!(
+        "{SIZE:x};chunk-signature={0}\r\n{1}\r\n0;chunk-signature={0}\r\n\r\n",
+        "0".repeat(64),
+        "d".repeat(SIZE)
+    );
+    let (living, peak) = (alive.clone(), most.clone());
+    // Each byte in a buffer of its own, as of a client that sends bytes one by one.
+    let pieces = text.clone().into_bytes().into_iter().map(move |byte| {
+        peak.fetch_max(living.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let mut bytes = [0; 4096];
+        bytes[0] = byte;
+        Ok::<_, BodyError>(Frame::data(Bytes::from_owner(Piece(bytes, living.clone())).slice(..1)))
+    });
+    let keys = crate::secret::aws::keys("AKID", "secret", None);
+    let key = ChunkKey::new(&keys, &Scope { region: "us-east-1".into(), service: "s3".into() }, DATE);
+    let body = Body::boxed(StreamBody::new(futures_util::stream::iter(pieces)));
+    let mut body = Resigned::new(body, key, SEED.to_owned(), Chunks::Plain, 1 << 20);
+    let mut frames = 0;
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        (frames, length) = (frames + 1, length + frame.unwrap().into_data().unwrap().len());
+    }
+    assert_eq!(length, text.len());
+    assert!(most.load(Ordering::SeqCst) <= 2, "{most:?} buffers were alive at once");
+    assert!(frames < 20, "{frames}: the chunk's bytes go out together");
 }

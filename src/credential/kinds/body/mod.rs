@@ -182,6 +182,11 @@ impl Rewrite for Settings {
         self.fields.iter().map(|field| format!("body field {}", field.name)).collect()
     }
 
+    fn holds(&self, request: &EgressRequest) -> Option<u64> {
+        let writable = matches!(media(&request.headers), Media::Form | Media::Json);
+        (writable && request.body.exact_length() != Some(0)).then_some(self.max)
+    }
+
     fn rewrite<'a>(
         &'a self,
         mut request: EgressRequest,

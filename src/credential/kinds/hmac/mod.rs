@@ -57,6 +57,10 @@ impl Rewrite for Settings {
         self.all_locations()
     }
 
+    fn holds(&self, request: &EgressRequest) -> Option<u64> {
+        (self.wants_body() && request.body.exact_length() != Some(0)).then_some(self.max)
+    }
+
     fn rewrite<'a>(
         &'a self,
         request: EgressRequest,

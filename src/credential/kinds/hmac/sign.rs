@@ -98,7 +98,7 @@ pub async fn sign(
 }
 
 impl Settings {
-    fn wants_body(&self) -> bool {
+    pub(super) fn wants_body(&self) -> bool {
         self.digest.is_some() || self.content.contains(&Piece::Body)
     }
 

@@ -200,6 +200,12 @@ impl Rewrite for Settings {
         self.dummies.iter().map(place).collect()
     }
 
+    fn holds(&self, request: &EgressRequest) -> Option<u64> {
+        let in_body = self.dummies.iter().any(|dummy| dummy.places.body);
+        (in_body && media(&request.headers) != Media::Other && !request.body.is_end_stream())
+            .then_some(self.max)
+    }
+
     fn rewrite<'a>(
         &'a self,
         mut request: EgressRequest,

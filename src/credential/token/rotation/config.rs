@@ -94,6 +94,15 @@ impl KeepConfig {
     }
 }
 
+/// A path without `..` and links in its directory, where that exists.
+fn whole(path: &Path) -> PathBuf {
+    let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
+    match directory.zip(path.file_name()) {
+        Some((directory, name)) => directory.join(name),
+        None => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
 impl KeepSettings {
     /// The secret that it needs itself.
     #[must_use]
@@ -108,6 +117,15 @@ impl KeepSettings {
     #[must_use]
     pub fn is_shared(&self) -> bool {
         !matches!(self, Self::File(_))
+    }
+
+    /// Whether it is the very same place, as far as the policy tells: one Redis has one reference, one file any path.
+    #[must_use]
+    pub fn is_at(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(one), Self::File(another)) => whole(one) == whole(another),
+            (one, another) => one == another,
+        }
     }
 
     /// The secret that is written, where it is one.

@@ -11,6 +11,9 @@
 //! Where the endpoint says `invalid_grant`, the shelf is looked at again: another may have been there first. If not, the
 //! grant is dead, and is not asked for again until there is another refresh token in the policy's secret or in the shelf.
 //!
+//! How long the access token lives is what the endpoint says, counted from before it was asked, by the clock of the shelf
+//! (Redis' and Vault's own; of a file, the machine's). So the clocks of the pods are not compared.
+//!
 //! What stands in a shelf is sealed with a key that is derived from the refresh token of the policy (`page`): who can read
 //! the shelf and not that secret learns nothing; and where a new refresh token is put into the policy's secret, what was
 //! kept for the old one does not open any more and is written over.
@@ -28,6 +31,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 pub use config::{KeepConfig, KeepSettings, RedisKeepConfig};
@@ -60,11 +64,18 @@ pub trait Exchange: Sync {
 
     /// The life of a token of which the endpoint does not say it.
     fn lifetime(&self) -> Option<Duration>;
+
+    /// Tells what is asked for from all else: where, by whom, with which scopes. An access token of another mark is not taken
+    /// from a shelf.
+    fn mark(&self) -> &str;
 }
 
 /// What a process remembers of one grant.
 #[derive(Default)]
-pub struct GrantState(Mutex<Memory>);
+pub struct GrantState {
+    memory: Mutex<Memory>,
+    ending: CancellationToken,
+}
 
 #[derive(Default)]
 struct Memory {
@@ -89,6 +100,12 @@ fn is_dead(fault: &TokenFault) -> bool {
 }
 
 impl GrantState {
+    /// That of a process that begins nothing more once it is `ending`.
+    #[must_use]
+    pub fn until(ending: CancellationToken) -> Self {
+        Self { memory: Mutex::default(), ending }
+    }
+
     /// With a refresh token that stays the same.
     ///
     /// # Errors
@@ -132,8 +149,11 @@ impl GrantState {
         loop {
             let sheet = shelf.look().await?;
             let page = Page::read(&sheet, &key);
-            if let Some(issued) = self.newer(page.record.as_ref(), SystemTime::now()) {
+            if let Some(issued) = self.newer(page.record.as_ref(), exchange.mark(), sheet.now) {
                 return Ok(issued);
+            }
+            if self.ending.is_cancelled() {
+                return Err(TokenFault::NotKept("outgate is ending"));
             }
             if began.elapsed() >= ASK_BEFORE {
                 return Err(TokenFault::NotKept("another process is busy with it for too long"));
@@ -146,7 +166,8 @@ impl GrantState {
                     others = None;
                 }
                 if others.is_some() {
-                    sleep(wait.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                    let pause = sleep(wait.mul_f64(0.75 + fastrand::f64() / 2.0));
+                    self.ending.run_until_cancelled(pause).await;
                     wait = (wait * 2).min(LOOK_MOST);
                     continue;
                 }
@@ -182,7 +203,7 @@ impl GrantState {
         let answer = exchange.ask(token).await;
         match answer {
             Ok(answer) => {
-                let next = Record::of(&answer, token, generation + 1, exchange.lifetime(), SystemTime::now());
+                let next = Record::of(&answer, token, generation + 1, exchange, mine.now);
                 let issued = answer.issued(exchange.lifetime());
                 self.memory().unwritten = Some(next);
                 self.write(shelf, key, mine).await?;
@@ -208,13 +229,13 @@ impl GrantState {
     }
 
     /// The access token of a newer generation than the one that was given out last, if it still lives for a while.
-    fn newer(&self, record: Option<&Record>, now: SystemTime) -> Option<Issued> {
+    fn newer(&self, record: Option<&Record>, mark: &str, now: SystemTime) -> Option<Issued> {
         let record = record?;
         let mut memory = self.memory();
         if record.generation <= memory.given {
             return None;
         }
-        let issued = record.issued(now)?;
+        let issued = record.issued(mark, now)?;
         memory.given = record.generation;
         Some(issued)
     }
@@ -279,7 +300,7 @@ impl GrantState {
 
     /// Locked for moments, never over an await.
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

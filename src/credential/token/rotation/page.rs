@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::Exchange;
 use super::shelf::Sheet;
 use crate::credential::token::Issued;
 use crate::credential::token::endpoint::TokenAnswer;
@@ -16,7 +17,7 @@ use crate::secret::stores::sealed::SealKey;
 
 /// What its key is derived for, and what it is sealed under.
 const PURPOSE: &str = "outgate refresh token, 1";
-/// A token that lives no longer than this is not taken from a shelf: it would be replaced at once.
+/// A token that lives no longer than this, or a quarter of its life, is not taken from a shelf: it would be replaced at once.
 const SHORT: Duration = Duration::from_secs(10);
 
 /// Seals pages.
@@ -51,6 +52,8 @@ pub(super) struct Record {
 
 struct Access {
     token: Zeroizing<String>,
+    /// Tells what it was asked for with from all else: endpoint, client, scopes and so on.
+    mark: String,
     /// Seconds since 1970, and the whole life in seconds: a clock that was set back makes no token live longer.
     ends: Option<(u64, u64)>,
 }
@@ -68,6 +71,7 @@ struct Inside<'a> {
     generation: u64,
     refresh_token: &'a str,
     access_token: Option<&'a str>,
+    mark: Option<&'a str>,
     ends: Option<u64>,
     life: Option<u64>,
 }
@@ -105,31 +109,32 @@ pub(super) fn nonce() -> Option<String> {
 }
 
 impl Record {
-    /// What an answer brought. Without a new refresh token the old one stays good (RFC 6749 section 6).
+    /// What an answer brought to who asked at `asked`. Without a new refresh token the old one stays good (RFC 6749 section 6).
     pub(super) fn of(
         answer: &TokenAnswer,
         old: &[u8],
         generation: u64,
-        otherwise: Option<Duration>,
-        now: SystemTime,
+        exchange: &dyn Exchange,
+        asked: SystemTime,
     ) -> Self {
         let refresh = answer.text("refresh_token").filter(|token| !token.is_empty()).map(str::to_owned);
-        let issued = answer.issued(otherwise).ok();
+        let issued = answer.issued(exchange.lifetime()).ok();
         Self {
             generation,
             refresh: Zeroizing::new(refresh.unwrap_or_else(|| String::from_utf8_lossy(old).into_owned())),
-            access: issued.and_then(|issued| Access::of(&issued, now)),
+            access: issued.and_then(|issued| Access::of(&issued, exchange.mark(), asked)),
         }
     }
 
-    /// The access token, if it lives on for a while.
-    pub(super) fn issued(&self, now: SystemTime) -> Option<Issued> {
-        let access = self.access.as_ref()?;
+    /// The access token, if it was asked for in the same way and lives on for a while.
+    pub(super) fn issued(&self, mark: &str, now: SystemTime) -> Option<Issued> {
+        let access = self.access.as_ref().filter(|access| access.mark == mark)?;
         let life = match access.ends {
             None => None,
             Some((ends, life)) => {
                 let left = UNIX_EPOCH.checked_add(Duration::from_secs(ends))?.duration_since(now).ok()?;
-                Some(left.min(Duration::from_secs(life))).filter(|left| *left > SHORT).map(Some)?
+                let life = Duration::from_secs(life);
+                Some(left.min(life)).filter(|left| *left > SHORT.min(life / 4)).map(Some)?
             }
         };
         Some(Issued { token: access.token.as_bytes().to_vec().into(), life })
@@ -140,6 +145,7 @@ impl Record {
             generation: self.generation,
             refresh_token: &self.refresh,
             access_token: self.access.as_ref().map(|access| access.token.as_str()),
+            mark: self.access.as_ref().map(|access| access.mark.as_str()),
             ends: self.access.as_ref().and_then(|access| access.ends).map(|(ends, _)| ends),
             life: self.access.as_ref().and_then(|access| access.ends).map(|(_, life)| life),
         };
@@ -153,23 +159,26 @@ impl Record {
 
     fn open(sealed: &str, key: &PageKey) -> Option<Self> {
         let inside = Document::parse(&key.0.open(PURPOSE, sealed).ok()?).ok()?;
+        let mark = inside.text(&["mark"]).unwrap_or_default();
         let ends = inside.number(&["ends"]).zip(inside.number(&["life"]));
         Some(Self {
             generation: inside.number(&["generation"])?,
             refresh: Zeroizing::new(inside.text(&["refresh_token"])?.to_owned()),
-            access: inside
-                .text(&["access_token"])
-                .map(|token| Access { token: Zeroizing::new(token.to_owned()), ends }),
+            access: inside.text(&["access_token"]).map(|token| Access {
+                token: Zeroizing::new(token.to_owned()),
+                mark: mark.to_owned(),
+                ends,
+            }),
         })
     }
 }
 
 impl Access {
-    fn of(issued: &Issued, now: SystemTime) -> Option<Self> {
+    fn of(issued: &Issued, mark: &str, asked: SystemTime) -> Option<Self> {
         let token = std::str::from_utf8(&issued.token).ok()?;
-        let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_1970 = asked.duration_since(UNIX_EPOCH).unwrap_or_default();
         let ends = issued.life.map(|life| (since_1970.saturating_add(life).as_secs(), life.as_secs()));
-        Some(Self { token: Zeroizing::new(token.to_owned()), ends })
+        Some(Self { token: Zeroizing::new(token.to_owned()), mark: mark.to_owned(), ends })
     }
 }
 
@@ -177,9 +186,26 @@ impl Access {
 mod tests {
     use super::*;
 
+    use futures_util::future::BoxFuture;
+
+    /// One that is never made.
+    struct Asked;
+
+    impl Exchange for Asked {
+        fn ask<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<TokenAnswer, TokenFault>> {
+            Box::pin(async { Err(TokenFault::Dead) })
+        }
+        fn lifetime(&self) -> Option<Duration> {
+            None
+        }
+        fn mark(&self) -> &str {
+            "mine"
+        }
+    }
+
     fn record(body: &str, now: SystemTime) -> Record {
         let answer = TokenAnswer::of(body);
-        Record::of(&answer, b"old", 7, None, now)
+        Record::of(&answer, b"old", 7, &Asked, now)
     }
 
     #[test]
@@ -189,25 +215,26 @@ mod tests {
         let got = record(r#"{"access_token":"CANARY-a","refresh_token":"CANARY-r","expires_in":100}"#, now);
         let text = write(Some("me"), Some(&got), None, &key).unwrap();
         assert!(!text.contains("CANARY"), "{}", *text);
-        let sheet = Sheet { text: Some(text), version: 0 };
+        let sheet = Sheet { text: Some(text), version: 0, now };
         let page = Page::read(&sheet, &key);
         let read = page.record.unwrap();
         assert_eq!(
             (page.busy.as_deref(), read.generation, read.refresh.as_str()),
             (Some("me"), 7, "CANARY-r")
         );
-        let issued = read.issued(now).unwrap();
+        let issued = read.issued("mine", now).unwrap();
         assert_eq!(
             (issued.token.as_slice(), issued.life),
             (&b"CANARY-a"[..], Some(Duration::from_secs(100)))
         );
         // Nearly over; over; and not longer than it ever was, by a clock that was set back.
-        assert!(read.issued(now + Duration::from_secs(91)).is_none());
-        assert!(read.issued(now + Duration::from_secs(200)).is_none());
-        assert_eq!(read.issued(UNIX_EPOCH).unwrap().life, Some(Duration::from_secs(100)));
+        assert!(read.issued("mine", now + Duration::from_secs(91)).is_none());
+        assert!(read.issued("mine", now + Duration::from_secs(200)).is_none());
+        assert!(read.issued("of other scopes", now).is_none());
+        assert_eq!(read.issued("mine", UNIX_EPOCH).unwrap().life, Some(Duration::from_secs(100)));
         let other = Page::read(&sheet, &PageKey::of(b"another seed").unwrap());
         assert!(other.busy.is_some() && other.record.is_none());
-        let garbled = Sheet { text: Some(Zeroizing::new("<html>".to_owned())), version: 0 };
+        let garbled = Sheet { text: Some(Zeroizing::new("<html>".to_owned())), version: 0, now };
         assert!(Page::read(&garbled, &key).record.is_none());
     }
 
@@ -215,9 +242,9 @@ mod tests {
     fn the_old_refresh_token_stays_where_no_new_one_came() {
         let got = record(r#"{"access_token":"a"}"#, UNIX_EPOCH);
         assert_eq!(got.refresh.as_str(), "old");
-        assert_eq!(got.issued(UNIX_EPOCH).unwrap().life, None);
+        assert_eq!(got.issued("mine", UNIX_EPOCH).unwrap().life, None);
         // A new refresh token is kept even where the access token cannot be used.
         let got = record(r#"{"refresh_token":"new"}"#, UNIX_EPOCH);
-        assert!(got.refresh.as_str() == "new" && got.issued(UNIX_EPOCH).is_none());
+        assert!(got.refresh.as_str() == "new" && got.issued("mine", UNIX_EPOCH).is_none());
     }
 }

@@ -5,7 +5,7 @@
 //! the platform, and no request has a part in it (docs/decisions/0006). What is written is sealed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Script};
@@ -19,12 +19,16 @@ const CALL: Duration = Duration::from_secs(1);
 
 /// Writes where nothing has been written since. An empty second argument stands for a key that is not there.
 const PUT: &str = "
+local time = redis.pcall('TIME')[1] or ''
 local now = redis.call('GET', KEYS[1])
 if now == false then now = '' end
-if now ~= ARGV[1] then return 0 end
+if now ~= ARGV[1] then return {0, time} end
 redis.call('SET', KEYS[1], ARGV[2])
-return 1
+return {1, time}
 ";
+
+/// What stands there, and what the server's clock says; nothing of that where the user may not ask.
+const LOOK: &str = "return {redis.call('GET', KEYS[1]), redis.pcall('TIME')[1] or ''}";
 
 /// A key that keeps a grant.
 pub struct RedisShelf {
@@ -37,19 +41,26 @@ impl RedisShelf {
         Self { url, key: key.to_owned() }
     }
 
-    pub(super) async fn look(&self) -> Result<Option<Zeroizing<String>>, TokenFault> {
+    pub(super) async fn look(&self) -> Result<(Option<Zeroizing<String>>, SystemTime), TokenFault> {
         let mut connection = self.connect().await?;
-        let mut get = redis::cmd("GET");
-        let call = get.arg(&self.key).query_async::<Option<String>>(&mut connection);
-        Ok(bounded(call).await?.map(Zeroizing::new))
+        let script = Script::new(LOOK);
+        let call = script.key(&self.key);
+        let (text, time) = bounded(call.invoke_async::<(Option<String>, String)>(&mut connection)).await?;
+        Ok((text.map(Zeroizing::new), moment(&time)))
     }
 
-    pub(super) async fn put(&self, before: Option<&String>, text: &str) -> Result<bool, TokenFault> {
+    /// When it was written, by the server's clock; none where something else stands there by now.
+    pub(super) async fn put(
+        &self,
+        before: Option<&String>,
+        text: &str,
+    ) -> Result<Option<SystemTime>, TokenFault> {
         let mut connection = self.connect().await?;
         let script = Script::new(PUT);
         let mut call = script.key(&self.key);
         call.arg(before.map_or("", String::as_str)).arg(text);
-        Ok(bounded(call.invoke_async::<i64>(&mut connection)).await? == 1)
+        let (done, time) = bounded(call.invoke_async::<(i64, String)>(&mut connection)).await?;
+        Ok((done == 1).then(|| moment(&time)))
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, TokenFault> {
@@ -62,6 +73,12 @@ impl RedisShelf {
             AsyncConnectionConfig::new().set_connection_timeout(Some(CALL)).set_response_timeout(Some(CALL));
         bounded(client.get_multiplexed_async_connection_with_config(&config)).await
     }
+}
+
+/// Seconds since 1970; this machine's clock where there are none.
+fn moment(seconds: &str) -> SystemTime {
+    let told = seconds.parse().ok().and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    told.unwrap_or_else(SystemTime::now)
 }
 
 /// The error's own text can repeat what was sent, so none of it is told.

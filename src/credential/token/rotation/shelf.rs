@@ -1,6 +1,7 @@
 //! The places where a grant is kept. Each can do two things: be looked at, and be written if nobody wrote since that look.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
@@ -15,6 +16,9 @@ pub(super) struct Sheet {
     pub text: Option<Zeroizing<String>>,
     /// Its version, where the place counts them.
     pub version: u64,
+    /// The time by the clock of the place, or by this machine's where it has none. All that share a place judge by it, so that
+    /// it does not matter how far their own clocks are apart.
+    pub now: SystemTime,
 }
 
 /// A place.
@@ -35,12 +39,19 @@ pub enum Shelf {
 impl Shelf {
     pub(super) async fn look(&self) -> Result<Sheet, TokenFault> {
         match self {
-            Self::File(file) => Ok(Sheet { text: file.look().await?, version: 0 }),
-            Self::Redis(redis) => Ok(Sheet { text: redis.look().await?, version: 0 }),
+            Self::File(file) => Ok(Sheet { text: file.look().await?, version: 0, now: SystemTime::now() }),
+            Self::Redis(redis) => {
+                let (text, now) = redis.look().await?;
+                Ok(Sheet { text, version: 0, now })
+            }
             Self::Store { store, reference } => {
                 let ledger = store.ledger().ok_or(NOT_WRITABLE)?;
                 let entry = ledger.look(reference).await.map_err(|_| UNREADABLE)?;
-                Ok(Sheet { text: entry.text, version: entry.version })
+                Ok(Sheet {
+                    text: entry.text,
+                    version: entry.version,
+                    now: entry.now.unwrap_or_else(SystemTime::now),
+                })
             }
         }
     }
@@ -51,15 +62,16 @@ impl Shelf {
         before: &Sheet,
         text: Zeroizing<String>,
     ) -> Result<Option<Sheet>, TokenFault> {
-        let done = match self {
-            Self::File(file) => file.put(before.text.clone(), text.clone()).await?,
+        let written = match self {
+            Self::File(file) => file.put(before.text.clone(), text.clone()).await?.then(SystemTime::now),
             Self::Redis(redis) => redis.put(before.text.as_deref(), &text).await?,
             Self::Store { store, reference } => {
                 let ledger = store.ledger().ok_or(NOT_WRITABLE)?;
-                ledger.put(reference, &text, before.version).await.map_err(|_| UNWRITABLE)?
+                let put = ledger.put(reference, &text, before.version).await.map_err(|_| UNWRITABLE)?;
+                put.map(|put| put.now.unwrap_or_else(SystemTime::now))
             }
         };
-        Ok(done.then(|| Sheet { text: Some(text), version: before.version + 1 }))
+        Ok(written.map(|now| Sheet { text: Some(text), version: before.version + 1, now }))
     }
 }
 

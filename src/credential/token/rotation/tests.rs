@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::credential::CredentialConfig;
-use crate::credential::token::{TokenEnv, entry};
+use crate::credential::kinds::MemberSettings;
+use crate::credential::token::{TokenEnv, TokenSettings, entry};
 use crate::secret::cache::{RefreshOutcome, SecretCache, SecretEntry};
-use crate::secret::fake::{Asked, FakeServer, Reply, ok, pass, store_env, upstream_env};
+use crate::secret::fake::{Asked as Received, FakeServer, Reply, ok, pass, store_env, upstream_env};
 use crate::secret::{StoreConfig, Stores};
 
 /// An identity provider that rotates. Its first refresh token is `seed-<n>` with the round it is in, then `refresh-1`, ...
@@ -27,7 +28,7 @@ impl Provider {
     async fn new(seconds: u64) -> Self {
         let (issued, down): (Arc<AtomicUsize>, Arc<AtomicBool>) = Default::default();
         let (count, fails) = (issued.clone(), down.clone());
-        let server = FakeServer::start(move |asked: &Asked| {
+        let server = FakeServer::start(move |asked: &Received| {
             if fails.load(Ordering::SeqCst) {
                 return Reply::Answer(503, "CANARY".to_owned());
             }
@@ -64,14 +65,14 @@ struct Process {
 
 impl Process {
     fn start(provider: &Provider, store: &str, directory: &Path, stores: Stores) -> Self {
-        let text = format!(
-            "{{ oauth2_refresh_token: {{ token_url: \"{}/token\", client_id: \"plain:app\", refresh_token: file:seed, rotates: true, store: {store} }} }}",
-            provider.server.url
-        );
-        let config: CredentialConfig = serde_yaml::from_str(&text).unwrap();
-        let member = config.members(directory).unwrap().remove(0);
+        Self::asking(provider, store, "", directory, stores)
+    }
+
+    /// `more` are further keys of the credential.
+    fn asking(provider: &Provider, store: &str, more: &str, directory: &Path, stores: Stores) -> Self {
+        let member = member(provider, store, more, directory);
         let cache = Arc::new(SecretCache::new(stores));
-        let token = entry(&member.tokens[0], &cache, &TokenEnv { upstream: upstream_env() });
+        let token = entry(&member.tokens[0], &cache, &TokenEnv::new(upstream_env()));
         let stop = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "a test")]
         tokio::spawn(cache.run(stop.clone()));
@@ -81,6 +82,38 @@ impl Process {
     fn value(&self) -> Option<String> {
         let version = self.token.current().ok()?;
         Some(String::from_utf8(version.value.expose().to_vec()).unwrap())
+    }
+}
+
+fn member(provider: &Provider, store: &str, more: &str, directory: &Path) -> MemberSettings {
+    let text = format!(
+        "{{ oauth2_refresh_token: {{ token_url: \"{}/token\", client_id: \"plain:app\", refresh_token: file:seed, rotates: true, store: {store}{more} }} }}",
+        provider.server.url
+    );
+    let config: CredentialConfig = serde_yaml::from_str(&text).unwrap();
+    config.members(directory).unwrap().remove(0)
+}
+
+/// What a process of this provider asks with.
+fn mark_of(provider: &Provider, directory: &Path, more: &str) -> String {
+    match &member(provider, "{ file: grant }", more, directory).tokens[0].settings {
+        TokenSettings::Oauth2RefreshToken(settings) => settings.mark().to_owned(),
+        _ => unreachable!("it is one"),
+    }
+}
+
+/// An exchange that was made already, with this mark.
+struct Asked(String);
+
+impl Exchange for Asked {
+    fn ask<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<TokenAnswer, TokenFault>> {
+        Box::pin(async { Err(TokenFault::Dead) })
+    }
+    fn lifetime(&self) -> Option<Duration> {
+        None
+    }
+    fn mark(&self) -> &str {
+        &self.0
     }
 }
 
@@ -154,6 +187,70 @@ async fn a_restart_goes_on_with_what_was_kept() {
 }
 
 #[tokio::test]
+async fn an_access_token_of_other_scopes_is_not_taken_from_the_shelf() {
+    let (directory, provider) = (directory(), Provider::new(3600).await);
+    let start = |more| {
+        let stores = Stores::built_in(directory.path());
+        Process::asking(&provider, "{ file: grant }", more, directory.path(), stores)
+    };
+    let first = start(", scopes: [read]");
+    first.token.obtain().await.unwrap();
+    drop(first);
+    // Each goes on with the refresh token, and asks for an access token of its own.
+    for (number, more) in
+        [(2, ", scopes: [read, write]"), (3, ", scopes: [read], extra: { audience_of: x }"), (4, "")]
+    {
+        let process = start(more);
+        process.token.obtain().await.unwrap();
+        assert_eq!(
+            (process.value(), provider.issued()),
+            (Some(format!("access-{number}")), number),
+            "{more}"
+        );
+    }
+    let same = start("");
+    same.token.obtain().await.unwrap();
+    assert_eq!((same.value().as_deref(), provider.issued()), (Some("access-4"), 4));
+}
+
+/// Pods whose clocks are an hour off the place's, which is to say each other's, either way: each lives by the place's.
+#[tokio::test]
+async fn pods_whose_clocks_differ_judge_a_shared_token_alike() {
+    for (hours, date) in [(-1.0_f64, "behind"), (1.0, "ahead")] {
+        let (directory, provider) = (directory(), Provider::new(600).await);
+        let clock = Arc::new(std::sync::Mutex::new(hours * 3600.0));
+        let vault = vault_with(clock.clone()).await;
+        let config: StoreConfig = serde_yaml::from_str(&format!(
+            "vault: {{ address: \"{}\", auth: {{ token: file:seed }} }}",
+            vault.url
+        ))
+        .unwrap();
+        let configs = [("kept".to_owned(), config)].into();
+        let stores = || Stores::build(&configs, &store_env(directory.path()), None).unwrap();
+        let start =
+            || Process::start(&provider, "{ vault: \"kept:kv/outgate/grant\" }", directory.path(), stores());
+        let left = |process: &Process| {
+            let ends = process.token.ends_at().unwrap();
+            ends.saturating_duration_since(Instant::now()).as_secs()
+        };
+        let first = start();
+        first.token.obtain().await.unwrap();
+        assert!((585..=595).contains(&left(&first)), "{date}: {}", left(&first));
+        // Four minutes later, by the place's clock.
+        *clock.lock().unwrap() += 240.0;
+        let second = start();
+        second.token.obtain().await.unwrap();
+        assert_eq!((second.value().as_deref(), provider.issued()), (Some("access-1"), 1), "{date}");
+        assert!((345..=355).contains(&left(&second)), "{date}: {}", left(&second));
+        // And when it is over it is not taken any more.
+        *clock.lock().unwrap() += 360.0;
+        let third = start();
+        third.token.obtain().await.unwrap();
+        assert_eq!((third.value().as_deref(), provider.issued()), (Some("access-2"), 2), "{date}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_asked_where_the_place_cannot_be_written() {
     let (directory, provider) = (directory(), Provider::new(100).await);
     let store = "{ file: /proc/outgate/grant }";
@@ -211,7 +308,7 @@ async fn a_grant_that_is_dead_is_not_asked_for_until_the_secret_changes() {
 async fn what_another_refresh_token_has_sealed_stays_until_there_is_better() {
     let (directory, key) = (directory(), PageKey::of(b"the-seed-of-tomorrow").unwrap());
     let answer = TokenAnswer::of(r#"{"access_token":"a","refresh_token":"kept","expires_in":3600}"#);
-    let record = Record::of(&answer, b"", 1, None, SystemTime::now());
+    let record = Record::of(&answer, b"", 1, &Asked(String::new()), SystemTime::now());
     let place = directory.path().join("grant");
     std::fs::write(&place, page::write(None, Some(&record), None, &key).unwrap().as_bytes()).unwrap();
     let grant = || {
@@ -234,18 +331,21 @@ async fn a_refused_refresh_token_is_looked_for_again_before_the_grant_is_dead() 
     let (directory, key) = (directory(), PageKey::of(b"seed-token-1").unwrap());
     let path = directory.path().join("grant");
     let (place, seen) = (path.clone(), Arc::new(AtomicUsize::new(0)));
-    let asked = seen.clone();
+    let (asked, mark) = (seen.clone(), Arc::new(std::sync::OnceLock::<String>::new()));
+    let of = mark.clone();
     // Another process, which took this one for gone, was faster: its outcome stands there when the refusal comes.
     let server = FakeServer::start(move |_| {
         asked.fetch_add(1, Ordering::SeqCst);
         let answer =
             TokenAnswer::of(r#"{"access_token":"by-the-other","refresh_token":"r","expires_in":3600}"#);
-        let record = Record::of(&answer, b"", 1, None, SystemTime::now());
+        let by = Asked(of.get().unwrap().clone());
+        let record = Record::of(&answer, b"", 1, &by, SystemTime::now());
         std::fs::write(&place, page::write(None, Some(&record), None, &key).unwrap().as_bytes()).unwrap();
         Reply::Answer(400, r#"{"error":"invalid_grant"}"#.to_owned())
     })
     .await;
     let provider = Provider { server, ..Provider::new(1).await };
+    mark.set(mark_of(&provider, directory.path(), "")).unwrap();
     let process =
         Process::start(&provider, "{ file: grant }", directory.path(), Stores::built_in(directory.path()));
     process.token.obtain().await.unwrap();
@@ -281,6 +381,9 @@ async fn the_mark_of_a_process_that_was_killed_counts_for_a_while() {
         fn lifetime(&self) -> Option<Duration> {
             None
         }
+        fn mark(&self) -> &str {
+            "mine"
+        }
     }
     let shelf = Shelf::File(file::FileShelf::new(&directory.path().join("grant")));
     let (state, began) = (GrantState::default(), Instant::now());
@@ -300,6 +403,9 @@ async fn a_fixed_refresh_token_that_was_refused_is_not_sent_again() {
         fn lifetime(&self) -> Option<Duration> {
             None
         }
+        fn mark(&self) -> &str {
+            "mine"
+        }
     }
     let (state, exchange) = (GrantState::default(), Never(AtomicUsize::new(0)));
     for (seed, asked) in [("one", 1), ("one", 1), ("two", 2)] {
@@ -310,14 +416,27 @@ async fn a_fixed_refresh_token_that_was_refused_is_not_sent_again() {
 
 /// A KV of version 2 as Vault's API describes it, of one secret.
 async fn vault() -> FakeServer {
+    vault_with(Arc::default()).await
+}
+
+/// The same with a clock that is so many seconds ahead of this machine's.
+async fn vault_with(ahead: Arc<std::sync::Mutex<f64>>) -> FakeServer {
     let kept: std::sync::Mutex<(u64, String)> = Default::default();
     FakeServer::start(move |asked| {
         let mut kept = kept.lock().unwrap();
+        let ahead = *ahead.lock().unwrap();
+        let span = Duration::from_secs_f64(ahead.abs());
+        let now = if ahead < 0.0 { SystemTime::now() - span } else { SystemTime::now() + span };
+        let ok = |body: serde_json::Value| {
+            Reply::With(200, format!("Date: {}", httpdate::fmt_http_date(now)), body.to_string())
+        };
         match &*asked.line {
-            "GET /v1/auth/token/lookup-self" => ok(r#"{"data":{"ttl":0,"renewable":false}}"#),
-            "GET /v1/sys/internal/ui/mounts/kv/outgate/grant" => {
-                ok(r#"{"data":{"path":"kv/","type":"kv","options":{"version":"2"}}}"#)
+            "GET /v1/auth/token/lookup-self" => {
+                ok(serde_json::json!({ "data": { "ttl": 0, "renewable": false } }))
             }
+            "GET /v1/sys/internal/ui/mounts/kv/outgate/grant" => ok(
+                serde_json::json!({ "data": { "path": "kv/", "type": "kv", "options": { "version": "2" } } }),
+            ),
             "GET /v1/kv/data/outgate/grant" if kept.0 > 0 => ok(serde_json::json!({
                 "data": { "data": { "outgate": kept.1 }, "metadata": { "version": kept.0 } }
             })),

@@ -1,19 +1,13 @@
 //! Keys of a role by a web identity (IRSA): STS takes the pod's token and gives keys for an hour.
 //! <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html>
 
-use http::HeaderValue;
-use http::header::CONTENT_TYPE;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use zeroize::Zeroizing;
-
 use super::metadata::end;
 use super::{Chain, Fetched, WebIdentity, is_region_text, known};
 use crate::secret::aws::keys;
 use crate::secret::error::StoreFault;
-use crate::secret::http::{HttpCall, configured_addresses};
+use crate::secret::form::Form;
+use crate::secret::http::configured_addresses;
 use crate::secret::stores::server::{Plaintext, StoreAddress};
-
-const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 impl Chain {
     /// Exchanges the token. The file is read each time: the platform replaces it.
@@ -26,13 +20,9 @@ impl Chain {
         ))?;
         let session = self.named(config.session_name.as_deref(), "AWS_ROLE_SESSION_NAME").await?;
         let token = self.file(&file, "web_identity_token").await?;
-        let body = body(&role, session.as_deref().unwrap_or("outgate"), token.trim_ascii());
+        let form = form(&role, session.as_deref().unwrap_or("outgate"), token.trim_ascii());
         let address = self.sts(config).await?;
-        let mut call = HttpCall::login(&address.target, format!("{}/", address.prefix), body);
-        call.headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded; charset=utf-8"),
-        );
+        let call = form.call(&address.target, format!("{}/", address.prefix));
         let answer = self.send(call, configured_addresses()).await?;
         if !answer.status.is_success() {
             return Err(StoreFault::Login(Box::new(StoreFault::Status(answer.status.as_u16()))));
@@ -71,19 +61,13 @@ impl Chain {
     }
 }
 
-fn body(role: &str, session: &str, token: &[u8]) -> Zeroizing<Vec<u8>> {
-    // Counted first: when a vector grows by itself, a copy stays behind.
-    let mut body = Zeroizing::new(Vec::with_capacity(256 + 3 * (role.len() + session.len() + token.len())));
-    body.extend_from_slice(b"Action=AssumeRoleWithWebIdentity&Version=2011-06-15");
-    for (name, value) in
-        [("RoleArn", role.as_bytes()), ("RoleSessionName", session.as_bytes()), ("WebIdentityToken", token)]
-    {
-        body.extend_from_slice(b"&");
-        body.extend_from_slice(name.as_bytes());
-        body.extend_from_slice(b"=");
-        percent_encode(value, FORM).for_each(|piece| body.extend_from_slice(piece.as_bytes()));
-    }
-    body
+fn form(role: &str, session: &str, token: &[u8]) -> Form {
+    Form::default()
+        .field("Action", b"AssumeRoleWithWebIdentity")
+        .field("Version", b"2011-06-15")
+        .field("RoleArn", role.as_bytes())
+        .field("RoleSessionName", session.as_bytes())
+        .field("WebIdentityToken", token)
 }
 
 /// STS answers in XML: four elements of known names, whose texts have nothing to escape.

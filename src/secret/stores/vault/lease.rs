@@ -27,7 +27,6 @@ struct Lease {
     values: Arc<Document>,
     id: String,
     renewable: bool,
-    taken: Instant,
     /// Begin of the present term.
     from: Instant,
     ends: Instant,
@@ -59,13 +58,15 @@ impl Lease {
 /// The leases of a store by path. Ended ones go when a new one comes, so there are at most as many as references.
 pub(super) struct Leases {
     held: Mutex<BTreeMap<String, Arc<Lease>>>,
+    /// Paths whose lease was rejected in the last healing interval.
+    rejected: Mutex<BTreeMap<String, Instant>>,
     /// One at a time takes or renews: two fields of a path must not take a lease each.
     turn: Semaphore,
 }
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { held: Mutex::default(), turn: Semaphore::new(1) }
+        Self { held: Mutex::default(), rejected: Mutex::default(), turn: Semaphore::new(1) }
     }
 }
 
@@ -97,19 +98,20 @@ impl Leases {
             Some((id, term, renewable)) => {
                 let now = Instant::now();
                 let (values, login) = (Arc::new(values), server.login.logins());
-                let lease = Lease { values, id, renewable, taken: now, from: now, ends: now + term, login };
+                let lease = Lease { values, id, renewable, from: now, ends: now + term, login };
                 self.keep(path, lease).reading(server, reference)
             }
             None => Ok(values.field(&["data"], reference)?.into()),
         }
     }
 
-    /// A provider did not take a value of this path: the next read takes a new lease. One that is younger than the
-    /// healing interval stays: another field's healing took it.
+    /// A provider did not take a value of this path: the next read takes a new lease. Not again within the healing interval:
+    /// another field of it is rejected with the same request.
     pub(super) fn rejected(&self, path: &str) {
-        let mut held = self.lock();
-        if held.get(path).is_some_and(|lease| lease.taken.elapsed() >= HEAL_INTERVAL) {
-            held.remove(path);
+        let mut rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        rejected.retain(|_, at| at.elapsed() < HEAL_INTERVAL);
+        if !rejected.contains_key(path) && self.lock().remove(path).is_some() {
+            rejected.insert(path.to_owned(), Instant::now());
         }
     }
 
@@ -148,14 +150,6 @@ async fn renew(server: &Server, old: &Lease) -> Option<Lease> {
     let (id, term, renewable) = lease(&answer)?;
     let from = Instant::now();
     let values = Arc::clone(&old.values);
-    let renewed = Lease {
-        values,
-        id,
-        renewable,
-        taken: old.taken,
-        from,
-        ends: from + term,
-        login: server.login.logins(),
-    };
+    let renewed = Lease { values, id, renewable, from, ends: from + term, login: server.login.logins() };
     (renewed.term() * 2 >= old.term()).then_some(renewed)
 }

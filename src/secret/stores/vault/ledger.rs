@@ -3,19 +3,27 @@
 //! The policy of outgate's token allows `create`, `read` and `update` on `<mount>/data/<path>`, and `read` on
 //! `<mount>/metadata/<path>` for the case that the newest version was deleted.
 
+use std::time::SystemTime;
+
 use futures_util::future::BoxFuture;
 use http::Method;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, DATE, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::{Place, VaultStore};
 use crate::secret::error::{SecretError, StoreFault};
-use crate::secret::http::HttpCall;
+use crate::secret::http::{HttpAnswer, HttpCall};
 use crate::secret::reference::SecretRef;
-use crate::secret::{Ledger, LedgerEntry};
+use crate::secret::stores::document::Document;
+use crate::secret::{Ledger, LedgerEntry, Written};
 
 /// The field that holds the text.
 const FIELD: &str = "outgate";
+
+/// What the server's clock said (RFC 9110 section 6.6.1), to the second.
+fn date_of(answer: &HttpAnswer) -> Option<SystemTime> {
+    httpdate::parse_http_date(answer.headers.get(DATE)?.to_str().ok()?).ok()
+}
 
 impl VaultStore {
     async fn ledger_place(&self, reference: &SecretRef) -> Result<(String, String), StoreFault> {
@@ -29,12 +37,15 @@ impl VaultStore {
 
     async fn look_now(&self, reference: &SecretRef) -> Result<LedgerEntry, StoreFault> {
         let (mount, path) = self.ledger_place(reference).await?;
-        match self.server.read(&format!("{mount}/data/{path}")).await {
+        let url = self.server.url(&format!("{mount}/data/{path}"));
+        match self.server.answered(|| HttpCall::get(&self.server.address.target, url.clone())).await {
             Ok(answer) => {
+                let now = date_of(&answer);
+                let answer = Document::parse(&answer.body)?;
                 let version = answer.number(&["data", "metadata", "version"]);
                 let version = version.ok_or(StoreFault::Garbled("it names no version"))?;
                 let text = answer.text(&["data", "data", FIELD]);
-                Ok(LedgerEntry { text: text.map(|text| Zeroizing::new(text.to_owned())), version })
+                Ok(LedgerEntry { text: text.map(|text| Zeroizing::new(text.to_owned())), version, now })
             }
             Err(StoreFault::NotFound) => {
                 // What was deleted goes on counting.
@@ -43,13 +54,18 @@ impl VaultStore {
                     Err(StoreFault::NotFound | StoreFault::Status(403)) => 0,
                     Err(fault) => return Err(fault),
                 };
-                Ok(LedgerEntry { text: None, version })
+                Ok(LedgerEntry { text: None, version, now: None })
             }
             Err(fault) => Err(fault),
         }
     }
 
-    async fn put_now(&self, reference: &SecretRef, text: &str, version: u64) -> Result<bool, StoreFault> {
+    async fn put_now(
+        &self,
+        reference: &SecretRef,
+        text: &str,
+        version: u64,
+    ) -> Result<Option<Written>, StoreFault> {
         let (mount, path) = self.ledger_place(reference).await?;
         let url = self.server.url(&format!("{mount}/data/{path}"));
         let body = serde_json::json!({ "options": { "cas": version }, "data": { FIELD: text } }).to_string();
@@ -61,10 +77,10 @@ impl VaultStore {
             call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             call
         };
-        match self.server.logged_in(call).await {
-            Ok(_) => Ok(true),
+        match self.server.answered(call).await {
+            Ok(answer) => Ok(Some(Written { now: date_of(&answer) })),
             // What Vault answers where the version is another one.
-            Err(StoreFault::Status(400)) => Ok(false),
+            Err(StoreFault::Status(400)) => Ok(None),
             Err(fault) => Err(fault),
         }
     }
@@ -82,7 +98,7 @@ impl Ledger for VaultStore {
         reference: &'a SecretRef,
         text: &'a str,
         version: u64,
-    ) -> BoxFuture<'a, Result<bool, SecretError>> {
+    ) -> BoxFuture<'a, Result<Option<Written>, SecretError>> {
         Box::pin(async move {
             let put = self.put_now(reference, text, version).await;
             put.map_err(|fault| SecretError::store(reference, fault))

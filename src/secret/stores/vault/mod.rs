@@ -275,6 +275,11 @@ impl Server {
 
     /// Sends a request with the token; after a 403 once more with a new one.
     async fn logged_in(&self, call: impl Fn() -> HttpCall) -> Result<Document, StoreFault> {
+        Document::parse(&self.answered(call).await?.body)
+    }
+
+    /// The same with the whole answer, which is a good one.
+    async fn answered(&self, call: impl Fn() -> HttpCall) -> Result<HttpAnswer, StoreFault> {
         let token = self.login.token(self).await?;
         let mut answer = self.send(call(), Some(&token.header)).await?;
         if answer.status == StatusCode::FORBIDDEN
@@ -286,7 +291,7 @@ impl Server {
             answer = self.send(call(), Some(&token.header)).await?;
         }
         match answer.status {
-            StatusCode::OK => Document::parse(&answer.body),
+            StatusCode::OK => Ok(answer),
             StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
             status => Err(StoreFault::Status(status.as_u16())),
         }

@@ -6,14 +6,18 @@
 //! # then: bearer: cluster:payments/stripe#api-key     (namespace/name#key; the pod's own namespace where it is left out)
 //! ```
 //!
-//! The service account needs `get` on the secrets that are named. The token and the authorities are read from the pod's
-//! files whenever they are wanted, since Kubernetes replaces them. There is no watch: a secret is asked for once a minute
-//! (`refresh`), which is about as fast as a mounted secret follows. A mounted secret (`file:`) needs no permission at all.
+//! The service account needs `get` and `watch` on the secrets that are named. The token and the authorities are read from
+//! the pod's files whenever they are wanted, since Kubernetes replaces them. Changes are told by a watch (`watch`); where
+//! that is not allowed, and besides, a secret is asked for once a minute (`refresh`), which is about as fast as a mounted
+//! secret follows. A mounted secret (`file:`) needs no permission at all.
+
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 use schemars::JsonSchema;
@@ -77,8 +81,14 @@ fn is_name(name: &str) -> bool {
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
-/// A client, and the pod's authorities that it was made with.
-type Made = Option<(Option<Vec<u8>>, Arc<HttpClient>)>;
+/// Clients, and the pod's authorities that they were made with.
+type Made = Option<(Option<Vec<u8>>, Arc<Clients>)>;
+
+/// One client for what is short, one for what stays open.
+struct Clients {
+    reads: HttpClient,
+    watches: HttpClient,
+}
 
 /// The API server of the cluster.
 pub struct KubernetesStore {
@@ -127,6 +137,18 @@ impl KubernetesStore {
     }
 
     async fn get(&self, reference: &SecretRef) -> Result<Document, StoreFault> {
+        let (namespace, name) = self.place(reference).await?;
+        let call = self.call(format!("/api/v1/namespaces/{namespace}/secrets/{name}")).await?;
+        let answer = self.clients().await?.reads.send(call).await?;
+        match answer.status {
+            StatusCode::OK => Document::parse(&answer.body),
+            StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
+            status => Err(StoreFault::Status(status.as_u16())),
+        }
+    }
+
+    /// Namespace and name of a secret.
+    async fn place<'a>(&self, reference: &'a SecretRef) -> Result<(String, &'a str), StoreFault> {
         let (namespace, name) = match reference.path().split_once('/') {
             Some((namespace, name)) => (namespace.to_owned(), name),
             None => (self.namespace().await?, reference.path()),
@@ -134,17 +156,16 @@ impl KubernetesStore {
         if !is_name(&namespace) || !is_name(name) {
             return Err(StoreFault::Reference("expected `<namespace>/<name>#<key>` or `<name>#<key>`"));
         }
-        let path = format!("{}/api/v1/namespaces/{namespace}/secrets/{name}", self.address.prefix);
+        Ok((namespace, name))
+    }
+
+    /// A request of the API, with the pod's token.
+    async fn call(&self, path: String) -> Result<HttpCall, StoreFault> {
         let token =
             self.pod_file(self.config.token_file.as_deref().unwrap_or(&format!("{POD}/token"))).await?;
-        let mut call = HttpCall::get(&self.address.target, path);
+        let mut call = HttpCall::get(&self.address.target, format!("{}{path}", self.address.prefix));
         call.headers.insert(AUTHORIZATION, secret_header(&[b"Bearer ", &token])?);
-        let answer = self.client().await?.send(call).await?;
-        match answer.status {
-            StatusCode::OK => Document::parse(&answer.body),
-            StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
-            status => Err(StoreFault::Status(status.as_u16())),
-        }
+        Ok(call)
     }
 
     async fn namespace(&self) -> Result<String, StoreFault> {
@@ -162,8 +183,8 @@ impl KubernetesStore {
         Ok(SecretBytes::new(value.expose().to_vec()))
     }
 
-    /// The client; made anew when the pod's authorities are others.
-    async fn client(&self) -> Result<Arc<HttpClient>, StoreFault> {
+    /// The clients; made anew when the pod's authorities are others.
+    async fn clients(&self) -> Result<Arc<Clients>, StoreFault> {
         let pod_ca = match (&self.ca, self.address.target.scheme) {
             (None, crate::message::target::Scheme::Https) => Some(self.pod_ca().await?),
             _ => None,
@@ -176,11 +197,12 @@ impl KubernetesStore {
         }
         let ca = self.ca.clone().or_else(|| pod_ca.as_deref().map(Arc::from));
         let (scheme, timeouts) = (self.address.target.scheme, self.config.timeouts());
-        let client = server::client(&self.name, scheme, ca, &timeouts, &self.env)
-            .map_err(|_| StoreFault::Garbled("the authorities of the cluster (`ca.crt`) cannot be used"))?;
-        let client = Arc::new(client);
-        *made = Some((pod_ca, Arc::clone(&client)));
-        Ok(client)
+        let unusable = |_| StoreFault::Garbled("the authorities of the cluster (`ca.crt`) cannot be used");
+        let reads = server::client(&self.name, scheme, ca.clone(), &timeouts, &self.env).map_err(unusable)?;
+        let watches = server::watch_client(&self.name, scheme, ca, &timeouts, watch::MOST, &self.env);
+        let clients = Arc::new(Clients { reads, watches: watches.map_err(unusable)? });
+        *made = Some((pod_ca, Arc::clone(&clients)));
+        Ok(clients)
     }
 
     async fn pod_ca(&self) -> Result<Vec<u8>, StoreFault> {
@@ -203,64 +225,15 @@ impl SecretStore for KubernetesStore {
     fn patience(&self) -> Duration {
         self.config.timeouts().total()
     }
+
+    fn watch<'a>(
+        &'a self,
+        references: &'a [SecretRef],
+        changed: &'a (dyn Fn(&SecretRef) + Send + Sync),
+    ) -> Option<BoxFuture<'a, ()>> {
+        Some(Box::pin(self.watch_all(references, changed)))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::secret::fake::{FakeServer, Reply, ok, store_env};
-
-    #[tokio::test]
-    async fn secrets_are_read_with_the_pods_token() {
-        let server = FakeServer::start(|asked| {
-            if asked.header("authorization") != "Bearer CANARY-token" {
-                return Reply::Answer(401, r#"{"message":"CANARY"}"#.into());
-            }
-            match &*asked.line {
-                "GET /api/v1/namespaces/payments/secrets/stripe" | "GET /api/v1/namespaces/mine/secrets/stripe" => ok(
-                    r#"{"kind":"Secret","metadata":{"resourceVersion":"7"},"data":{"api-key":"Q0FOQVJZ","tls.key":"eA==","bad":"CANARY!"}}"#,
-                ),
-                "GET /api/v1/namespaces/other/secrets/stripe" => Reply::Answer(403, r#"{"message":"CANARY"}"#.into()),
-                "GET /api/v1/namespaces/mine/secrets/empty" => ok(r#"{"kind":"Secret"}"#),
-                "GET /api/v1/namespaces/mine/secrets/text" => ok("CANARY"),
-                _ => Reply::Answer(404, String::new()),
-            }
-        })
-        .await;
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("token"), "CANARY-token").unwrap();
-        let settings = format!("address: {}\nnamespace: mine\ntoken_file: token", server.url);
-        let config: KubernetesConfig = serde_yaml::from_str(&settings).unwrap();
-        assert!(config.mistakes().is_empty());
-        let store = KubernetesStore::new("k", &config, None, &store_env(directory.path())).unwrap();
-        let read = async |reference: &str| match store.read(&reference.parse().unwrap()).await {
-            Ok(reading) => String::from_utf8(reading.bytes.to_vec()).unwrap(),
-            Err(error) => {
-                assert!(!format!("{error} {error:?}").contains("CANARY"), "{error}");
-                error.code().to_owned()
-            }
-        };
-        let table = [
-            ("k:payments/stripe#api-key", "CANARY"),
-            ("k:stripe#api-key", "CANARY"),
-            ("k:stripe#tls.key", "x"),
-            ("k:stripe#bad", "store_garbled"),
-            ("k:stripe#none", "field_missing"),
-            ("k:stripe", "bad_reference"),
-            ("k:stripe#api-key@1", "bad_reference"),
-            ("k:a/b/c#key", "bad_reference"),
-            ("k:../x#key", "bad_reference"),
-            ("k:empty#key", "store_garbled"),
-            ("k:text#key", "store_garbled"),
-            ("k:other/stripe#key", "store_denied"),
-            ("k:nothing#key", "not_found"),
-        ];
-        for (reference, expected) in table {
-            assert_eq!(read(reference).await, expected, "{reference}");
-        }
-        std::fs::write(directory.path().join("token"), "CANARY-other").unwrap();
-        assert_eq!(read("k:stripe#api-key").await, "store_denied", "the token is read each time");
-        std::fs::remove_file(directory.path().join("token")).unwrap();
-        assert_eq!(read("k:stripe#api-key").await, "store_credential");
-    }
-}
+mod tests;
