@@ -22,6 +22,7 @@ import yaml
 from aws import Moto
 from mock import Mock, Provider, forms
 from outgate import Program, free_ports, head_of_policy
+from page import check_page
 from table import Client, Way, clients, needs_dispatcher
 from tokens import TokenEndpoint
 
@@ -205,7 +206,8 @@ def random_text() -> str:
 
 def provider_of(name: str, row: dict, fixed: dict[str, str]) -> Provider:
     parts = set(re.findall(r"(?<!<)<(\w+)>", row["credential"] + str(row["wants"])))
-    return Provider(name, row["hosts"], row["wants"], row["answers"], {part: fixed.get(part) or random_text() for part in parts})
+    return Provider(name, row["hosts"], row["wants"], row["answers"], {part: fixed.get(part) or random_text() for part in parts},
+                    row.get("tells", ""))
 
 
 def pieces_of(account: str, secrets: list[str]) -> set[str]:
@@ -240,6 +242,8 @@ def check_providers(report, binary: str, folder: Path, python: str, node: str | 
             for done in [pool.submit(lane, provider) for provider in room.providers]:
                 done.result()
         report.line("presets", "all", "outgate ends cleanly; no secret in log, messages, metrics, status", room.rest())
+        if not only:
+            check_page(report)
     finally:
         room.outgate.stop()
         room.close()

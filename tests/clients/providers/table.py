@@ -47,6 +47,8 @@ class Client:
     cannot: dict[str, str]
     sees: list[Request]
     says: str
+    # What else one has to know.
+    note: str
 
     @property
     def file(self) -> str:
@@ -78,7 +80,8 @@ def client_of(name: str, row: dict) -> Client:
         else:
             ways[way] = Way(said.get("lines", plain).strip(), said.get("variables", {}), said.get("says", ""))
     return Client(name, row["package"], row["language"], row["provider"], row["app"], row.get("fetch", False), row.get("variables", {}),
-                  plain, ways, cannot, [request_of(one) for one in row["sees"]], row["says"])
+                  plain, ways, cannot, [request_of(one) for one in row["sees"]], row["says"],
+                  row.get("note", ""))
 
 
 def request_of(text: str) -> Request:
