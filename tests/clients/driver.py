@@ -56,7 +56,7 @@ class Report:
         for problem in problems:
             print(f"       {problem}")
         if problems and output:
-            print("".join(f"       | {line}\n" for line in output.splitlines()[-60:]), end="", flush=True)
+            print("".join(f"       | {line}\n" for line in output.splitlines()[-25:]), end="", flush=True)
         if problems:
             self.failed += 1
         else:

@@ -149,9 +149,10 @@ impl Provider<'_> {
         Some((credentials, Applied { name: name.to_owned(), base, routes, credential_hint }))
     }
 
-    /// Whether the policy gives this provider a credential.
+    /// Whether the policy gives this provider a credential that has a place of its own: a placeholder is where the app puts it.
     fn brings_credential(&self) -> bool {
-        self.value.get("credential").is_some_and(|credential| credential.as_str() != Some("none"))
+        let Some(credential) = self.value.get("credential") else { return false };
+        credential.as_str() != Some("none") && credential.get("placeholder").is_none()
     }
 
     fn credentials(&mut self, preset: &Preset, fillings: &Fillings) -> Credentials {

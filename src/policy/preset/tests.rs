@@ -275,6 +275,27 @@ fn what_a_policy_writes_wins_key_by_key() {
 }
 
 /// A file's route that denies is never opened by the preset's, and one that is only tried out lets go on.
+/// What an SDK sends elsewhere than where the credential goes is taken out, unless it is all that there is.
+#[test]
+fn what_the_app_sends_elsewhere_goes_where_outgate_brings_a_credential() {
+    let removed = |keys: &str| {
+        let policy = format!("version: 1\nproviders:\n  a:\n    preset: anthropic\n{keys}");
+        let provider = compiled(&policy).unwrap().providers.remove(0);
+        let headers = &provider.routes.last().unwrap().settings.headers;
+        assert_eq!(headers.default.len(), 1, "the preset's other changes stay");
+        headers.remove.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let both = ["authorization", "x-api-key"];
+    assert_eq!(removed("    credential: { secret: env:K }\n"), both);
+    assert_eq!(removed("    credential: { oauth_token: env:K }\n"), both);
+    assert_eq!(removed("    credential: { bearer: env:K }\n"), both);
+    assert_eq!(removed("    credential: { secret: env:K }\n    headers: { remove: [x-own] }\n"), ["x-own"]);
+    let placeholder = "    credential: { placeholder: { token: sk-ant-app, value: env:K, in: [header] } }\n";
+    for keys in ["", "    credential: none\n", placeholder] {
+        assert!(removed(keys).is_empty(), "{keys}");
+    }
+}
+
 #[test]
 fn a_presets_route_opens_nothing() {
     let policy = |mode: &str| {

@@ -18,8 +18,8 @@ These run unchanged through outgate in `tests/clients/run.sh`, each with the pre
 answer as the providers do and refuse everything but the real credential. `UPDATE=1 tests/clients/run.sh` writes this part.
 
 "environment" means that what `outgate env` prints is enough. In the lines `KEY` is any text, `LOCAL` is `http://127.0.0.1:3128/<provider>`,
-`PORT` is that of the provider's `local: { address: ... }`, `BUNDLE` is outgate's bundle (`.outgate/ca-bundle.pem`). A variable beside a line stands
-before the command. The versions are those of the tests.
+`PORT` is that of the provider's `local: { address: ... }`. What is written in capitals with `=` is a variable of the environment. The
+versions are those of the tests.
 
 """
 FETCH = """\

@@ -93,10 +93,9 @@ providers:
         local = f"http://127.0.0.1:{self.proxy}/{client.provider}"
         tap = self.folder / f"{client.file}-{name}.tap"
         tap.touch()
-        bundle = str(self.folder / "ca-bundle.pem")
-        more = {variable: text.replace("LOCAL", local).replace("BUNDLE", bundle).replace("KEY", DUMMY)
+        more = {variable: text.replace("LOCAL", local).replace("KEY", DUMMY)
                 for variable, text in (client.variables | way.variables).items()}
-        environment = self._environment | more | {"APP_KEY": DUMMY, "LINES": way.lines.replace("BUNDLE", bundle), "LOCAL": local, "TAP": str(tap),
+        environment = self._environment | more | {"APP_KEY": DUMMY, "LINES": way.lines, "LOCAL": local, "TAP": str(tap),
                                                   "PORT": str(self._own_port), "HOME": str(self.folder)}
         command = self._command(client, name)
         try:

@@ -1,6 +1,7 @@
 """stripe: a payment, pages of customers, a file at its other host."""
 
 import io
+import os
 
 import stripe
 from how import KEY, LINES, LOCAL
