@@ -290,7 +290,7 @@ fn what_the_app_sends_elsewhere_goes_where_outgate_brings_a_credential() {
     assert_eq!(removed("    credential: { oauth_token: env:K }\n"), both);
     assert_eq!(removed("    credential: { bearer: env:K }\n"), both);
     assert_eq!(removed("    credential: { secret: env:K }\n    headers: { remove: [x-own] }\n"), ["x-own"]);
-    let placeholder = "    credential: { placeholder: { token: sk-ant-app, value: env:K, in: [header] } }\n";
+    let placeholder = "    credential: { placeholder: { token: sk-ant-the-apps-own, value: env:K, in: [header] } }\n";
     for keys in ["", "    credential: none\n", placeholder] {
         assert!(removed(keys).is_empty(), "{keys}");
     }
