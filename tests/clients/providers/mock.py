@@ -84,7 +84,10 @@ class Provider:
 
 def unpacked(headers: list[tuple[str, str]], body: bytes) -> bytes:
     """The body as it was before a client packed it."""
-    return gzip.decompress(body) if ("content-encoding", "gzip") in [(name.lower(), value) for name, value in headers] else body
+    packed = next((value for name, value in headers if name.lower() == "content-encoding"), "identity")
+    if packed not in ("identity", "aws-chunked", "gzip"):
+        raise ValueError(f"a body packed as {packed} cannot be searched")
+    return gzip.decompress(body) if packed == "gzip" else body
 
 
 @dataclasses.dataclass

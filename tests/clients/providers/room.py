@@ -4,7 +4,7 @@ The policy says of a provider what a platform team would: a preset, its paramete
 provider run one after another, so that what was seen belongs to the one that ran; providers run beside each other.
 """
 
-import dataclasses
+import base64
 import fnmatch
 import os
 import re
@@ -37,19 +37,18 @@ WAYS = {"interception": "intercept", "local": "local"}
 class Room:
     """Everything that runs: the providers, AWS, outgate in front of them."""
 
-    def __init__(self, binary: str, folder: Path, python: str, node: str | None, environment: dict[str, str], isolated: bool,
-                 chosen: list[Client]):
-        self.folder, self.isolated = folder, isolated
+    def __init__(self, binary: str, folder: Path, python: str, node: str | None, environment: dict[str, str], chosen: list[Client],
+                 moto: Moto | None):
+        self.folder = folder
         self._python, self._node, self._environment = python, node, environment
         token = random_text()
         tokens = TokenEndpoint(token)
         names = {client.provider for client in chosen}
         rows = yaml.safe_load((HERE / "providers.yaml").read_text())
-        self.moto = Moto(folder, python, environment) if any(rows[name]["answers"] == "aws" for name in names) else None
-        aws = (self.moto.port, ssl.create_default_context(cafile=self.moto.ca)) if self.moto else None
-        fixed = {"account": tokens.account(), "token": token}
-        if self.moto:
-            fixed["aws_id"], fixed["aws_secret"] = self.moto.make_user()
+        fixed, aws = {"account": tokens.account(), "google_token": token}, None
+        if moto:
+            aws = moto.port, ssl.create_default_context(cafile=moto.ca)
+            fixed["aws_id"], fixed["aws_secret"] = moto.make_user()
         self.providers = {name: provider_of(name, row, fixed) for name, row in rows.items() if name in names}
         self.mock = Mock(folder, self.providers, [DUMMY], tokens, aws)
         self._pieces = pieces_of(tokens.account(), [one for provider in self.providers.values() for one in provider.secret_texts()])
@@ -78,9 +77,18 @@ providers:
         return text
 
     def close(self):
-        if self.moto:
-            self.moto.stop()
+        self.outgate.stop()
         self.mock.shutdown()
+
+    def blind_spots(self) -> list[str]:
+        """The search itself must be able to fail: what it does not find of what stands in other words."""
+        planted = [DUMMY, *(secret for provider in self.providers.values() for secret in provider.secret_texts())]
+        missed = []
+        for secret in planted:
+            for text in (secret, secret.encode().hex(), *(base64.b64encode(f"{before}{secret}:x".encode()).decode() for before in ("", "u", "us"))):
+                found = any(form in text for form in forms(DUMMY)) if secret == DUMMY else self.leaks(text)
+                missed += [] if found else [f"nothing is found in {text}"]
+        return missed
 
     def leaks(self, text: str) -> bool:
         return any(text[at : at + PIECE] in self._pieces for at in range(len(text) - PIECE + 1))
@@ -223,7 +231,22 @@ def check_providers(report, binary: str, folder: Path, python: str, node: str | 
         return
     folder.mkdir()
     shutil.copytree(HERE, folder / "room", ignore=shutil.ignore_patterns("__pycache__"))
-    room = Room(binary, folder, python, node, environment, isolated, chosen)
+    moto = Moto(folder, python, environment) if any(client.provider.startswith("aws-") for client in chosen) else None
+    try:
+        room = Room(binary, folder, python, node, environment, chosen, moto)
+        try:
+            run_all(room, report, chosen, isolated)
+        finally:
+            room.close()
+    finally:
+        if moto:
+            moto.stop()
+    if not only:
+        check_page(report)
+
+
+def run_all(room: Room, report, chosen: list[Client], isolated: bool):
+    """Providers beside each other, the clients of one by turns."""
     printing = threading.Lock()
 
     def lane(provider: str):
@@ -236,13 +259,8 @@ def check_providers(report, binary: str, folder: Path, python: str, node: str | 
                     way = "interception" if name == "alone" else name
                     report.line(client.name, way, client.title(name), problems, output)
 
-    try:
-        with futures.ThreadPoolExecutor(LANES) as pool:
-            for done in [pool.submit(lane, provider) for provider in room.providers]:
-                done.result()
-        report.line("presets", "all", "outgate ends cleanly; no secret in log, messages, metrics, status", room.rest())
-        if not only:
-            check_page(report)
-    finally:
-        room.outgate.stop()
-        room.close()
+    report.line("presets", "none", "a planted secret is found in every form", room.blind_spots())
+    with futures.ThreadPoolExecutor(LANES) as pool:
+        for done in [pool.submit(lane, provider) for provider in room.providers]:
+            done.result()
+    report.line("presets", "all", "outgate ends cleanly; no secret in log, messages, metrics, status", room.rest())
