@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "providers"))
+
 import loopback
 from aws import check_aws
 from bao import check_bao
@@ -24,6 +26,7 @@ from grants import check_grants
 from once import check_once
 from origin import Origins, Seen
 from outgate import PROVIDERS, Outgate, clean_environment, credential
+from room import check_providers
 
 HERE = Path(__file__).resolve().parent
 CLIENT_TIMEOUT = 40  # seconds
@@ -218,6 +221,8 @@ def main() -> int:
                 if options.only in check.client:
                     driver.run(check)
             check_the_rest(report, driver, outgate, leaks)
+            check_providers(report, os.path.abspath(options.outgate), folder / "providers", sys.executable, node, environment,
+                            options.only, options.isolated)
             check_once(report, os.path.abspath(options.outgate), folder / "once", apps, sys.executable, secrets,
                        environment | {"APP_KEY": DUMMY}, options.only)
             check_grants(report, os.path.abspath(options.outgate), folder / "grants", apps, node, environment, options.only)

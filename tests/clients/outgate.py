@@ -30,54 +30,23 @@ def credential(provider: str, secret: str) -> tuple[str, str]:
     return ("X-Api-Key", secret) if provider == "example" else ("Authorization", f"Bearer {secret}")
 
 
-class Outgate:
-    """One running outgate."""
+class Program:
+    """One running outgate, with a policy that is given as text."""
 
-    def __init__(self, binary: str, folder: Path, origins: Origins | FaultyOrigin, secrets: dict[str, str],
-                 environment: dict[str, str], more: dict[str, str] | None = None, level: str = "trace"):
-        """`more` is what else the policy says of a provider; `level` is how much outgate tells on standard error."""
+    def __init__(self, binary: str, folder: Path, admin: int, policy: str, environment: dict[str, str], level: str = "trace"):
+        """`environment` is what it alone gets; `level` is how much it tells on standard error. The access log is `access.log`."""
         self.binary = binary
         self.folder = folder
-        self.proxy, self.stripe_port, self.admin = free_ports(3)
-        self.socket = folder / "proxy.sock"
+        self.admin = admin
         self.policy = folder / "proxy.yaml"
-        self.policy.write_text(self._policy(origins, more or {}))
+        self.policy.write_text(policy)
         self.log = AccessLog(folder / "access.log")
         self._messages = folder / "outgate.log"
-        own = environment | {secret_variable(provider): secret for provider, secret in secrets.items()}
         # At `trace`, everything that it and its libraries can say is searched for secrets.
-        own["OUTGATE_LOG"] = level
+        own = environment | {"OUTGATE_LOG": level}
         with self._messages.open("wb") as messages:
             self._process = subprocess.Popen([binary, "run", "--config", str(self.policy)], env=own, stderr=messages)
         self._wait_until_ready()
-
-    def _policy(self, origins: Origins | FaultyOrigin, more: dict[str, str]) -> str:
-        text = f"""\
-version: 1
-listeners:
-  - address: 127.0.0.1:{self.proxy}
-  - address: unix:{self.socket}
-admin: {{ address: "127.0.0.1:{self.admin}" }}
-interception:
-  ca: {{ directory: {self.folder}/ca }}
-  bundle: {self.folder}/ca-bundle.pem
-telemetry:
-  access_log: {{ output: {{ file: {self.folder}/access.log }} }}
-providers:
-"""
-        for provider, host in PROVIDERS.items():
-            reference = f"env:{secret_variable(provider)}"
-            kind = f"bearer: {reference}" if provider != "example" else f"header: {{ name: X-Api-Key, value: {reference} }}"
-            text += f"""\
-  {provider}:
-    hosts: [{host}]
-    upstream: {{ connect_to: "127.0.0.1:{origins.ports[host]}", tls: {{ ca: {origins.ca_file} }} }}
-    credential: {{ {kind} }}
-"""
-            if provider == "stripe":
-                text += f"    local: {{ address: \"127.0.0.1:{self.stripe_port}\" }}\n"
-            text += more.get(provider, "")
-        return text
 
     def _wait_until_ready(self):
         deadline = time.monotonic() + READY_TIMEOUT
@@ -117,6 +86,49 @@ providers:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+class Outgate(Program):
+    """The one that most checks use: a provider a host, each with a credential."""
+
+    def __init__(self, binary: str, folder: Path, origins: Origins | FaultyOrigin, secrets: dict[str, str],
+                 environment: dict[str, str], more: dict[str, str] | None = None, level: str = "trace"):
+        """`more` is what else the policy says of a provider."""
+        self.proxy, self.stripe_port, admin = free_ports(3)
+        self.socket = folder / "proxy.sock"
+        own = environment | {secret_variable(provider): secret for provider, secret in secrets.items()}
+        super().__init__(binary, folder, admin, self._policy(folder, admin, origins, more or {}), own, level)
+
+    def _policy(self, folder: Path, admin: int, origins: Origins | FaultyOrigin, more: dict[str, str]) -> str:
+        text = head_of_policy(folder, [f"127.0.0.1:{self.proxy}", f"unix:{self.socket}"], admin) + "providers:\n"
+        for provider, host in PROVIDERS.items():
+            reference = f"env:{secret_variable(provider)}"
+            kind = f"bearer: {reference}" if provider != "example" else f"header: {{ name: X-Api-Key, value: {reference} }}"
+            text += f"""\
+  {provider}:
+    hosts: [{host}]
+    upstream: {{ connect_to: "127.0.0.1:{origins.ports[host]}", tls: {{ ca: {origins.ca_file} }} }}
+    credential: {{ {kind} }}
+"""
+            if provider == "stripe":
+                text += f"    local: {{ address: \"127.0.0.1:{self.stripe_port}\" }}\n"
+            text += more.get(provider, "")
+        return text
+
+
+def head_of_policy(folder: Path, listeners: list[str], admin: int) -> str:
+    """What every policy here begins with: files in the folder."""
+    addresses = "".join(f"  - address: {address}\n" for address in listeners)
+    return f"""\
+version: 1
+listeners:
+{addresses}admin: {{ address: "127.0.0.1:{admin}" }}
+interception:
+  ca: {{ directory: {folder}/ca }}
+  bundle: {folder}/ca-bundle.pem
+telemetry:
+  access_log: {{ output: {{ file: {folder}/access.log }} }}
+"""
 
 
 class AccessLog:

@@ -89,6 +89,17 @@ fn rewritten(provider: &Node, credentials: Option<&Credentials>) -> Node {
     node
 }
 
+/// A preset's `headers.remove` names where an SDK may put its key, other than where the credential goes. Without a credential
+/// of outgate's that key is the one that counts.
+fn keep_what_the_app_sends(base: &mut Node) {
+    let Value::Mapping(keys) = &mut base.value else { return };
+    for entry in keys.iter_mut().filter(|entry| entry.key == "headers") {
+        if let Value::Mapping(edits) = &mut entry.value.value {
+            edits.retain(|edit| edit.key != "remove");
+        }
+    }
+}
+
 fn replaced(node: &Node, credential: Option<&Node>) -> Node {
     let Value::Mapping(entries) = &node.value else { return node.clone() };
     let entries = entries.iter().filter_map(|entry| match entry.key.as_str() {
@@ -126,13 +137,22 @@ impl Provider<'_> {
         let source = self.sources.add(title(name));
         let preset = Preset::read(text, source, self.mistakes)?;
         let fillings = self.parameters(&preset)?;
-        let base = fill(&preset.base, &fillings)?;
+        let mut base = fill(&preset.base, &fillings)?;
+        if !self.brings_credential() {
+            keep_what_the_app_sends(&mut base);
+        }
         let routes = preset.routes.iter().filter_map(|route| fill(route, &fillings)).collect();
         let credentials = self.credentials(&preset, &fillings);
         let wants = self.value.get("credential").is_none();
         let credential_hint =
             preset.credential_forms(false).first().filter(|_| wants).map(|(form, _)| format!("`{form}`"));
         Some((credentials, Applied { name: name.to_owned(), base, routes, credential_hint }))
+    }
+
+    /// Whether the policy gives this provider a credential that has a place of its own: a placeholder is where the app puts it.
+    fn brings_credential(&self) -> bool {
+        let Some(credential) = self.value.get("credential") else { return false };
+        credential.as_str() != Some("none") && credential.get("placeholder").is_none()
     }
 
     fn credentials(&mut self, preset: &Preset, fillings: &Fillings) -> Credentials {

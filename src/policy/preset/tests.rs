@@ -275,6 +275,70 @@ fn what_a_policy_writes_wins_key_by_key() {
 }
 
 /// A file's route that denies is never opened by the preset's, and one that is only tried out lets go on.
+/// Paths as the official clients call them (some end with a slash, some with `.json`) go by the routes that are meant for them.
+#[test]
+fn the_clients_own_paths_go_by_their_routes() {
+    for (preset, method, path, route) in [
+        ("stripe", "POST", "/v1/files", "files"),
+        ("github", "POST", "/repos/o/r/releases/1/assets", "uploads"),
+        ("sentry", "POST", "/api/1/envelope/", "ingest"),
+        ("posthog", "POST", "/api/projects/1/query/", "queries"),
+        ("posthog", "POST", "/api/environments/1/query/", "queries"),
+        ("resend", "POST", "/emails", "send"),
+        ("resend", "POST", "/emails/batch", "send-batch"),
+        ("hubspot", "POST", "/crm/v3/objects/contacts/search", "search"),
+        ("hubspot", "POST", "/files/v3/files", "files"),
+        ("jira", "POST", "/rest/api/2/issue/X-1/attachments", "attachments"),
+        ("zendesk", "POST", "/api/v2/tickets.json", "tickets-json"),
+        ("zendesk", "POST", "/api/v2/uploads.json", "uploads-json"),
+        ("salesforce", "PUT", "/services/data/v59.0/jobs/ingest/750/batches", "bulk"),
+        ("gmail", "POST", "/upload/gmail/v1/users/me/messages/send", "uploads"),
+        ("cloudinary", "POST", "/v1_1/demo/image/upload", "uploads"),
+        ("segment", "POST", "/v1/batch", "batch"),
+        ("mixpanel", "POST", "/import", "import"),
+        ("new-relic", "POST", "/graphql", "graphql"),
+        ("aws-s3", "PUT", "/bucket/key", "writes"),
+        ("cloudflare-r2", "PUT", "/bucket/key", "writes"),
+    ] {
+        let with = &with_each(&Preset::named(preset).unwrap())[0];
+        let policy = format!(
+            "version: 1\nproviders: {{ p: {{ preset: {preset}, with: {{ {with} }}, credential: none }} }}"
+        );
+        let policy = compiled(&policy).unwrap();
+        let method: http::Method = method.parse().unwrap();
+        let chosen = policy.route(0, &method, path).unwrap();
+        assert_eq!(&*chosen.settings.name, format!("preset:{route}"), "{preset} {method} {path}");
+        if let Some(rest) =
+            ["files", "uploads", "attachments", "bulk"].iter().find(|name| route.starts_with(**name))
+        {
+            let deadline = chosen.settings.settings.timeouts.deadline.as_secs();
+            assert!(deadline >= 600, "{preset}: {rest} end after {deadline} s");
+        }
+    }
+}
+
+/// What an SDK sends elsewhere than where the credential goes is taken out, unless it is all that there is.
+#[test]
+fn what_the_app_sends_elsewhere_goes_where_outgate_brings_a_credential() {
+    let removed = |keys: &str| {
+        let policy = format!("version: 1\nproviders:\n  a:\n    preset: anthropic\n{keys}");
+        let provider = compiled(&policy).unwrap().providers.remove(0);
+        let headers = &provider.routes.last().unwrap().settings.headers;
+        assert_eq!(headers.default.len(), 1, "the preset's other changes stay");
+        headers.remove.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let both = ["authorization", "x-api-key"];
+    assert_eq!(removed("    credential: { secret: env:K }\n"), both);
+    assert_eq!(removed("    credential: { oauth_token: env:K }\n"), both);
+    assert_eq!(removed("    credential: { bearer: env:K }\n"), both);
+    assert_eq!(removed("    credential: { secret: env:K }\n    headers: { remove: [x-own] }\n"), ["x-own"]);
+    let placeholder =
+        "    credential: { placeholder: { token: sk-ant-the-apps-own, value: env:K, in: [header] } }\n";
+    for keys in ["", "    credential: none\n", placeholder] {
+        assert!(removed(keys).is_empty(), "{keys}");
+    }
+}
+
 #[test]
 fn a_presets_route_opens_nothing() {
     let policy = |mode: &str| {
