@@ -36,6 +36,18 @@ class Policy(unittest.TestCase):
         self.assertEqual(judge(self.policy, NATIVE), [])
         self.assertEqual(judge(self.policy, CLASSIC), [])
 
+    def test_a_pod_that_is_redirected_passes_and_its_app_may_not_have_the_user(self):
+        values = values_of("enforced")
+        values["outgate"] = values.get("outgate", {}) | {"uid": 64532}
+        policy = objects(render(CHART, values))["ValidatingAdmissionPolicy/egress-outgate-shop"]["spec"]
+        for native in (True, False):
+            given = {"uid": 64532, "native": native, "app": {"mode": "redirect"}}
+            spec = pod_spec(objects(render_app({"outgate": given}))["Deployment/shop"])
+            self.assertEqual(spec["initContainers"][0]["name"], "outgate-redirect")
+            self.assertEqual(judge(policy, spec), [])
+            spec["containers"][-1]["securityContext"]["runAsUser"] = 64532
+            self.assertEqual(len(judge(policy, spec)), 1)
+
     def test_it_fails_closed_and_for_chosen_namespaces(self):
         self.assertEqual(self.policy["failurePolicy"], "Fail")
         self.assertEqual(self.binding["matchResources"]["namespaceSelector"], {"matchLabels": {"outgate.dev/enforce": "true"}})

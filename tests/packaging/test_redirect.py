@@ -345,10 +345,40 @@ class Nftables(unittest.TestCase):
     def spoil(self):
         RIG.network.run("nft", "flush", "chain", "inet", "outgate", "connections")
 
+    def test_wrong_arguments(self):
+        for wrong in (("--uid", "0"), (), ("--uid", "5", "--port", "0"), ("--uid", "5", "--ports", "9-8"), ("--uid", "5", "--exclude-cidr", "10.0.0.1/8")):
+            self.assertEqual(self.redirect("setup", *wrong).returncode, 2, wrong)
+
     def test_without_rights_it_says_so(self):
         done = RIG.network.run(RIG.program, "redirect", "setup", "--backend", self.BACKEND, "--uid", str(PROXY), uid=APP)
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr.lower(), "permi|root")
+
+
+class WithoutIpv6(unittest.TestCase):
+    def test_the_listener_that_nothing_can_reach_is_left_out(self):
+        name = f"og-four-{os.getpid()}"
+        run = lambda *a: subprocess.run(["ip", *a], check=True, capture_output=True)
+        run("netns", "add", name)
+        self.addCleanup(run, "netns", "del", name)
+        run("netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+        run("-n", name, "link", "set", "lo", "up")
+        with tempfile.TemporaryDirectory() as folder, open(f"{folder}/log", "wb") as log:
+            Path(folder, "proxy.yaml").write_text(POLICY.replace("FOLDER", folder).replace(f"tls: {{ ca: {folder}/origin.pem }}", ""))
+            Path(folder, "secret").write_text(SECRET)
+            process = subprocess.Popen(RIG.network.command(name, RIG.program, "run", "--config", f"{folder}/proxy.yaml"), stdout=log, stderr=log)
+            try:
+                probe = RIG.network.command(name, RIG.program, "probe", "--path", "/readyz")
+                until("outgate", lambda: subprocess.run(probe, capture_output=True).returncode == 0)
+                self.assertIn("this system has no IPv6", Path(folder, "log").read_text())
+                for backend, program in (("nft", "nft"), ("iptables", "iptables")):
+                    if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
+                        done = subprocess.run(RIG.network.command(name, RIG.program, "redirect", "setup", "--backend", backend, "--uid", "7"),
+                                              capture_output=True, text=True)
+                        self.assertEqual(done.returncode, 0, done.stderr)
+            finally:
+                process.terminate()
+                process.wait(20)
 
 
 class Iptables(Nftables):

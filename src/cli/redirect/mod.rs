@@ -18,6 +18,7 @@ use self::iptables::{CHAINS, Family, Found};
 use self::program::ProgramError;
 use self::rules::{Ports, Rules};
 use super::{NOT_IN_PLACE, fail, print};
+use crate::upstream::guard::{AddressRange, RangeFault};
 
 /// Arguments of `redirect`.
 #[derive(clap::Args)]
@@ -69,7 +70,7 @@ struct Wanted {
     ports: Vec<Ports>,
     /// Destinations that apps reach directly, such as the cluster's own networks. Metadata services in such a range are redirected all
     /// the same, unless their very address is named.
-    #[arg(long = "exclude-cidr", value_delimiter = ',', value_name = "CIDR")]
+    #[arg(long = "exclude-cidr", value_delimiter = ',', value_name = "CIDR", value_parser = range)]
     exclude: Vec<IpNet>,
 }
 
@@ -99,8 +100,17 @@ enum Backend {
 impl From<Wanted> for Rules {
     fn from(wanted: Wanted) -> Self {
         let ports = if wanted.ports.is_empty() { vec![Ports::ALL] } else { wanted.ports };
-        let exclude = wanted.exclude.into_iter().map(|net| net.trunc()).collect();
-        Self { uid: wanted.uid, port: wanted.port, ports, exclude }
+        Self { uid: wanted.uid, port: wanted.port, ports, exclude: wanted.exclude }
+    }
+}
+
+/// A range as `addresses` of the policy has it, without a port.
+fn range(text: &str) -> Result<IpNet, String> {
+    let range: AddressRange = text.parse().map_err(|fault: RangeFault| fault.to_string())?;
+    if range.port.is_some() {
+        Err("a range is excluded with all of its ports".to_owned())
+    } else {
+        Ok(range.net)
     }
 }
 
@@ -284,4 +294,30 @@ fn nothing_works() -> String {
 
 fn text(error: ProgramError) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_mean_something_else_than_they_look_are_refused() {
+        for (text, wanted) in
+            [("10.0.0.0/8", "10.0.0.0/8"), ("192.0.2.1", "192.0.2.1/32"), ("fd00::/8", "fd00::/8")]
+        {
+            assert_eq!(range(text).unwrap().to_string(), wanted);
+        }
+        for text in ["10.0.0.5/8", "10.0.0.0/8:443", "::ffff:10.0.0.0/104", "example.com", ""] {
+            assert!(range(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_differs_is_missing_or_not_ours_or_in_another_order() {
+        let wanted = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(compared(&wanted, &["a", "b"]), Vec::<String>::new());
+        assert_eq!(compared(&wanted, &["a", "c"]), ["missing: b", "not ours: c"]);
+        assert_eq!(compared(&wanted, &["b", "a"]).len(), 1);
+        assert_eq!(compared(&wanted, &["a", "a", "b"]).len(), 1);
+    }
 }
