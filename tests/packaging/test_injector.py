@@ -316,6 +316,22 @@ class Webhook(unittest.TestCase):
             print(f"\n# a review of {len(json.dumps(pod)) / 1e6:.1f} MB: resident at most {peak:.0f} MB")
             self.assertLess(peak, 200)
 
+    def test_hostile_json_stays_below_the_memory_limit(self):
+        """Maps in one another take the most memory for a byte."""
+        found = injector_objects()
+        limit, = re.fullmatch(r"(\d+)Mi", pod_spec(found["Deployment/egress-outgate-injector"])["containers"][0]["resources"]["limits"]["memory"]).groups()
+        deep = '{"a":' * 100 + "0" + "}" * 100
+        body = json.dumps(review(a_pod())).replace('"containers"', '"x": [' + ",".join([deep] * 980) + '], "containers"', 1)
+        with Injector(found) as injector:
+            with injector.connection() as connection:
+                for _ in range(3):
+                    self.assertEqual(connection.post(body)[0], 200)
+            peak = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{injector.process.pid}/status").read_text())[1]) / 1024
+            print(f"\n# hostile JSON of {len(body) / 1e6:.1f} MB: resident at most {peak:.0f} MB")
+            self.assertLess(peak, int(limit) * 0.9)
+            with injector.connection() as connection:
+                self.assertEqual(connection.post(body.replace("[", "[" + ",".join([deep] * 100) + ",", 1))[0], 413)
+
     def test_it_ends_in_good_order(self):
         with Injector(injector_objects(), linger="500ms") as injector:
             with injector.connection() as connection:
