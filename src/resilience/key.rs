@@ -1,6 +1,7 @@
 //! What a limit counts by: the provider as a whole, or a part of its traffic.
 
-use std::hash::{BuildHasher, RandomState};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
 use schemars::JsonSchema;
@@ -26,8 +27,37 @@ pub enum Per {
 /// A key of counted state: 128 bits, so that a million tenants cost little and no name of a tenant is kept.
 ///
 /// Made with a secret of this process, so nobody can look for two names with the same key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(u128);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.halves().0);
+    }
+}
+
+/// What is hashed already is not hashed again.
+#[derive(Default)]
+pub struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+/// A table of what is a hash by itself: [`Key`], or a part of one.
+pub type ByHash<K, V> = HashMap<K, V, BuildHasherDefault<Hashed>>;
 
 static HASHERS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
 

@@ -48,7 +48,7 @@ pub struct Refusal {
     pub after: Option<Duration>,
 }
 
-type Hosts = HashMap<(Host, u16), Arc<Breaker>>;
+type Hosts = HashMap<(Host, u16), Arc<Breaker>, foldhash::fast::RandomState>;
 
 /// The breakers of one provider.
 #[derive(Debug)]

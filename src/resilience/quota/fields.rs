@@ -10,10 +10,16 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::config::FieldSet;
 use crate::resilience::responses::format::{self, Clock, Format, Span};
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RATELIMIT_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
 /// Longer texts are not read: of one number, and of a whole `RateLimit` field.
 const MOST_NUMBER: usize = 64;
@@ -56,9 +62,9 @@ pub(super) fn read<'a>(sets: &'a [FieldSet], headers: &'a HeaderMap, max_hold: D
 
 impl<'a> Readings<'a> {
     fn named(&mut self, set: &'a FieldSet, headers: &HeaderMap, max_hold: Duration) {
-        let Some(remaining) = text(headers, set.remaining.as_str()) else { return };
-        let limit = set.limit.as_ref().and_then(|name| text(headers, name.as_str()));
-        let reset = text(headers, set.reset.as_str()).and_then(|text| {
+        let Some(remaining) = text(headers, &set.remaining) else { return };
+        let limit = set.limit.as_ref().and_then(|name| text(headers, name));
+        let reset = text(headers, &set.reset).and_then(|text| {
             let clock = if set.reset_format.is_absolute() { Clock::of(headers) } else { NO_CLOCK };
             format::read(set.reset_format, text, clock)
         });
@@ -66,7 +72,7 @@ impl<'a> Readings<'a> {
     }
 
     fn ietf(&mut self, headers: &'a HeaderMap, max_hold: Duration) {
-        match text(headers, "ratelimit") {
+        match text(headers, &RATELIMIT) {
             Some(field) if field.len() > MOST_FIELD => self.absurd += 1,
             Some(field) if items(field).any(|item| member(item).0 == "remaining") => {
                 let value = |name: &str| {
@@ -75,16 +81,16 @@ impl<'a> Readings<'a> {
                 self.seconds("ratelimit", value("remaining"), value("limit"), value("reset"), max_hold);
             }
             Some(field) => {
-                let policies = text(headers, "ratelimit-policy").filter(|text| text.len() <= MOST_FIELD);
+                let policies = text(headers, &RATELIMIT_POLICY).filter(|text| text.len() <= MOST_FIELD);
                 for item in items(field).take(MOST_ITEMS) {
                     self.item(item, policies.unwrap_or_default(), max_hold);
                 }
             }
             None => {
-                let remaining = text(headers, "ratelimit-remaining");
+                let remaining = text(headers, &RATELIMIT_REMAINING);
                 if remaining.is_some() {
-                    let limit = text(headers, "ratelimit-limit");
-                    let reset = text(headers, "ratelimit-reset");
+                    let limit = text(headers, &RATELIMIT_LIMIT);
+                    let reset = text(headers, &RATELIMIT_RESET);
                     self.seconds("ratelimit", remaining, limit, reset, max_hold);
                 }
             }
@@ -152,7 +158,7 @@ impl<'a> Readings<'a> {
 /// For formats that need no clock.
 const NO_CLOCK: Clock = Clock::exact(std::time::SystemTime::UNIX_EPOCH);
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     // What is not ASCII is there, and cannot be read.
     headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, HeaderName, Response};
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use super::state::{Quota, count};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
 use crate::message::request::{EgressRequest, Exchange, Leave};
+use crate::message::target::Host;
 use crate::resilience::key::{Key, KeySource};
 use crate::resilience::verdict::Verdict;
 use crate::resilience::{Inner, Pending};
@@ -41,6 +43,15 @@ struct Route {
     shadow: Option<Arc<str>>,
     /// [`Recheck`] stands further in.
     rechecked: bool,
+    /// The key of the last request: nearly always that of the next one too.
+    recent: ArcSwapOption<Recent>,
+}
+
+/// What a key was made of, where no tenant is part of it.
+struct Recent {
+    choice: usize,
+    host: Host,
+    key: Key,
 }
 
 impl<S> QuotaLayer<S> {
@@ -54,7 +65,17 @@ impl<S> QuotaLayer<S> {
         shadow: Option<Arc<str>>,
         rechecked: bool,
     ) -> Self {
-        Self { inner, route: Arc::new(Route { quota, settings, source, shadow, rechecked }) }
+        Self {
+            inner,
+            route: Arc::new(Route {
+                quota,
+                settings,
+                source,
+                shadow,
+                rechecked,
+                recent: ArcSwapOption::empty(),
+            }),
+        }
     }
 }
 
@@ -153,18 +174,23 @@ impl Route {
         let [credential, tenant] = self.source.credential_names(request);
         let host = request.target.host.as_str();
         match &self.settings.bucket {
-            Bucket::Host => (self.entry([credential, tenant, host, "host", ""], now), None),
-            Bucket::Route => (self.entry([credential, tenant, host, "route", &self.source.route], now), None),
+            Bucket::Host => (self.entry_of_route(request, [credential, tenant, host, "host", ""], now), None),
+            Bucket::Route => {
+                let names = [credential, tenant, host, "route", &self.source.route];
+                (self.entry_of_route(request, names, now), None)
+            }
             Bucket::Path => {
                 // Hashed, because its name is shown, and a path may hold a secret.
                 let part = format!("{:016x}", stable_hash(&beginning(request)));
-                (self.entry([credential, tenant, host, "path", &part], now), None)
+                let names = [credential, tenant, host, "path", &part];
+                (self.entry(Key::of(&names), names, now), None)
             }
             Bucket::Header(field) => {
                 let place = Buckets::place(&self.source.route, request);
                 let bucket = self.quota.buckets.get(place);
                 let part = bucket.as_deref().unwrap_or_default();
-                let entry = self.entry([credential, tenant, host, "bucket", part], now);
+                let names = [credential, tenant, host, "bucket", part];
+                let entry = self.entry(Key::of(&names), names, now);
                 let named = Named {
                     field: field.clone(),
                     place,
@@ -177,9 +203,24 @@ impl Route {
         }
     }
 
+    /// The same where the part of the host is the route's, so that only credential, tenant and host can differ.
+    fn entry_of_route(&self, request: &EgressRequest, names: [&str; 5], now: Instant) -> Arc<Entry> {
+        let (choice, host) = (request.credential_choice, &request.target.host);
+        if request.tenant.is_some() {
+            return self.entry(Key::of(&names), names, now);
+        }
+        let recent = self.recent.load();
+        if let Some(recent) = recent.as_ref().filter(|own| own.choice == choice && own.host == *host) {
+            return self.entry(recent.key, names, now);
+        }
+        let key = Key::of(&names);
+        self.recent.store(Some(Arc::new(Recent { choice, host: host.clone(), key })));
+        self.entry(key, names, now)
+    }
+
     /// The entry of credential, tenant, host, and the part of the host that the quota covers.
-    fn entry(&self, [credential, tenant, host, kind, part]: [&str; 5], now: Instant) -> Arc<Entry> {
-        let key = Key::of(&[credential, tenant, host, kind, part]);
+    fn entry(&self, key: Key, names: [&str; 5], now: Instant) -> Arc<Entry> {
+        let [credential, tenant, host, kind, part] = names;
         self.quota.entry(key, now, || Names {
             credential: credential.into(),
             tenant: stable_hash(tenant),
@@ -319,7 +360,7 @@ impl Ticket {
         }
         let tenant = named.tenant.as_deref().unwrap_or_default();
         let names = [&*self.entry.names.credential, tenant, &named.host, "bucket", &bucket];
-        Some(self.route.entry(names, Instant::now()))
+        Some(self.route.entry(Key::of(&names), names, Instant::now()))
     }
 
     fn give_back(&mut self, counted: bool) {

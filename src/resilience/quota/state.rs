@@ -7,7 +7,6 @@
 //! that nobody uses. Where all are in use, further requests are let through uncounted (and that is counted).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -19,7 +18,7 @@ use super::buckets::Buckets;
 use super::config::ReserveConfig;
 use super::entry::{Entry, Names};
 use super::key_state::{Answer, Pass};
-use crate::resilience::key::Key;
+use crate::resilience::key::{ByHash, Key};
 use crate::resilience::verdict::Class;
 
 /// Keys of one provider.
@@ -45,7 +44,6 @@ pub type OnThrottle = Arc<dyn Fn(&str, Duration) + Send + Sync>;
 pub struct Quota {
     provider: Arc<str>,
     shards: [Mutex<Shard>; SHARDS],
-    hasher: RandomState,
     pub(super) buckets: Buckets,
     hints: Mutex<HashMap<Box<str>, Instant>>,
     has_hints: AtomicBool,
@@ -55,7 +53,7 @@ pub struct Quota {
 
 #[derive(Default)]
 struct Shard {
-    keys: HashMap<Key, Arc<Entry>>,
+    keys: ByHash<Key, Arc<Entry>>,
     sweep_at: usize,
     swept_at: Option<Instant>,
 }
@@ -142,7 +140,6 @@ impl Quota {
         Self {
             provider: provider.into(),
             shards: Default::default(),
-            hasher: RandomState::new(),
             buckets: Buckets::default(),
             hints: Mutex::default(),
             has_hints: AtomicBool::new(false),
@@ -198,7 +195,8 @@ impl Quota {
     }
 
     fn shard(&self, key: Key) -> &Mutex<Shard> {
-        let place = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        // The other half is what a shard's table sorts by.
+        let place = usize::try_from(key.halves().1 % SHARDS as u64).unwrap_or(0);
         &self.shards[place]
     }
 

@@ -3,12 +3,11 @@
 //! A key whose debt is over is the same as one that never came, so it goes when a table has doubled. Where a table is full of
 //! keys that still owe, new keys count together as one (see `store`).
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 
 use super::lease::Taken;
 use super::pace::Pace;
-use crate::resilience::key::Key;
+use crate::resilience::key::{ByHash, Key};
 
 /// A key, as tables hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,28 +36,8 @@ impl Hash for Id {
     }
 }
 
-/// Keys are hashes already, made with a secret of this process.
-#[derive(Default)]
-pub(super) struct Same(u64);
-
-impl Hasher for Same {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
-}
-
 /// A table by key.
-pub(super) type ById<V> = HashMap<Id, V, BuildHasherDefault<Same>>;
+pub(super) type ById<V> = ByHash<Id, V>;
 
 /// How many keys one table holds.
 pub(super) const MOST_KEYS: usize = 100_000;

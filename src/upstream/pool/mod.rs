@@ -118,7 +118,8 @@ struct State {
     sweeping: bool,
     /// Version of the client certificate; connections of another are not used again.
     version: u64,
-    hosts: HashMap<Key, HostConnections>,
+    /// A wildcard lets apps name hosts, so the hash has a seed; of how many there are, [`MAX_HOSTS`] is the bound.
+    hosts: HashMap<Key, HostConnections, foldhash::fast::RandomState>,
 }
 
 /// What has to be dropped after the lock is released: dropping it takes the lock again. The payloads are never read.
