@@ -71,22 +71,42 @@ fn is_bare_marker(line: &str) -> bool {
     line.strip_prefix("---").is_some_and(|rest| rest.trim().is_empty() || rest.trim().starts_with('#'))
 }
 
-/// A line that begins with `---` begins a document, wherever it stands: YAML 1.2.2 forbids it inside of scalars (9.1.2).
+/// A line that begins with `---` begins a document, and one that begins with `...` ends it, wherever they stand: YAML 1.2.2 forbids
+/// both inside of scalars (9.1.2).
 fn documents(input: &str) -> Vec<Document<'_>> {
+    let marks = |line: &str, marker: &str| {
+        line.strip_prefix(marker)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    };
     let mut found = Vec::new();
     let (mut begin, mut begin_line, mut offset) = (0, 1, 0);
-    for (number, line) in input.split_inclusive('\n').enumerate() {
-        let marks = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if marks && offset > begin {
+    for (number, line) in (1..).zip(input.split_inclusive('\n')) {
+        if marks(line, "---") && offset > begin {
+            found.push(Document { raw: &input[begin..offset], line: begin_line });
+            (begin, begin_line) = (offset, number);
+        }
+        offset += line.len();
+        if marks(line, "...") {
             found.push(Document { raw: &input[begin..offset], line: begin_line });
             (begin, begin_line) = (offset, number + 1);
         }
-        offset += line.len();
     }
     found.push(Document { raw: &input[begin..], line: begin_line });
     found
+}
+
+/// As kubectl reads it: 0644 is octal, and `yes` is true.
+fn read(text: &str) -> Result<Value, serde_yaml::Error> {
+    serde_yaml::from_str_with_options(text, options! { legacy_octal_numbers: true, with_snippet: false })
+}
+
+/// Why a document cannot be read, with the place in the whole file: it is read once more, with as many lines before it.
+fn complaint(document: &Document<'_>) -> String {
+    let padded = format!("{}{}", "\n".repeat(document.line - 1), document.raw);
+    let error = read(&padded).map_or_else(|error| error.to_string(), |_| String::new());
+    // Advice for those who call the library.
+    let error = error.replace(", set DuplicateKeyPolicy in Options if acceptable", "");
+    format!("the document at line {} is no YAML that can be read: {error}", document.line)
 }
 
 struct Work<'a> {
@@ -101,14 +121,10 @@ impl Work<'_> {
         if !document.has_value() {
             return None;
         }
-        // As kubectl reads it: 0644 is octal, and `yes` is true.
-        let options = options! { legacy_octal_numbers: true, with_snippet: false };
-        let mut value: Value = match serde_yaml::from_str_with_options(document.raw, options) {
+        let mut value = match read(document.raw) {
             Ok(value) => value,
-            Err(error) => {
-                let line = document.line;
-                self.mistakes
-                    .push(format!("the document at line {line} is no YAML that can be read: {error}"));
+            Err(_) => {
+                self.mistakes.push(complaint(document));
                 return None;
             }
         };
@@ -205,10 +221,14 @@ fn called(value: &Value) -> String {
 /// JSON stays JSON; all else is YAML, in which strings that some reader could take for something else are quoted.
 fn written(value: &Value, raw: &str) -> Result<String, serde_yaml::ser::Error> {
     let marker = if raw.starts_with("---") { "---\n" } else { "" };
+    // Where an end was marked, what follows may begin without a marker.
+    let end = if raw.lines().next_back().is_some_and(|line| line.starts_with("...")) { "...\n" } else { "" };
     let body = raw.strip_prefix("---").unwrap_or(raw).trim_start_matches('\u{feff}').trim_start();
     if body.starts_with('{') {
-        return Ok(format!("{marker}{value:#}\n"));
+        return Ok(format!("{marker}{value:#}\n{end}"));
     }
     let text = serde_yaml::to_string_with_options(value, ser_options! { folded_wrap_chars: usize::MAX })?;
-    Ok(format!("{marker}{}\n", text.trim_end_matches('\n')))
+    // Line ends are not trimmed: they may be a text's own.
+    let last = if text.ends_with('\n') { "" } else { "\n" };
+    Ok(format!("{marker}{text}{last}{end}"))
 }

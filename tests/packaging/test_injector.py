@@ -27,6 +27,7 @@ from webhook import Injector, command_line, injector_objects, named, review, tem
 
 EMBEDDED = ROOT / "src" / "injector" / "default_template.yaml"
 APP_VALUES = yaml.safe_load((APP / "values.yaml").read_text())["outgate"]
+LIBRARY_APP = yaml.safe_load((LIBRARY / "values.yaml").read_text())["app"]
 SECURE = {"runAsNonRoot": True, "runAsUser": 1000, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
           "seccompProfile": {"type": "RuntimeDefault"}}
 
@@ -86,8 +87,9 @@ def without_sidecar(template, parts):
     spec = bare["spec"]
     ours = {key: {one["name"] for one in parts[key]} for key in ("env", "volumeMounts", "volumes")}
     spec["volumes"] = [v for v in spec["volumes"] if v["name"] not in ours["volumes"]]
+    containers = {one["name"] for one in parts["initContainers"] + parts["containers"]}
     for key in ("initContainers", "containers"):
-        spec[key] = [c for c in spec.get(key) or [] if c["name"] != "outgate"]
+        spec[key] = [c for c in spec.get(key) or [] if c["name"] not in containers]
         for container in spec[key]:
             for part in ("env", "volumeMounts"):
                 container[part] = [one for one in container.get(part) or [] if one["name"] not in ours[part]]
@@ -170,11 +172,23 @@ class Parity(unittest.TestCase):
     def test_no_ca(self):
         self.compare(values_of("no-ca")["outgate"])
 
+    def test_redirection(self):
+        """Where the library has it: what makes the rules comes first, and no app may have the sidecar's user."""
+        if "mode" not in LIBRARY_APP:
+            return
+        redirect = {"app": {"mode": "redirect"}, "uid": 64532}
+        self.compare(redirect)
+        template = template_of(injector_objects({"outgate": redirect}))
+        (pod,), _ = command_line([a_pod()], template)
+        self.assertEqual([c["name"] for c in pod["spec"]["initContainers"]], ["outgate-redirect", "outgate"])
+        done = command_line([a_pod(securityContext={"runAsUser": 64532}, containers=[{"name": "a", "image": "a"}])], template, check=False)
+        self.assertIn("its connections would not be redirected", done.stderr)
+
     def test_a_runtime_by_annotation(self):
         """What the library makes of `app.runtimes`, the annotation makes of a pod; before there are any, it is refused."""
         found = injector_objects()
         asked = a_pod({"outgate.dev/runtimes": "java"})
-        if "runtimes" not in yaml.safe_load((LIBRARY / "values.yaml").read_text())["app"]:
+        if "runtimes" not in LIBRARY_APP:
             self.assertIn("has nothing for `java`", command_line([asked], template_of(found), check=False).stderr)
             return
         (by_annotation,), _ = command_line([asked], template_of(found))
@@ -301,6 +315,22 @@ class Webhook(unittest.TestCase):
             peak = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{injector.process.pid}/status").read_text())[1]) / 1024
             print(f"\n# a review of {len(json.dumps(pod)) / 1e6:.1f} MB: resident at most {peak:.0f} MB")
             self.assertLess(peak, 200)
+
+    def test_hostile_json_stays_below_the_memory_limit(self):
+        """Maps in one another take the most memory for a byte."""
+        found = injector_objects()
+        limit, = re.fullmatch(r"(\d+)Mi", pod_spec(found["Deployment/egress-outgate-injector"])["containers"][0]["resources"]["limits"]["memory"]).groups()
+        deep = '{"a":' * 100 + "0" + "}" * 100
+        body = json.dumps(review(a_pod())).replace('"containers"', '"x": [' + ",".join([deep] * 980) + '], "containers"', 1)
+        with Injector(found) as injector:
+            with injector.connection() as connection:
+                for _ in range(3):
+                    self.assertEqual(connection.post(body)[0], 200)
+            peak = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{injector.process.pid}/status").read_text())[1]) / 1024
+            print(f"\n# hostile JSON of {len(body) / 1e6:.1f} MB: resident at most {peak:.0f} MB")
+            self.assertLess(peak, int(limit) * 0.9)
+            with injector.connection() as connection:
+                self.assertEqual(connection.post(body.replace("[", "[" + ",".join([deep] * 100) + ",", 1))[0], 413)
 
     def test_it_ends_in_good_order(self):
         with Injector(injector_objects(), linger="500ms") as injector:

@@ -106,6 +106,32 @@ spec:
     }
 }
 
+/// Empty lines at the end of the last text are its own.
+#[test]
+fn a_text_at_the_end_keeps_its_lines() {
+    let text = "apiVersion: v1\nkind: Pod\nspec: { containers: [{ name: a }] }\nz: |+\n  a\n\n\n---\nkind: Service\n";
+    let written = inject_text(text, &small()).unwrap().text;
+    let first = written.split("---").next().unwrap();
+    assert_eq!(pod(first)["z"], "a\n\n\n", "{written}");
+    assert_eq!(inject_text(&written, &small()).unwrap().text, written);
+}
+
+/// A document may end with `...`, and the next begin without `---`.
+#[test]
+fn a_marked_end_is_an_end() {
+    let service = "apiVersion: v1\nkind: Service\n";
+    let text = format!("apiVersion: v1\nkind: Pod\nspec: {{ containers: [{{ name: a }}] }}\n...\n{service}");
+    let injected = inject_text(&text, &small()).unwrap();
+    assert_eq!(injected.pods, 1);
+    assert!(injected.text.ends_with(&format!("\n...\n{service}")), "{}", injected.text);
+    assert_eq!(inject_text(&injected.text, &small()).unwrap().text, injected.text);
+    let twice = "kind: Service\n...\nkind: Pod\nkind: Pod\n";
+    let mistakes = inject_text(twice, &small()).unwrap_err().0;
+    let wanted =
+        "the document at line 3 is no YAML that can be read: duplicate mapping key: kind at line 4, column 1";
+    assert_eq!(mistakes, [wanted]);
+}
+
 #[test]
 fn json_stays_json() {
     let text = r#"{"apiVersion":"v1","kind":"Pod","spec":{"containers":[{"name":"a"}]}}"#;
