@@ -656,6 +656,12 @@ async fn no_store_leaks_what_it_logs_in_with_or_what_it_gives() {
 /// What token endpoints give.
 const ISSUED: &str = "iS5uK8dT2oJ6eN0gP4rV7wX1";
 
+/// What clients prove themselves with, and what they exchange.
+const CLIENT_SECRET: &str = "cL6nT3sE9cR2eT5xQ8wZ4vB7";
+const REFRESH: &str = "rF4gH7jK2lM9nP3qS6tU8vW5";
+const SUBJECT: &str = "sB7jC4kD9mF2nG6pH3qJ8rL5";
+const AWS_KEY: &str = "aW3sK8eY5pL2mN7bV4cX9zQ6";
+
 /// A token endpoint that repeats, in every answer and wherever there is room, what it was sent and what it gives.
 fn hostile_issuer(request: &str) -> Option<Vec<u8>> {
     let path = request.split(' ').nth(1)?;
@@ -722,6 +728,35 @@ async fn no_token_kind_leaks_its_key_its_assertion_or_its_token() {
             "{{ github_app: {{ app_id: 1, installation_id: 2, private_key: \"file:{{dir}}/app.pem\", api_url: \"{url}/{path}\" }} }}"
         ));
     }
+    for (name, text) in
+        [("client", CLIENT_SECRET), ("refresh", REFRESH), ("subject", SUBJECT), ("aws", AWS_KEY)]
+    {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    for path in ["good", "garbage", "refused"] {
+        let endpoint = format!("token_url: \"{url}/{path}\"");
+        let client = "client_id: \"plain:app\", client_secret: \"file:{dir}/client\"";
+        let signer = "client_id: \"plain:app\", auth_style: private_key_jwt, client_key: { key: \"file:{dir}/app.pem\" }";
+        let refresh = "refresh_token: \"file:{dir}/refresh\"";
+        credentials.extend([
+            format!("{{ oauth2_client_credentials: {{ {endpoint}, {client} }} }}"),
+            format!("{{ oauth2_client_credentials: {{ {endpoint}, {client}, auth_style: post }} }}"),
+            format!("{{ oauth2_client_credentials: {{ {endpoint}, {signer} }} }}"),
+            format!("{{ oauth2_refresh_token: {{ {endpoint}, {client}, {refresh} }} }}"),
+            format!(
+                "{{ oauth2_refresh_token: {{ {endpoint}, {client}, {refresh}, rotates: true, store: {{ file: \"{{dir}}/kept-{path}\" }} }} }}"
+            ),
+            format!(
+                "{{ jwt_bearer: {{ {endpoint}, {client}, key: \"file:{{dir}}/app.pem\", issuer: \"plain:me\" }} }}"
+            ),
+            format!(
+                "{{ token_exchange: {{ {endpoint}, {client}, subject_token: \"file:{{dir}}/subject\", audience: a }} }}"
+            ),
+        ]);
+    }
+    credentials.push(
+        "{ aws_sigv4: { access_key_id: \"plain:AKIDEXAMPLE\", secret_access_key: \"file:{dir}/aws\", region: r, service: s } }".to_owned(),
+    );
     let mut policy = "providers:\n".to_owned();
     for (number, credential) in credentials.iter().enumerate() {
         policy.push_str(&format!(
@@ -743,7 +778,16 @@ async fn no_token_kind_leaks_its_key_its_assertion_or_its_token() {
         raw(dial(proxy.admin()).await, &text, &received).await;
     }
     // The scenes are what they are meant to be: otherwise the search proves nothing.
-    assert_eq!(statuses, ["200", "503", "503", "200", "200", "503", "503", "503", "503"]);
+    let of_oauth = ["200"; 7].into_iter().chain(["503"; 14]);
+    let expected = ["200", "503", "503", "200", "200", "503", "503", "503", "503"].into_iter();
+    assert_eq!(statuses, expected.chain(of_oauth).chain(["200"]).collect::<Vec<_>>());
+    for path in ["good", "refused"] {
+        assert_without(
+            &[REFRESH, ISSUED],
+            "where it is kept",
+            &std::fs::read_to_string(dir.path().join(format!("kept-{path}"))).unwrap(),
+        );
+    }
     assert!(origin.text().contains(ISSUED));
     let asked = server.text();
     let assertion = asked.split("assertion=").nth(1).unwrap();
@@ -752,7 +796,8 @@ async fn no_token_kind_leaks_its_key_its_assertion_or_its_token() {
     for code in ["token_refused", "token_garbled", "token_key"] {
         assert!(received.contains(code), "{code}: {received}");
     }
-    let secrets = [&*key, &*signature, ISSUED];
+    assert!([CLIENT_SECRET, REFRESH, SUBJECT].iter().all(|secret| asked.contains(secret)));
+    let secrets = [&*key, &*signature, ISSUED, CLIENT_SECRET, REFRESH, SUBJECT, AWS_KEY];
     assert_without(&secrets, "what the client received", &received);
     assert_without(&secrets, "the access log", &proxy.log.text(&proxy.app.telemetry));
     assert_without(&secrets, "the operational log", &log.text());

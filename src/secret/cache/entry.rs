@@ -204,7 +204,7 @@ impl SecretEntry {
     }
 
     /// Reads again because a provider rejected the credential, at most once per [`HEAL_INTERVAL`] and not right after a
-    /// failed read. Who asks while a read runs gets that read's outcome. Ask only if the rejected version is still the
+    /// failed read. Who asks while a read runs gets that read's outcome, if there is news in it. Ask only if the rejected version is still the
     /// current one.
     pub async fn heal_refresh(&self) -> RefreshOutcome {
         if self.is_done() {
@@ -223,7 +223,11 @@ impl SecretEntry {
         let Ok(_turn) = self.turn.acquire().await else {
             return RefreshOutcome::Failed;
         };
-        if let Some(outcome) = self.ended_since(asked) {
+        // A read that was under way before anything was rejected may have been answered from what its store keeps, such as a
+        // lease: it is an answer if it brought another value, or was made for the same rejection.
+        if let Some(outcome) = self.ended_since(asked)
+            && (outcome == RefreshOutcome::Changed || !self.may_heal())
+        {
             return outcome;
         }
         self.mark_rejected();

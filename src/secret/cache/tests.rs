@@ -207,6 +207,27 @@ async fn healing_at_the_same_time_is_one_read_and_outlives_its_first_caller() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_read_that_began_before_the_rejection_and_brings_nothing_new_does_not_stand_for_the_healing() {
+    for (brings, reads) in [("one", 3), ("two", 2)] {
+        let store = Scripted::new(Some("one"));
+        let entry = cache_over(&store).entry(&test_ref());
+        entry.refresh().await;
+        store.hang.send_replace(true);
+        let mut refresh = Box::pin(entry.refresh());
+        assert!(futures_util::poll!(&mut refresh).is_pending());
+        let mut heals = Box::pin(join_all((0..50).map(|_| entry.heal_refresh())));
+        assert!(futures_util::poll!(&mut heals).is_pending());
+        store.say(Some(brings));
+        store.hang.send_replace(false);
+        refresh.await;
+        let changed = brings == "two";
+        let expected = if changed { RefreshOutcome::Changed } else { RefreshOutcome::Unchanged };
+        assert_eq!(heals.await, [expected; 50], "{brings}");
+        assert_eq!(store.reads(), reads, "{brings}: one more for all of them, where it is needed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refresh_sees_what_changed_before_it_was_asked_for() {
     let store = Scripted::new(Some("one"));
     let entry = cache_over(&store).entry(&test_ref());
