@@ -5,18 +5,16 @@ only outgate gets. The uploads are 200 MB, and outgate's memory is read from /pr
 """
 
 import json
-import os
 import secrets as randomness
 import socket
-import ssl
 import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 import trustme
+
+from outgate import Program, free_ports, head_of_policy
 
 REGION = "us-east-1"
 SERVICES = ("s3", "email", "sns", "sqs", "sts", "secretsmanager", "iam")
@@ -26,12 +24,6 @@ UPLOAD = 200 * 1000 * 1000
 MEMORY = 16 * 1024 * 1024  # how much larger outgate may become
 READY = 60  # seconds
 FREE_ACTIONS = 3  # that moto lets pass unsigned: the user, its policy, its keys
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 class Moto:
@@ -45,7 +37,7 @@ class Moto:
         chain, key = folder / "aws.pem", folder / "aws.key"
         chain.write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
         certificate.private_key_pem.write_to_path(str(key))
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         self._log = (folder / "moto.log").open("wb")
         own = environment | {"INITIAL_NO_AUTH_ACTION_COUNT": str(FREE_ACTIONS), "MOTO_ALLOW_NONEXISTENT_REGION": "true"}
         self._process = subprocess.Popen(
@@ -82,64 +74,26 @@ class Moto:
         self._log.close()
 
 
-class Proxy:
+class Proxy(Program):
     """An outgate whose one provider is AWS."""
 
     def __init__(self, binary: str, folder: Path, moto: Moto, keys: tuple[str, str], environment: dict[str, str]):
-        self.port = free_port()
-        admin = free_port()
+        self.port, admin = free_ports(2)
         self.bundle = folder / "ca-bundle.pem"
-        self.log = folder / "access.log"
-        self._messages = folder / "outgate.log"
-        self._policy = folder / "proxy.yaml"
-        self._binary = binary
         hosts = ", ".join(f'"{host}"' for host in HOSTS)
-        self._policy.write_text(f"""\
-version: 1
-listeners: [{{ address: "127.0.0.1:{self.port}" }}]
-admin: {{ address: "127.0.0.1:{admin}" }}
-interception: {{ ca: {{ directory: {folder}/ca }}, bundle: {self.bundle} }}
-telemetry: {{ access_log: {{ output: {{ file: {self.log} }} }} }}
+        policy = head_of_policy(folder, [f"127.0.0.1:{self.port}"], admin) + f"""\
 providers:
   aws:
     hosts: [{hosts}]
     upstream: {{ connect_to: "127.0.0.1:{moto.port}", tls: {{ ca: {moto.ca} }} }}
     credential: {{ aws_sigv4: {{ access_key_id: env:OUTGATE_TEST_AWS_ID, secret_access_key: env:OUTGATE_TEST_AWS_SECRET }} }}
-""")
-        own = environment | {"OUTGATE_TEST_AWS_ID": keys[0], "OUTGATE_TEST_AWS_SECRET": keys[1], "OUTGATE_LOG": "trace"}
-        with self._messages.open("wb") as messages:
-            self._process = subprocess.Popen([binary, "run", "--config", str(self._policy)], env=own, stderr=messages)
-        self._wait(admin)
-
-    def _wait(self, admin: int):
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        deadline = time.monotonic() + READY
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                opener.open(f"http://127.0.0.1:{admin}/readyz", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        self.stop()
-        raise SystemExit("outgate did not become ready:\n" + self.messages()[-3000:])
-
-    def exec(self, *command: str) -> list[str]:
-        return [self._binary, "exec", "--config", str(self._policy), "--", *command]
+"""
+        own = environment | {"OUTGATE_TEST_AWS_ID": keys[0], "OUTGATE_TEST_AWS_SECRET": keys[1]}
+        super().__init__(binary, folder, admin, policy, own)
 
     def memory(self) -> int:
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
-
-    def messages(self) -> str:
-        return self._messages.read_text(errors="replace")
-
-    def stop(self) -> int:
-        self._process.terminate()
-        try:
-            return self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
 
 
 class Watch:
@@ -197,7 +151,7 @@ def check_aws(report, binary: str, folder: Path, apps: Path, python: str, enviro
         run("200 MB", "interception", proxy.exec(python, app, "large", "-", str(UPLOAD)), bundle, "same hash", MEMORY)
         run("200 MB", "local", [python, app, "large", local, str(UPLOAD)], {}, "same hash", MEMORY)
         code = proxy.stop()
-        written = proxy.messages() + proxy.log.read_text()
+        written = proxy.messages() + proxy.log.everything()
         problems = [f"it ended with {code}"] if code else []
         if any(keys[1][at : at + 8] in written for at in range(len(keys[1]) - 7)):
             problems.append("what it writes holds a piece of the secret key")

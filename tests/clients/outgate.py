@@ -46,6 +46,7 @@ class Program:
         own = environment | {"OUTGATE_LOG": level}
         with self._messages.open("wb") as messages:
             self._process = subprocess.Popen([binary, "run", "--config", str(self.policy)], env=own, stderr=messages)
+        self.pid = self._process.pid
         self._wait_until_ready()
 
     def _wait_until_ready(self):

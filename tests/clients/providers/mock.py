@@ -19,7 +19,7 @@ import trustme
 from origin import PROOF_TIMEOUT, RestRequest, RestServer, context_of
 from tokens import TokenEndpoint
 
-# What an answer to a HEAD, or one of these, has no body behind.
+# Answers with one of these have no body.
 BODILESS = (204, 304)
 
 
@@ -78,8 +78,8 @@ class Provider:
     def answer(self, request: str, body: bytes) -> dict | None:
         """The first that is meant for it."""
         text = body.decode(errors="replace")
-        fits = (one for one in self.answers if fnmatch.fnmatchcase(request, one["to"]) and fnmatch.fnmatchcase(text, one.get("body", "*")))
-        return next(fits, None)
+        fits = fnmatch.fnmatchcase
+        return next((one for one in self.answers if fits(request, one["to"]) and fits(text, one.get("body", "*"))), None)
 
 
 def unpacked(headers: list[tuple[str, str]], body: bytes) -> bytes:
@@ -102,7 +102,8 @@ class Seen:
 class Mock(RestServer):
     """All providers, running."""
 
-    def __init__(self, folder: Path, providers: dict[str, Provider], dummies: list[str], tokens: TokenEndpoint, aws: tuple[int, ssl.SSLContext] | None):
+    def __init__(self, folder: Path, providers: dict[str, Provider], dummies: list[str], tokens: TokenEndpoint,
+                 aws: tuple[int, ssl.SSLContext] | None):
         """`aws` is the port of what plays AWS behind this, and how to trust it."""
         authority = trustme.CA()
         self.ca_file = folder / "providers-ca.pem"

@@ -41,8 +41,8 @@ def current() -> str:
         version = versions[client.language][client.package.lower() if client.language == "python" else client.package]
         cells = [client.name, version, f"`{client.provider}`", cell(client, "interception"), cell(client, "local")]
         if client.note:
-            notes.append(client.note)
-            cells[0] += f" {'²³⁴⁵'[len(notes) - 1]}"
+            notes += [client.note] if client.note not in notes else []
+            cells[0] += f" {'²³⁴⁵'[notes.index(client.note)]}"
         text += "| " + " | ".join(cells) + " |\n"
     script = (HERE / "dispatcher.mjs").read_text()
     text += FETCH.format(lines="\n".join(line for line in script.splitlines() if not line.startswith("//")))
@@ -55,8 +55,7 @@ def cell(client: Client, name: str) -> str:
         return f"**no**: {client.cannot[name]}"
     way = client.ways[name]
     parts = [f"`{variable}={value}`" for variable, value in way.variables.items()]
-    if way.lines != client.plain:
-        parts += [f"`{line}`" for line in way.lines.splitlines()]
+    parts += [f"`{line}`" for line in client.further_lines(name)]
     if name == "interception" and not parts:
         parts = ["environment ¹" if client.fetch else "environment"]
     return "<br>".join(parts).replace("|", "\\|")

@@ -6,7 +6,6 @@ provider run one after another, so that what was seen belongs to the one that ra
 
 import base64
 import fnmatch
-import os
 import re
 import secrets as randomness
 import shutil
@@ -67,9 +66,10 @@ providers:
 """
         for name in self.providers:
             row = rows[name]
-            own = row["credential"].replace("<<endpoint>>", f"https://127.0.0.1:{self.mock.port}/token").replace("<<ca>>", str(self.mock.ca_file))
+            endpoint = f"https://127.0.0.1:{self.mock.port}/token"
+            own = row["credential"].replace("<<endpoint>>", endpoint).replace("<<ca>>", str(self.mock.ca_file))
             credential = re.sub(r"<(\w+)>", lambda part: f"env:{variable(name, part[1])}", own)
-            text += f"  {name}:\n    preset: {row.get('preset', name)}\n    credential: {credential}\n"
+            text += f"  {name}:\n    preset: {name}\n    credential: {credential}\n"
             if "with" in row:
                 text += f"    with: {row['with']}\n"
             if row.get("own_port"):
@@ -85,7 +85,8 @@ providers:
         planted = [DUMMY, *(secret for provider in self.providers.values() for secret in provider.secret_texts())]
         missed = []
         for secret in planted:
-            for text in (secret, secret.encode().hex(), *(base64.b64encode(f"{before}{secret}:x".encode()).decode() for before in ("", "u", "us"))):
+            packed = [base64.b64encode(f"{before}{secret}:x".encode()).decode() for before in ("", "u", "us")]
+            for text in (secret, secret.encode().hex(), *packed):
                 found = any(form in text for form in forms(DUMMY)) if secret == DUMMY else self.leaks(text)
                 missed += [] if found else [f"nothing is found in {text}"]
         return missed
@@ -224,7 +225,8 @@ def pieces_of(account: str, secrets: list[str]) -> set[str]:
     return {text[at : at + PIECE] for text in texts for at in range(len(text) - PIECE + 1)}
 
 
-def check_providers(report, binary: str, folder: Path, python: str, node: str | None, environment: dict[str, str], only: str, isolated: bool):
+def check_providers(report, binary: str, folder: Path, python: str, node: str | None, environment: dict[str, str], only: str,
+                    isolated: bool):
     """Every client by every way that it knows."""
     chosen = [one for one in clients() if only in one.name and (node or one.language == "python")]
     if not chosen:

@@ -55,11 +55,16 @@ class Client:
         """Its name, where no slash may stand."""
         return self.name.replace("/", "-").replace(" ", "-")
 
+    def further_lines(self, name: str) -> list[str]:
+        """What the app says besides, or instead of, what it would say without outgate."""
+        plain = self.plain.splitlines()
+        return [line for line in self.ways[name].lines.splitlines() if line not in plain]
+
     def title(self, name: str) -> str:
         way = self.ways[name]
         if name == "alone":
             return "not by environment alone"
-        needs = [*way.variables, *([] if way.lines == self.plain else [way.lines.splitlines()[0]])]
+        needs = [*way.variables, *self.further_lines(name)]
         return f"{self.provider}: {', '.join(needs) or 'environment alone'}"
 
 

@@ -1,7 +1,5 @@
 """google-api-python-client: cells of a sheet read and written, or pages of a calendar."""
 
-import sys
-
 from google.oauth2.credentials import Credentials
 from googleapiclient.discovery import build
 from how import KEY, LINES, LOCAL
