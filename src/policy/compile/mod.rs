@@ -16,6 +16,7 @@ use crate::resilience::mistake::Mistakes;
 use crate::secret::reference::{self, ENV, FILE, STORE_NAME, SecretRef, is_store_name};
 use crate::secret::{StoreConfig, ValueRules};
 
+mod credential;
 mod fixed;
 mod hosts;
 mod layers;
