@@ -20,7 +20,8 @@ use crate::policy::pattern::PathPattern;
 use crate::policy::schema::{HeadersConfig, MatchConfig, ProviderConfig, RouteConfig, TimeoutsConfig};
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
-use crate::secret::{SecretRef, StoreConfig};
+use crate::secret::StoreConfig;
+use crate::secret::reference::SecretRef;
 
 /// Keys of a provider that a route cannot have, so they do not stand in its merged text.
 const PROVIDER_ONLY: [&str; 11] = [
