@@ -5,7 +5,8 @@ use crate::credential::kinds::{KeepSettings, MemberSettings};
 use crate::policy::schema::ProviderConfig;
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::PolicyPath;
-use crate::secret::{SecretRef, StoreConfig};
+use crate::secret::StoreConfig;
+use crate::secret::reference::SecretRef;
 
 impl Compiler<'_> {
     /// What is injected, in order of preference; nothing where it has a mistake.
