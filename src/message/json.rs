@@ -264,3 +264,50 @@ impl<'a> Scan<'a> {
         if self.at > start { Ok(()) } else { Err(Broken::Malformed) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_and_elements_are_told_with_their_places() {
+        let text = br#" {"a": 1.5e3 , "\u0062":[ true,{"x":"\"]"} ]}"#;
+        let mut scan = Scan::new(text).unwrap();
+        scan.enter(b'{').unwrap();
+        assert_eq!(scan.member(true), Ok(Some((2, "a".to_owned()))));
+        assert_eq!(scan.value(0), Ok(&b"1.5e3"[..]));
+        assert_eq!(scan.member(false), Ok(Some((15, "b".to_owned()))));
+        scan.enter(b'[').unwrap();
+        assert_eq!((scan.element(true), scan.value(1)), (Ok(true), Ok(&b"true"[..])));
+        assert_eq!((scan.element(false), scan.value(1)), (Ok(true), Ok(&br#"{"x":"\"]"}"#[..])));
+        assert_eq!((scan.element(false), scan.member(false), scan.end()), (Ok(false), Ok(None), Ok(())));
+        assert_eq!(scan.at(), text.len());
+    }
+
+    #[test]
+    fn what_is_no_json_is_told() {
+        for text in
+            ["{,}", "{\"a\":1,}", "[1,]", "[1 2]", "{\"a\" 1}", "01", "1.", "nul", "\"\n\"", "\"\\x\"", ""]
+        {
+            let mut scan = Scan::new(text.as_bytes()).unwrap();
+            let read = scan.value(0).map(drop).and_then(|()| scan.end());
+            assert_eq!(read, Err(Broken::Malformed), "{text}");
+        }
+        assert_eq!(Scan::new(b"\xff").err(), Some(Broken::Malformed));
+        assert_eq!(Scan::new("[".repeat(5_000).as_bytes()).unwrap().value(0), Err(Broken::Deep));
+    }
+
+    #[test]
+    fn names_that_a_parser_may_take_for_one() {
+        for (key, name, twin) in [
+            ("key", "key", true),
+            ("KEY", "key", true),
+            ("\u{212A}ey", "key", true),
+            ("key\0x", "key", true),
+            ("keys", "key", false),
+            ("", "key", false),
+        ] {
+            assert_eq!(is_twin(key, name), twin, "{key:?}");
+        }
+    }
+}
