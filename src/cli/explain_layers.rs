@@ -223,7 +223,10 @@ fn idempotency<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> 
     }
     let methods: Vec<&str> = keys.methods.iter().map(http::Method::as_str).collect();
     section.say("methods", methods.join(", "));
-    section.say("add", keys.add.to_string());
+    match &keys.field {
+        Some(_) if keys.add => section.say("add", "true, into JSON bodies of at most `retry.replay_buffer`"),
+        _ => section.say("add", keys.add.to_string()),
+    }
     section
 }
 

@@ -6,6 +6,8 @@
 pub mod body;
 pub mod failure;
 pub mod headers;
+pub mod json;
+pub mod media;
 pub mod quantity;
 pub mod record;
 pub mod request;

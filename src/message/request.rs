@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
@@ -35,6 +37,22 @@ pub struct EgressRequest {
     pub leave: Option<Leave>,
     /// What the layers tell the record, and one another, about this exchange.
     pub exchange: Arc<Exchange>,
+}
+
+/// Digests that the app made of a body which is another one now.
+const DIGESTS: [&str; 4] = ["content-md5", "digest", "content-digest", "repr-digest"];
+
+impl EgressRequest {
+    /// Gives it another body: a stated length follows, and digests of the old one go.
+    pub fn replace_body(&mut self, body: Bytes) {
+        for name in DIGESTS {
+            self.headers.remove(HeaderName::from_static(name));
+        }
+        if self.headers.contains_key(CONTENT_LENGTH) {
+            self.headers.insert(CONTENT_LENGTH, body.len().into());
+        }
+        self.body = Body::full(body);
+    }
 }
 
 /// A request that comes back whole.

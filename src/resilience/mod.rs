@@ -25,6 +25,7 @@ pub mod circuit_breaker;
 pub mod concurrency;
 pub mod deadline;
 pub mod fleet;
+mod held;
 pub mod idempotency;
 pub mod key;
 pub mod mistake;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-pub use held::{Media, collect, media, replace};
+pub use held::{collect, replace};
 
 use super::kinds::Used;
 use super::location::Location;

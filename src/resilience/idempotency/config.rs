@@ -6,8 +6,9 @@ use http::{HeaderName, Method};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::field::{Found, find};
 use crate::resilience::mistake::Mistakes;
-use crate::resilience::pointer::Pointer;
+use crate::resilience::pointer::{Pointer, Step};
 use crate::resilience::retry::config::{field_name, methods};
 
 /// A key by which the provider knows a request again. Only where the provider honours it.
@@ -16,8 +17,8 @@ use crate::resilience::retry::config::{field_name, methods};
 pub struct IdempotencyConfig {
     /// The field that carries the key. Default: `Idempotency-Key`.
     pub header: Option<String>,
-    /// Instead of `header`, for providers that want it in the body: a JSON Pointer (a step `*` is each element of a list) to
-    /// the app's own key. It is only read, so `add` must be false.
+    /// Instead of `header`, for providers that want it in the body: a JSON Pointer to it (a step `*` is each element of a
+    /// list, and each gets a key of its own). Where one is made, it is written into JSON of at most `retry.replay_buffer`.
     pub field: Option<String>,
     /// Methods for which the provider honours it. Default: POST.
     pub methods: Option<Vec<String>>,
@@ -30,7 +31,7 @@ pub struct IdempotencyConfig {
 pub struct IdempotencySettings {
     /// The field that carries the key.
     pub header: HeaderName,
-    /// Where the app's key stands in a JSON body; then no header is read or written.
+    /// Where the key stands in a JSON body; then no header is read or written.
     pub field: Option<Pointer>,
     /// Methods for which the provider honours it.
     pub methods: Arc<[Method]>,
@@ -61,33 +62,26 @@ impl IdempotencyConfig {
         if self.header.is_some() {
             mistakes.hint("field", "a key stands in a header or in the body", "one of the two");
         }
-        if self.add != Some(false) {
-            mistakes.hint(
-                "add",
-                "keys are not written into bodies",
-                "`add: false`: the app's own key is read",
-            );
-        }
         let pointer = Pointer::parse(text).filter(|_| !text.is_empty());
-        if pointer.is_none() {
-            mistakes.hint("field", "not a JSON Pointer (RFC 6901)", "such as `/idempotency_key`");
+        let writable = |last: &Step| matches!(last, Step::Named(name) if !name.contains(char::is_control));
+        match pointer.as_ref().and_then(|pointer| pointer.steps().last()) {
+            None => mistakes.hint("field", "not a JSON Pointer (RFC 6901)", "such as `/idempotency_key`"),
+            Some(last) if self.add != Some(false) && !writable(last) => {
+                let hint = "a name at the end, or `add: false`: then the app's own keys are read";
+                mistakes.hint("field", "a key can only be written into a field that has a name", hint);
+            }
+            Some(_) => {}
         }
         pointer
     }
 }
 
 impl IdempotencySettings {
-    /// Whether a JSON body carries the key that the policy names: a text or a number that is not empty, in each element where
-    /// the pointer goes through a list.
+    /// Whether a JSON body carries the app's key at the place that the policy names: a text or a number that is not empty, in
+    /// each element where the pointer goes through a list.
     pub fn in_body(&self, method: &Method, body: &[u8]) -> bool {
         let Some(field) = self.field.as_ref().filter(|_| self.methods.contains(method)) else { return false };
-        let is_key = |value: &serde_json::Value| match value {
-            serde_json::Value::String(text) => !text.trim().is_empty(),
-            serde_json::Value::Number(_) => true,
-            _ => false,
-        };
-        let document = serde_json::from_slice::<serde_json::Value>(body);
-        document.is_ok_and(|document| field.all(&document, &mut |value| is_key(value)))
+        find(body, field) == Ok(Found::Own)
     }
 }
 
@@ -117,7 +111,12 @@ mod tests {
             ("{ header: \"\" }", 1),
             ("{ methods: [] }", 1),
             ("{ methods: [post, CONNECT], header: Host }", 3),
-            ("{ field: /key }", 1),
+            ("{ field: /key }", 0),
+            ("{ field: /key, add: true }", 0),
+            ("{ field: \"/keys/*\" }", 1),
+            ("{ field: \"/keys/*\", add: false }", 0),
+            ("{ field: \"/a\\tb\" }", 1),
+            ("{ field: key }", 1),
             ("{ field: key, add: false }", 1),
             ("{ field: \"\", add: false }", 1),
             ("{ field: /key, header: X-Key, add: false }", 1),
@@ -135,6 +134,7 @@ mod tests {
             (&one, r#"{"key":"k"}"#, true),
             (&one, r#"{"key":7}"#, true),
             (&one, r#"{"key":" "}"#, false),
+            (&one, r#"{"key":"k","key":"l"}"#, false),
             (&one, r#"{"key":null}"#, false),
             (&one, r#"{"other":"k"}"#, false),
             (&one, "key=k", false),

@@ -23,12 +23,12 @@ pub enum Keyed {
 }
 
 impl IdempotencySettings {
-    /// Looks for the app's key, and adds one where that is asked for. Called once per request, before the first attempt.
+    /// The same for a key that stands in a header.
     ///
     /// # Errors
     ///
     /// The system gives no random numbers.
-    pub fn ensure(&self, method: &Method, headers: &mut HeaderMap) -> Result<Keyed, KeyFault> {
+    pub(super) fn ensure(&self, method: &Method, headers: &mut HeaderMap) -> Result<Keyed, KeyFault> {
         if !self.methods.contains(method) || self.field.is_some() {
             return Ok(Keyed::No);
         }
@@ -39,26 +39,30 @@ impl IdempotencySettings {
         if !self.add {
             return Ok(Keyed::No);
         }
-        headers.insert(self.header.clone(), make()?);
+        let key = HeaderValue::from_str(&make()?).map_err(|_| KeyFault)?;
+        headers.insert(self.header.clone(), key);
         Ok(Keyed::ByOutgate)
     }
 }
 
+/// Bytes of a key that outgate makes.
+pub(super) const KEY_LENGTH: usize = 36;
+
 /// A UUID of version 4 (RFC 9562 section 5.4): 122 random bits from the generator that TLS uses. A key that somebody could
 /// foresee could be used up by him before.
-fn make() -> Result<HeaderValue, KeyFault> {
+pub(super) fn make() -> Result<String, KeyFault> {
     let mut bytes = [0_u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyFault)?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let mut text = String::with_capacity(36);
+    let mut text = String::with_capacity(KEY_LENGTH);
     for (at, byte) in bytes.iter().enumerate() {
         if matches!(at, 4 | 6 | 8 | 10) {
             text.push('-');
         }
         let _ = write!(text, "{byte:02x}");
     }
-    HeaderValue::from_str(&text).map_err(|_| KeyFault)
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -99,10 +103,10 @@ mod tests {
 
     #[test]
     fn keys_are_uuids_and_never_the_same() {
-        let keys: HashSet<String> = (0..1000).map(|_| make().unwrap().to_str().unwrap().to_owned()).collect();
+        let keys: HashSet<String> = (0..1000).map(|_| make().unwrap()).collect();
         assert_eq!(keys.len(), 1000);
         for key in keys {
-            assert_eq!(key.len(), 36);
+            assert_eq!(key.len(), KEY_LENGTH);
             assert_eq!(&key[14..15], "4");
             assert!(matches!(&key[19..20], "8" | "9" | "a" | "b"), "{key}");
             assert!(key.split('-').map(str::len).eq([8, 4, 4, 4, 12]));

@@ -1,19 +1,16 @@
 //! Answers at the end of an attempt: thrown away, or handed on with what the app's SDK has to know.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::message::body::{Body, BodyError};
 use crate::message::failure::{Failure, Fault, Progress};
+use crate::resilience::held::Held;
 
 /// Bytes of an answer that are read for the sake of its connection, or held back for the sake of its request.
 const SHORT: u64 = 64 * 1024;
@@ -70,7 +67,14 @@ pub(super) async fn guarded(
         return Ok(answer);
     }
     let (head, body) = answer.into_parts();
-    let held = Held::gather(body, deadline).await.map_err(cut)?;
+    let mut held = Held::new(body);
+    let reading = held.read(SHORT);
+    let read = match deadline {
+        // The provider has answered in time: a deadline for heads does not cut its body.
+        Some(deadline) => timeout_at(deadline, reading).await.unwrap_or(Ok(())),
+        None => reading.await,
+    };
+    read.map_err(cut)?;
     Ok(Response::from_parts(head, Body::boxed(held)))
 }
 
@@ -123,90 +127,4 @@ fn cut(error: BodyError) -> Failure {
     let mut failure = Failure::sent(fault).because(error);
     failure.progress = Progress::HeadReceived;
     failure
-}
-
-/// A body whose beginning is here, or all of it.
-struct Held {
-    pieces: VecDeque<Bytes>,
-    /// Bytes in `pieces`.
-    left: u64,
-    /// Its length was stated in its head.
-    stated: bool,
-    /// What is still to come.
-    rest: Option<Body>,
-    trailers: Option<HeaderMap>,
-}
-
-impl Held {
-    /// Reads until the end, or until more than a short answer is here, or until `deadline`.
-    async fn gather(mut body: Body, deadline: Option<Instant>) -> Result<Self, BodyError> {
-        let stated = body.exact_length().is_some();
-        let mut held = Self { pieces: VecDeque::new(), left: 0, stated, rest: None, trailers: None };
-        let reading = held.read(&mut body);
-        let whole = match deadline {
-            // The provider has answered in time: a deadline for heads does not cut its body.
-            Some(deadline) => timeout_at(deadline, reading).await.unwrap_or(Ok(false)),
-            None => reading.await,
-        };
-        if !whole? {
-            held.rest = Some(body);
-        }
-        Ok(held)
-    }
-
-    /// Whether it came to the end.
-    async fn read(&mut self, body: &mut Body) -> Result<bool, BodyError> {
-        while self.left <= SHORT {
-            match body.frame().await {
-                Some(frame) => self.keep(frame?),
-                None => return Ok(true),
-            }
-        }
-        Ok(false)
-    }
-
-    fn keep(&mut self, frame: Frame<Bytes>) {
-        match frame.into_data() {
-            Ok(data) => {
-                self.left += data.len() as u64;
-                self.pieces.push_back(data);
-            }
-            Err(frame) => self.trailers = frame.into_trailers().ok(),
-        }
-    }
-}
-
-impl HttpBody for Held {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(data) = self.pieces.pop_front() {
-            self.left -= data.len() as u64;
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        if let Some(rest) = &mut self.rest {
-            return Pin::new(rest).poll_frame(cx);
-        }
-        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let ended = self.rest.as_ref().is_none_or(HttpBody::is_end_stream);
-        self.pieces.is_empty() && self.trailers.is_none() && ended
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), HttpBody::size_hint);
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + self.left);
-        // With a length instead of chunks, HTTP/1.1 would have no place for trailers.
-        if let Some(upper) = rest.upper().filter(|_| self.stated || self.trailers.is_none()) {
-            hint.set_upper(upper + self.left);
-        }
-        hint
-    }
 }

@@ -14,7 +14,7 @@ use super::decide::{Decision, Outcome, Situation, Why, decide, ground};
 use super::settings::RetrySettings;
 use super::{Heal, REASON_UNAUTHORIZED};
 use crate::message::body::Body;
-use crate::message::failure::{Failure, Fault};
+use crate::message::failure::Failure;
 use crate::message::request::{EgressRequest, Exchange};
 use crate::resilience::idempotency::{IdempotencySettings, Keyed};
 use crate::resilience::replay::Replay;
@@ -72,7 +72,8 @@ async fn run(
     plan: Arc<Plan>,
     mut request: EgressRequest,
 ) -> Result<Response<Body>, Failure> {
-    let mut course = Course::begin(plan, &mut request)?;
+    let keyed = plan.key(&mut request).await?;
+    let mut course = Course::begin(plan, &mut request, keyed);
     loop {
         course.mark(&mut request);
         // Who sends once needs no copy.
@@ -124,13 +125,7 @@ struct Step {
 }
 
 impl Course {
-    fn begin(plan: Arc<Plan>, request: &mut EgressRequest) -> Result<Self, Failure> {
-        let keyed = match &plan.idempotency {
-            Some(idempotency) => idempotency
-                .ensure(&request.method, &mut request.headers)
-                .map_err(|fault| Failure::not_sent(Fault::Internal).because(fault))?,
-            None => Keyed::No,
-        };
+    fn begin(plan: Arc<Plan>, request: &mut EgressRequest, keyed: Keyed) -> Self {
         let method_listed = plan.settings.as_ref().is_some_and(|settings| settings.repeats(&request.method));
         if let Some(settings) = &plan.settings {
             // What the app can repeat without harm is the app's own affair.
@@ -164,7 +159,7 @@ impl Course {
             request.body = replay.attempt().unwrap_or_else(Body::empty);
             course.replay = Some(replay);
         }
-        Ok(course)
+        course
     }
 
     /// Says which credential the attempt shall carry; the layer that injects it says which it carried.
@@ -357,6 +352,13 @@ impl Drop for Course {
 }
 
 impl Plan {
+    async fn key(&self, request: &mut EgressRequest) -> Result<Keyed, Failure> {
+        match &self.idempotency {
+            Some(idempotency) => idempotency.provide(request, self.replay_buffer).await,
+            None => Ok(Keyed::No),
+        }
+    }
+
     fn may_repeat(&self) -> bool {
         self.heal.is_some() || self.settings.as_ref().is_some_and(|settings| settings.attempts > 1)
     }

@@ -1,16 +1,15 @@
 //! Writes one field into a JSON text, and leaves every other byte of it as it is.
 //!
-//! The text is not parsed into values and written anew: that would lose the order of keys, the digits of numbers and the
-//! app's own spacing. It is read strictly (RFC 8259) to its last byte, because what parsers read in different ways is how a
-//! value of the app's could win at the provider: a second key of the same name, one spelled `\u0061pi_key`, one in capitals
-//! (Go matches those), one that ends at a NUL. All of these go.
+//! Read strictly, by [`crate::message::json`]: what parsers read in different ways is how a value of the app's could win at the
+//! provider. A second key of the same name, one spelled `\u0061pi_key`, one in capitals (Go matches those), one that ends at
+//! a NUL: all of these go.
 
 use std::ops::Range;
 
 use zeroize::Zeroizing;
 
-/// Deeper texts are refused: no API wants them, and reading one takes stack.
-const DEEPEST: usize = 128;
+use crate::message::json::{Broken, Scan, is_twin, quote};
+
 /// More of one name are no mistake.
 const MOST: usize = 64;
 
@@ -37,18 +36,26 @@ pub fn set(text: &[u8], path: &[String], value: &[u8]) -> Result<Zeroizing<Vec<u
     if text.starts_with(b"\xef\xbb\xbf") {
         return Err(BOM);
     }
-    std::str::from_utf8(text).map_err(|_| MALFORMED)?;
-    let mut scan = Scan { text, at: 0 };
+    let mut scan = Scan::new(text)?;
     let mut edits = Vec::new();
-    scan.space();
     if scan.peek() != Some(b'{') {
         // Whatever it is: a text that is malformed is told so.
         scan.value(0)?;
-        return scan.end().and(Err(NOT_OBJECT));
+        scan.end()?;
+        return Err(NOT_OBJECT);
     }
-    scan.edit_object(path, value, 0, &mut edits)?;
+    edit_object(&mut scan, path, value, 0, &mut edits)?;
     scan.end()?;
     Ok(apply(text, &edits))
+}
+
+impl From<Broken> for &'static str {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Malformed => MALFORMED,
+            Broken::Deep => DEEP,
+        }
+    }
 }
 
 fn apply(text: &[u8], edits: &[Edit]) -> Zeroizing<Vec<u8>> {
@@ -81,247 +88,53 @@ fn member(path: &[String], value: &[u8]) -> Zeroizing<Vec<u8>> {
     out
 }
 
-/// A JSON string. `text` holds no control characters.
-pub fn quote(text: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
-    escape(text, out);
-    out.push(b'"');
-}
-
-/// What stands between the quotes of a JSON string. `text` holds no control characters.
-pub fn escape(text: &[u8], out: &mut Vec<u8>) {
-    for byte in text {
-        if matches!(byte, b'"' | b'\\') {
-            out.push(b'\\');
-        }
-        out.push(*byte);
-    }
-}
-
-/// Whether a parser might take `key` for `name`: letter case of any script is one to some, and to some a NUL ends a name.
-fn is_twin(key: &str, name: &str) -> bool {
-    let fold = |text: &str| -> String {
-        text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
-    };
-    let key = key.split('\0').next().unwrap_or_default();
-    key == name || fold(key) == fold(name)
-}
-
-struct Scan<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl Scan<'_> {
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
-
-    fn take(&mut self, wanted: u8) -> Result<(), &'static str> {
-        if self.peek() != Some(wanted) {
-            return Err(MALFORMED);
-        }
-        self.at += 1;
-        Ok(())
-    }
-
-    fn takes(&mut self, wanted: u8) -> bool {
-        self.take(wanted).is_ok()
-    }
-
-    fn space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
-        }
-    }
-
-    fn end(&mut self) -> Result<(), &'static str> {
-        self.space();
-        if self.at == self.text.len() { Ok(()) } else { Err(MALFORMED) }
-    }
-
-    /// Reads the object that begins here, and notes what has to change in it.
-    fn edit_object(
-        &mut self,
-        path: &[String],
-        value: &[u8],
-        depth: usize,
-        edits: &mut Vec<Edit>,
-    ) -> Result<(), &'static str> {
-        let [name, below @ ..] = path else { return Err(NOT_OBJECT) };
-        self.take(b'{')?;
-        let (open, mut found, mut last) = (self.at, 0, None);
-        loop {
-            self.space();
-            if last.is_none() && self.takes(b'}') {
-                break;
+/// Reads the object that begins here, and notes what has to change in it.
+fn edit_object(
+    scan: &mut Scan<'_>,
+    path: &[String],
+    value: &[u8],
+    depth: usize,
+    edits: &mut Vec<Edit>,
+) -> Result<(), &'static str> {
+    let [name, below @ ..] = path else { return Err(NOT_OBJECT) };
+    scan.enter(b'{')?;
+    let (open, mut found, mut last) = (scan.at(), 0, None);
+    while let Some((start, key)) = scan.member(last.is_none())? {
+        let ours = is_twin(&key, name);
+        if ours && !below.is_empty() {
+            if found > 0 || key != *name {
+                return Err(TWICE);
             }
-            let start = self.at;
-            let key = self.key()?;
-            self.space();
-            self.take(b':')?;
-            self.space();
-            let ours = is_twin(&key, name);
-            if ours && !below.is_empty() {
-                if found > 0 || key != *name {
-                    return Err(TWICE);
-                }
-                if self.peek() != Some(b'{') {
-                    return Err(NOT_OBJECT);
-                }
-                self.edit_object(below, value, self.deeper(depth)?, edits)?;
-            } else {
-                self.value(depth)?;
+            if scan.peek() != Some(b'{') {
+                return Err(NOT_OBJECT);
             }
-            if ours {
-                found += 1;
-                if found > MOST {
-                    return Err(MANY);
-                }
-                if below.is_empty() {
-                    edits.push(match (found, last) {
-                        (1, _) | (_, None) => (start..self.at, member(path, value)),
-                        // With the comma before it.
-                        (_, Some(last)) => (last..self.at, Zeroizing::default()),
-                    });
-                }
+            edit_object(scan, below, value, Scan::deeper(depth)?, edits)?;
+        } else {
+            scan.value(depth)?;
+        }
+        if ours {
+            found += 1;
+            if found > MOST {
+                return Err(MANY);
             }
-            last = Some(self.at);
-            self.space();
-            if self.takes(b'}') {
-                break;
-            }
-            self.take(b',')?;
-        }
-        if found == 0 {
-            let new = member(path, value);
-            edits.push(match last {
-                None => (open..open, new),
-                Some(last) => (last..last, Zeroizing::new([b",", new.as_slice()].concat())),
-            });
-        }
-        Ok(())
-    }
-
-    fn deeper(&self, depth: usize) -> Result<usize, &'static str> {
-        if depth < DEEPEST { Ok(depth + 1) } else { Err(DEEP) }
-    }
-
-    /// Reads any value.
-    fn value(&mut self, depth: usize) -> Result<(), &'static str> {
-        match self.peek() {
-            Some(b'{') => self.skip_object(self.deeper(depth)?),
-            Some(b'[') => self.skip_array(self.deeper(depth)?),
-            Some(b'"') => self.string().map(drop),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(_) => ["true", "false", "null"]
-                .iter()
-                .find(|word| self.text[self.at..].starts_with(word.as_bytes()))
-                .map(|word| self.at += word.len())
-                .ok_or(MALFORMED),
-            None => Err(MALFORMED),
-        }
-    }
-
-    fn skip_object(&mut self, depth: usize) -> Result<(), &'static str> {
-        self.take(b'{')?;
-        self.space();
-        if self.takes(b'}') {
-            return Ok(());
-        }
-        loop {
-            self.space();
-            self.string()?;
-            self.space();
-            self.take(b':')?;
-            self.space();
-            self.value(depth)?;
-            self.space();
-            if self.takes(b'}') {
-                return Ok(());
-            }
-            self.take(b',')?;
-        }
-    }
-
-    fn skip_array(&mut self, depth: usize) -> Result<(), &'static str> {
-        self.take(b'[')?;
-        self.space();
-        if self.takes(b']') {
-            return Ok(());
-        }
-        loop {
-            self.space();
-            self.value(depth)?;
-            self.space();
-            if self.takes(b']') {
-                return Ok(());
-            }
-            self.take(b',')?;
-        }
-    }
-
-    /// Reads a string; what stands between its quotes.
-    fn string(&mut self) -> Result<Range<usize>, &'static str> {
-        self.take(b'"')?;
-        let start = self.at;
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(start..self.at - 1);
-                }
-                Some(b'\\') => self.escaped()?,
-                None | Some(0..0x20) => return Err(MALFORMED),
-                Some(_) => self.at += 1,
+            if below.is_empty() {
+                edits.push(match (found, last) {
+                    (1, _) | (_, None) => (start..scan.at(), member(path, value)),
+                    // With the comma before it.
+                    (_, Some(last)) => (last..scan.at(), Zeroizing::default()),
+                });
             }
         }
+        last = Some(scan.at());
     }
-
-    fn escaped(&mut self) -> Result<(), &'static str> {
-        self.at += 1;
-        let kind = self.peek().ok_or(MALFORMED)?;
-        self.at += 1;
-        match kind {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
-            b'u' => {
-                let digits = self.text.get(self.at..self.at + 4).ok_or(MALFORMED)?;
-                self.at += 4;
-                if digits.iter().all(u8::is_ascii_hexdigit) { Ok(()) } else { Err(MALFORMED) }
-            }
-            _ => Err(MALFORMED),
-        }
+    if found == 0 {
+        let new = member(path, value);
+        edits.push(match last {
+            None => (open..open, new),
+            Some(last) => (last..last, Zeroizing::new([b",", new.as_slice()].concat())),
+        });
     }
-
-    /// Reads a string that is a name, as the provider will read it. Half a surrogate pair is refused: parsers put different
-    /// things in its place.
-    fn key(&mut self) -> Result<String, &'static str> {
-        let range = self.string()?;
-        serde_json::from_slice(&self.text[range.start - 1..=range.end]).map_err(|_| MALFORMED)
-    }
-
-    fn number(&mut self) -> Result<(), &'static str> {
-        self.takes(b'-');
-        if !self.takes(b'0') {
-            self.digits()?;
-        }
-        if self.takes(b'.') {
-            self.digits()?;
-        }
-        if self.takes(b'e') || self.takes(b'E') {
-            let _ = self.takes(b'+') || self.takes(b'-');
-            self.digits()?;
-        }
-        Ok(())
-    }
-
-    fn digits(&mut self) -> Result<(), &'static str> {
-        let start = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
-        }
-        if self.at > start { Ok(()) } else { Err(MALFORMED) }
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -330,6 +143,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::message::json::DEEPEST;
 
     fn path(dotted: &str) -> Vec<String> {
         dotted.split('.').map(str::to_owned).collect()

@@ -15,7 +15,7 @@
 //! read in two ways is refused with 400: nothing is sent.
 
 mod form;
-pub mod json;
+mod json;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -26,8 +26,9 @@ use zeroize::Zeroizing;
 use super::values::{ValueSettings, ValuesConfig, alternatives};
 use super::{MemberSettings, PerRequest, Used};
 use crate::credential::location::Location;
-use crate::credential::rewrite::{Media, Rewrite, Secrets, collect, media, replace};
+use crate::credential::rewrite::{Rewrite, Secrets, collect, replace};
 use crate::message::failure::{Failure, Fault};
+use crate::message::media::{Media, media};
 use crate::message::quantity::ByteSize;
 use crate::message::request::EgressRequest;
 use crate::secret::reference::SecretRef;

@@ -13,9 +13,9 @@ use percent_encoding::{AsciiSet, percent_encode};
 use zeroize::Zeroizing;
 
 use super::Places;
-use crate::credential::kinds::body::json;
 use crate::credential::member::QUERY;
-use crate::credential::rewrite::Media;
+use crate::message::json;
+use crate::message::media::Media;
 
 /// A dummy, and what takes its place now.
 pub struct Replacement<'a> {

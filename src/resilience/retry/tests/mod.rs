@@ -22,6 +22,7 @@ use crate::resilience::mistake::Mistakes;
 use crate::resilience::timeout::tests::request_with;
 use crate::resilience::verdict::{Class, Verdict};
 
+mod bodies;
 mod healing;
 mod hints;
 mod never_twice;
