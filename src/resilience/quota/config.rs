@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::message::quantity::{Ratio, TimeSpan};
 use crate::resilience::mistake::Mistakes;
 use crate::resilience::mode::Mode;
+use crate::resilience::pointer::Pointer;
 use crate::resilience::responses::config::header_name;
 use crate::resilience::responses::format::Format;
 
@@ -19,6 +20,9 @@ use crate::resilience::responses::format::Format;
 const MOST_SETS: usize = 4;
 /// The longest queue of one key.
 const MOST_QUEUED: u32 = 100_000;
+/// What `bucket` may be.
+const BUCKETS: &str =
+    "`host`, `route`, `path`, `{ header: X-RateLimit-Resource }`, or `{ field: /model }` of the request";
 /// The longest hold.
 const LONGEST_HOLD: Duration = Duration::from_secs(31 * 86_400);
 
@@ -34,7 +38,7 @@ pub struct QuotaConfig {
     /// Default: none; the IETF `RateLimit` fields and `Retry-After` are always read.
     pub headers: Option<HeadersConfig>,
     /// What one quota covers, with the credential: `host`, `route`, `path` (the method and the first three segments of the
-    /// path), or `{ header: X-RateLimit-Resource }`. Default: `host`.
+    /// path), `{ header: X-RateLimit-Resource }`, or `{ field: /model }` of a JSON request. Default: `host`.
     pub bucket: Option<BucketConfig>,
     /// What happens to a request while the quota is held: `wait` or `reject` (429). Default: `wait`.
     pub on_excess: Option<QuotaExcess>,
@@ -158,15 +162,19 @@ pub enum BucketConfig {
     Route,
     /// One for each method and beginning of a path.
     Path,
-    /// Named by a field of the answers.
-    Header(String),
+    /// Named by the answers or by the request itself.
+    Named(BucketName),
 }
 
-#[derive(Deserialize, JsonSchema)]
+/// What names a bucket; one of the two.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct BucketHeader {
-    /// The field of the answers that names the bucket.
-    header: String,
+pub struct BucketName {
+    /// The field of the answers that names the bucket. Default: none.
+    pub header: Option<String>,
+    /// The text in the JSON body of the request that names it, as a JSON Pointer through maps (`/model`). It is looked for in the
+    /// first 64 KiB, and shown in `/status` and metrics. Without one the request is of the host's bucket. Default: none.
+    pub field: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for BucketConfig {
@@ -175,21 +183,19 @@ impl<'de> Deserialize<'de> for BucketConfig {
         impl<'de> de::Visitor<'de> for BucketVisitor {
             type Value = BucketConfig;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`host`, `route`, `path`, or `{ header: X-RateLimit-Resource }`")
+                f.write_str(BUCKETS)
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<BucketConfig, E> {
                 match text {
                     "host" => Ok(BucketConfig::Host),
                     "route" => Ok(BucketConfig::Route),
                     "path" => Ok(BucketConfig::Path),
-                    _ => Err(E::custom(
-                        "expected `host`, `route`, `path`, or `{ header: X-RateLimit-Resource }`",
-                    )),
+                    _ => Err(E::custom(format!("expected {BUCKETS}"))),
                 }
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<BucketConfig, A::Error> {
-                let bucket = BucketHeader::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(BucketConfig::Header(bucket.header))
+                let name = BucketName::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(BucketConfig::Named(name))
             }
         }
         deserializer.deserialize_any(BucketVisitor)
@@ -201,8 +207,8 @@ impl JsonSchema for BucketConfig {
         "QuotaBucket".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let header = generator.subschema_for::<BucketHeader>();
-        json_schema!({ "anyOf": [{ "enum": ["host", "route", "path"] }, header] })
+        let name = generator.subschema_for::<BucketName>();
+        json_schema!({ "anyOf": [{ "enum": ["host", "route", "path"] }, name] })
     }
 }
 
@@ -270,6 +276,8 @@ pub enum Bucket {
     Path,
     /// Named by a field of the answers.
     Header(HeaderName),
+    /// Named by a text in the JSON body of the request.
+    Field(Pointer),
 }
 
 impl fmt::Display for ReserveConfig {
@@ -288,6 +296,7 @@ impl fmt::Display for Bucket {
             Self::Route => f.write_str("route"),
             Self::Path => f.write_str("path"),
             Self::Header(name) => write!(f, "header {name}"),
+            Self::Field(pointer) => write!(f, "field {} of the request", pointer.as_str()),
         }
     }
 }
@@ -396,8 +405,29 @@ impl BucketConfig {
             Self::Host => Bucket::Host,
             Self::Route => Bucket::Route,
             Self::Path => Bucket::Path,
-            Self::Header(name) => {
-                header_name(name, "bucket.header", mistakes).map_or(Bucket::Host, Bucket::Header)
+            Self::Named(name) => name.compile(mistakes).unwrap_or(Bucket::Host),
+        }
+    }
+}
+
+impl BucketName {
+    fn compile(&self, mistakes: &mut Mistakes) -> Option<Bucket> {
+        match (&self.header, &self.field) {
+            (Some(name), None) => header_name(name, "bucket.header", mistakes).map(Bucket::Header),
+            (None, Some(text)) => {
+                let pointer = Pointer::parse(text).filter(|pointer| pointer.keys().is_some());
+                if pointer.is_none() {
+                    let message = "not a JSON Pointer (RFC 6901) that leads through maps to one place";
+                    mistakes.hint("bucket.field", message, "such as `/model`");
+                }
+                pointer.map(Bucket::Field)
+            }
+            (header, _) => {
+                let both = "a bucket is named by the answers or by the request, not by both";
+                let none = "nothing says what names the bucket";
+                let message = if header.is_some() { both } else { none };
+                mistakes.hint("bucket", message, "`header` or `field`");
+                None
             }
         }
     }
@@ -462,6 +492,11 @@ mode: shadow
             ("headers: []", "one to 4 sets"),
             ("headers: { remaining: 'a b', reset: b, reset_format: delta_s }", "not the name"),
             ("bucket: { header: 'a b' }", "not the name"),
+            ("bucket: { field: model }", "not a JSON Pointer"),
+            ("bucket: { field: '' }", "not a JSON Pointer"),
+            ("bucket: { field: '/messages/*/role' }", "not a JSON Pointer"),
+            ("bucket: { header: X-A, field: /model }", "not by both"),
+            ("bucket: {}", "nothing says"),
         ] {
             let (_, mistakes) = compiled(yaml);
             assert!(mistakes.iter().any(|mistake| mistake.contains(message)), "{yaml}: {mistakes:?}");
@@ -471,6 +506,7 @@ mode: shadow
             "reserve: 1.5",
             "reserve: ten",
             "bucket: all",
+            "bucket: { fields: /model }",
             "headers: x",
             "learn: 1",
             "burst: 1",

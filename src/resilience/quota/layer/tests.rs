@@ -13,6 +13,7 @@ use crate::resilience::RouteService;
 use crate::resilience::concurrency::{Concurrency, ConcurrencySettings, Permits};
 use crate::resilience::key::Per;
 use crate::resilience::mode::Mode;
+use crate::resilience::pointer::Pointer;
 use crate::resilience::quota::config::{FieldSet, ReserveConfig};
 use crate::resilience::quota::{MOST_KEYS, OnThrottle};
 use crate::resilience::rate_limit::settings::OnExcess;
@@ -353,6 +354,32 @@ async fn the_provider_names_the_bucket() {
     layer.call(request("/repos/a/issues")).await.unwrap();
     let buckets: Vec<_> = quota.status().list.into_iter().map(|key| key.bucket).collect();
     assert_eq!(buckets[..2], ["api.example/bucket:search", "api.example/bucket:core"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_request_names_the_bucket_and_what_has_no_name_shares_one() {
+    let (origin, seen) = origin(&[(429, wait("30")), (200, vec![]), (429, wait("30"))]);
+    let bucket = Bucket::Field(Pointer::parse("/model").unwrap());
+    let settings = QuotaSettings { bucket, on_excess: QuotaExcess::Reject, ..QuotaSettings::default() };
+    let (layer, quota) = layer(origin, settings);
+    let ask = |model: Option<&str>| {
+        let (mut layer, request) = (layer.clone(), request("/v1/chat"));
+        if let Some(model) = model {
+            request.exchange.set_bucket(model.into());
+        }
+        async move { layer.call(request).await.is_ok() }
+    };
+    for (model, passes) in
+        [(Some("a"), true), (Some("a"), false), (Some("b"), true), (None, true), (None, false), (Some("b"), true)]
+    {
+        assert_eq!(ask(model).await, passes, "{model:?}");
+    }
+    assert_eq!(seen.lock().unwrap().len(), 4);
+    let status = quota.status();
+    let paused: Vec<_> = status.list.iter().filter(|key| key.paused_seconds.is_some()).collect();
+    let mut buckets: Vec<_> = paused.iter().map(|key| key.bucket.as_str()).collect();
+    buckets.sort_unstable();
+    assert_eq!(buckets, ["api.example", "api.example/field:a"]);
 }
 
 #[tokio::test(start_paused = true)]
