@@ -171,7 +171,8 @@ async fn the_quota_of_a_model_stands_in_the_body_of_the_request() {
             false => ("x-nothing", "0"),
         };
         // The first attempt at `again` is refused before it acts.
-        let refused = body.contains("again") && bodies.iter().filter(|body| body.contains("again")).count() == 1;
+        let refused =
+            body.contains("again") && bodies.iter().filter(|body| body.contains("again")).count() == 1;
         let mut answer = text(if refused { 503 } else { 200 }, "{}");
         answer.headers_mut().insert(name, value.parse().unwrap());
         answer
