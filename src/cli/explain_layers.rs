@@ -105,11 +105,7 @@ fn quota<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
     };
     let mut section = Section::new("quota", origin);
     section.say("reserve", quota.reserve.to_string());
-    let fields: Vec<String> = quota
-        .fields
-        .iter()
-        .map(|set| format!("{}, {} ({})", set.remaining, set.reset, set.reset_format.as_str()))
-        .collect();
+    let fields: Vec<String> = quota.fields.iter().map(ToString::to_string).collect();
     let fields =
         if fields.is_empty() { "the IETF fields and Retry-After".to_owned() } else { fields.join("; ") };
     section.say("headers", fields);

@@ -101,6 +101,7 @@ pub struct Exchange {
     /// An attempt before the present one may have acted, and nothing has proved otherwise.
     acted_earlier: AtomicBool,
     hint: OnceLock<(HeaderName, HeaderValue)>,
+    bucket: OnceLock<Arc<str>>,
     answered: AtomicBool,
     /// Bytes of the request body as received from the app.
     pub uploaded: AtomicU64,
@@ -231,6 +232,16 @@ impl Exchange {
     /// The field that tells the app's SDK not to send this request again by itself. Set at most once.
     pub fn set_hint(&self, name: HeaderName, value: HeaderValue) {
         let _ = self.hint.set((name, value));
+    }
+
+    /// The name of the quota that the request itself tells, such as the model that it asks. Set at most once.
+    pub fn set_bucket(&self, name: Arc<str>) {
+        let _ = self.bucket.set(name);
+    }
+
+    /// What [`Exchange::set_bucket`] has set.
+    pub fn bucket(&self) -> Option<&Arc<str>> {
+        self.bucket.get()
     }
 
     /// What [`Exchange::set_hint`] has set.

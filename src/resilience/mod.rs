@@ -4,7 +4,7 @@
 //! Every layer is a `tower::Service` over fixed types and generic over its inner service alone. [`wrap`] is the one place
 //! that says which layer stands where, with a reason per line. A layer that a route does not need is not in its stack.
 //!
-//! The whole order is: deadline > cache > retry and healing with the replay body > breaker: look > learned quota > rate
+//! The whole order is: deadline > cache > name of the quota > retry and healing with the replay body > breaker: look > learned quota > rate
 //! limits > concurrency > quota: again > breaker: take > judgement of the answer > attempt timeouts.
 
 use std::future::Future;
@@ -44,7 +44,7 @@ use circuit_breaker::Breakers;
 use concurrency::Permits;
 use idempotency::IdempotencySettings;
 use key::KeySource;
-use quota::{Quota, QuotaLayer, QuotaSettings, Recheck};
+use quota::{NameBucket, Quota, QuotaLayer, QuotaSettings, Recheck};
 use rate_limit::{Limiter, RateLimit};
 use responses::{Judge, Table};
 use retry::{Budget, Heal, RetrySettings};
@@ -186,6 +186,7 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     if !layers.limits.is_empty() {
         stack = RouteService::new(RateLimit::new(stack, layers.limits, layers.keys.clone(), layers.shadow));
     }
+    let named = layers.quota.as_ref().and_then(|(quota, settings, _)| NameBucket::field(quota, settings));
     // Outside the limits: a quota that is held spends none of their tokens.
     if let Some((quota, settings, shadow)) = layers.quota {
         stack = RouteService::new(QuotaLayer::new(
@@ -215,6 +216,10 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
             budget,
             replay_buffer,
         ));
+    }
+    // Outside the attempts: what names the quota is looked for once, before the replay buffer has the body.
+    if let Some((quota, field)) = named {
+        stack = RouteService::new(NameBucket::new(stack, quota, field));
     }
     // Outside the attempts: a hit costs no quota, no token and no permit.
     for cache in layers.invalidates {

@@ -43,6 +43,16 @@ impl Pointer {
         &self.steps
     }
 
+    /// The keys on the way, where it goes through maps alone and leads to one place; nothing where a list is on the way, or for
+    /// the whole document.
+    pub fn keys(&self) -> Option<Vec<&str>> {
+        let keys = self.steps.iter().map(|step| match step {
+            Step::Named(name) => Some(&**name),
+            Step::Each => None,
+        });
+        keys.collect::<Option<Vec<_>>>().filter(|keys| !keys.is_empty())
+    }
+
     /// Whether something that it points at fits.
     pub fn any(&self, document: &Value, fits: &mut dyn FnMut(&Value) -> bool) -> bool {
         walk(&self.steps, document, fits)
@@ -96,6 +106,11 @@ mod tests {
             let parsed = Pointer::parse(pointer).unwrap();
             let mut fits = |at: &Value| value == "*" || at == value;
             assert_eq!(parsed.any(&document, &mut fits), found, "{pointer}");
+        }
+        for (text, keys) in
+            [("/a~1b/~0", Some(vec!["a/b", "~"])), ("", None), ("/errors/*", None), ("/", Some(vec![""]))]
+        {
+            assert_eq!(Pointer::parse(text).unwrap().keys(), keys, "{text}");
         }
         for text in ["key", "/a~2", "~", "/~"] {
             assert_eq!(Pointer::parse(text), None, "{text}");

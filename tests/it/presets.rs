@@ -245,7 +245,14 @@ fn presets_say_what_the_facts_say() {
         let told = fact["quota"]
             .as_array()
             .map(|all| all.iter().map(|one| one.as_str().unwrap().to_ascii_lowercase()).collect::<Vec<_>>());
-        let own = quota.is_object().then(|| {
+        let used = &quota["used_of_limit"];
+        let of_limit = used.is_string().then(|| [used.clone(), quota["used_name"].clone()]);
+        check(
+            "used of limit",
+            of_limit.as_ref().map(|all| all.as_slice())
+                == fact["used_of_limit"].as_array().map(Vec::as_slice),
+        );
+        let own = quota["remaining"].is_string().then(|| {
             ["remaining", "reset", "reset_format"]
                 .map(|key| quota[key].as_str().unwrap().to_ascii_lowercase())
                 .to_vec()
@@ -526,11 +533,18 @@ async fn a_throttle_pauses_as_long_as_the_provider_says() {
 async fn quota_is_learned_from_the_providers_own_fields() {
     let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
     for (preset, fact) in facts() {
-        let Some([remaining, reset, format]) = fact["quota"].as_array().map(Vec::as_slice) else { continue };
-        let headers = vec![
-            (remaining.as_str().unwrap().to_owned(), "0".to_owned()),
-            (reset.as_str().unwrap().to_owned(), in_a_while(format.as_str().unwrap())),
-        ];
+        let told =
+            |key: &str| fact[key].as_array().map(|all| all.iter().map(|one| one.as_str().unwrap()).collect());
+        let (quota, used): (Option<Vec<&str>>, Option<Vec<&str>>) = (told("quota"), told("used_of_limit"));
+        let headers = match (quota.as_deref(), used.as_deref()) {
+            (Some([remaining, reset, format]), _) => {
+                vec![((*remaining).to_owned(), "0".to_owned()), ((*reset).to_owned(), in_a_while(format))]
+            }
+            (_, Some([field, name])) => {
+                vec![((*field).to_owned(), format!("{name}=5000/5000; other=1/9(a=b)"))]
+            }
+            _ => continue,
+        };
         policy.push_str(&provider(&preset, &preset, &fact, "none", "    quota: { on_excess: reject }\n"));
         cases.insert(preset.clone(), Case { status: 200, headers, body: "{}".to_owned() });
         asks.push(preset);

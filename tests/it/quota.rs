@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::support::client::Raw;
+use super::support::client::{Raw, local_request};
 use super::support::origin::{Answer, HttpOrigin, Seen, text};
 use super::support::proxy::Proxy;
 
@@ -155,6 +155,52 @@ fn keys(style: Style) -> &'static str {
         }
         Style::Slack | Style::Ietf => "",
     }
+}
+
+/// One model is used up: the others go on, and each body arrives as it was sent, also where it is sent twice.
+#[tokio::test]
+async fn the_quota_of_a_model_stands_in_the_body_of_the_request() {
+    let bodies = Arc::new(Mutex::new(Vec::<String>::new()));
+    let log = bodies.clone();
+    let origin = HttpOrigin::with(None, move |seen: Seen| {
+        let body = String::from_utf8(seen.body.to_vec()).unwrap();
+        let mut bodies = log.lock().unwrap();
+        bodies.push(body.clone());
+        let (name, value) = match body.contains("model\":\"small") {
+            true => ("ratelimit", "\"default\";r=0;t=600"),
+            false => ("x-nothing", "0"),
+        };
+        // The first attempt at `again` is refused before it acts.
+        let refused =
+            body.contains("again") && bodies.iter().filter(|body| body.contains("again")).count() == 1;
+        let mut answer = text(if refused { 503 } else { 200 }, "{}");
+        answer.headers_mut().insert(name, value.parse().unwrap());
+        answer
+    })
+    .await;
+    let proxy = Proxy::start(&format!(
+        "providers:\n  ai:\n    hosts: [ai.example.test]\n    upstream: {{ scheme: http, connect_to: \"{}\" }}\n    quota: {{ bucket: {{ field: /model }}, on_excess: reject }}\n    retry: {{ methods: [POST], backoff: {{ base: 1ms, max: 1ms }} }}\n",
+        origin.address
+    ))
+    .await;
+    let long = format!("{{\"model\":\"large\",\"messages\":\"{}\"}}", "m".repeat(200_000));
+    for (body, status) in [
+        ("{\"model\":\"small\",\"n\":1}", 200),
+        ("{\"model\":\"small\",\"n\":2}", 429),
+        ("{\"model\":\"large\",\"n\":3}", 200),
+        ("{\"model\":\"large\",\"n\":\"again\"}", 200),
+        (long.as_str(), 200),
+        ("{\"n\":4}", 200),
+    ] {
+        let head = "Content-Type: application/json\r\n";
+        let answer = local_request(proxy.address(), "POST", "/ai/v1/chat", head, body).await;
+        assert_eq!(answer.status, status, "{body:.40}");
+    }
+    let seen = bodies.lock().unwrap();
+    let again = "{\"model\":\"large\",\"n\":\"again\"}";
+    let first = ["{\"model\":\"small\",\"n\":1}", "{\"model\":\"large\",\"n\":3}", again, again];
+    assert_eq!(seen[..4], first);
+    assert!(seen[4] == long && seen[5..] == ["{\"n\":4}"], "{:?}", &seen[5..]);
 }
 
 async fn offer(address: std::net::SocketAddr, provider: &str, until: Instant) {

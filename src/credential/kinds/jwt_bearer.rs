@@ -10,6 +10,12 @@
 //!     subject: plain:integration@example.com
 //!     audience: https://login.salesforce.com
 //!     lifetime: 2h
+//! ---
+//! credential:                              # the JWT itself, with its application in a claim of its own (Vonage)
+//!   jwt_bearer:
+//!     key: file:/run/secrets/vonage.pem
+//!     issuer: env:VONAGE_APPLICATION
+//!     issuer_claim: application_id
 //! ```
 
 use std::collections::BTreeMap;
@@ -53,11 +59,14 @@ pub struct Config {
     pub algorithm: Option<Algorithm>,
     /// The id by which the provider finds the key (`kid`).
     pub key_id: Option<String>,
-    /// Who signs (`iss`): a secret reference, or `plain:<text>`.
-    pub issuer: IdConfig,
+    /// Who signs (`iss`): a secret reference, or `plain:<text>`. Required with `token_url`.
+    pub issuer: Option<IdConfig>,
+    /// The claim in which the issuer stands, where the JWT itself is the token: `application_id` (Vonage). Default: `iss`.
+    pub issuer_claim: Option<String>,
     /// Who it is about (`sub`), likewise. Default: not said.
     pub subject: Option<IdConfig>,
-    /// Who it is for (`aud`). Default: the token endpoint's URL.
+    /// Who it is for (`aud`). Default: the token endpoint's URL. Without `token_url` it is required, unless the issuer stands in a
+    /// claim of its own.
     pub audience: Option<String>,
     /// Further claims, such as `scope`; no secrets.
     #[serde(default)]
@@ -91,9 +100,10 @@ pub struct Settings {
     key: Vec<SecretRef>,
     algorithm: Algorithm,
     key_id: Option<String>,
-    issuer: Half,
+    issuer: Option<Half>,
+    issuer_claim: String,
     subject: Option<Half>,
-    audience: String,
+    audience: Option<String>,
     claims: Vec<(String, String)>,
     lasts: Duration,
 }
@@ -107,8 +117,13 @@ struct Exchange {
     lifetime: Option<Duration>,
 }
 
+/// The usual claim of who signs (RFC 7519 section 4.1.1).
+const ISSUER: &str = "iss";
+/// The longest name of a claim.
+const LONGEST_CLAIM: usize = 64;
+
 /// Claims that have keys of their own here, or are outgate's.
-const OWN: [&str; 6] = ["iss", "sub", "aud", "iat", "exp", "jti"];
+const OWN: [&str; 6] = [ISSUER, "sub", "aud", "iat", "exp", "jti"];
 
 impl Config {
     /// The one member of this credential, or what is wrong with it.
@@ -119,17 +134,21 @@ impl Config {
         let settings = self.compile(directory)?;
         let from = match &settings.exchange {
             Some(exchange) => exchange.endpoint.shown(),
-            None => settings.audience.trim_start_matches("https://").to_owned(),
+            None => settings.whom().trim_start_matches("https://").to_owned(),
         };
         Ok(bearer::of_token(Token::new("jwt_bearer", &from, TokenSettings::JwtBearer(Box::new(settings)))))
     }
 
     fn compile(&self, directory: &Path) -> Result<Settings, String> {
         let exchange = self.token_url.as_ref().map(|url| self.exchange(url, directory)).transpose()?;
-        if exchange.is_none() {
-            self.check_alone()?;
+        match exchange {
+            Some(_) => self.check_exchanged()?,
+            None => self.check_alone()?,
         }
-        if let Some(own) = self.claims.keys().find(|name| OWN.contains(&name.as_str())) {
+        let issuer_claim = self.issuer_claim()?;
+        if let Some(own) =
+            self.claims.keys().find(|name| OWN.contains(&name.as_str()) || **name == issuer_claim)
+        {
             return Err(format!(
                 "`claims` holds `{own}`, which is written by a key of its own or by outgate"
             ));
@@ -139,13 +158,17 @@ impl Config {
             return Err("`assertion_lifetime` is 2m to 24h".to_owned());
         }
         let audience = self.audience.clone().or_else(|| Some(exchange.as_ref()?.endpoint.url_text()));
+        if audience.is_none() && issuer_claim == ISSUER {
+            return Err("without `token_url` the JWT names its `audience`".to_owned());
+        }
         Ok(Settings {
-            audience: audience.ok_or("without `token_url` the JWT names its `audience`")?,
+            audience,
+            issuer_claim,
             exchange,
             key: self.key.0.clone(),
             algorithm: self.algorithm.unwrap_or_default(),
             key_id: self.key_id.clone(),
-            issuer: self.issuer.0.clone(),
+            issuer: self.issuer.as_ref().map(|issuer| issuer.0.clone()),
             subject: self.subject.as_ref().map(|subject| subject.0.clone()),
             claims: self.claims.clone().into_iter().collect(),
             lasts,
@@ -170,8 +193,40 @@ impl Config {
         })
     }
 
-    /// Keys that say something of an exchange, where there is none.
+    /// The claim of who signs.
+    fn issuer_claim(&self) -> Result<String, String> {
+        let Some(name) = &self.issuer_claim else { return Ok(ISSUER.to_owned()) };
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
+        if name.is_empty() || name.len() > LONGEST_CLAIM || !name.bytes().all(fits) {
+            return Err("`issuer_claim` is the name of a claim, such as `application_id`".to_owned());
+        }
+        if self.issuer.is_none() {
+            return Err("`issuer_claim` says where the `issuer` stands, which is missing".to_owned());
+        }
+        if name != ISSUER && OWN.contains(&name.as_str()) {
+            return Err(format!(
+                "`issuer_claim` is `{name}`, which is written by a key of its own or by outgate"
+            ));
+        }
+        Ok(name.clone())
+    }
+
+    /// What an exchange wants of the JWT (RFC 7523 section 3).
+    fn check_exchanged(&self) -> Result<(), String> {
+        if self.issuer.is_none() {
+            return Err("with `token_url` the JWT names its `issuer`".to_owned());
+        }
+        if self.issuer_claim.is_some() {
+            return Err("with `token_url` the issuer stands in `iss`: no `issuer_claim`".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Keys that say something of an exchange, where there is none; and a JWT that says of nobody that it is his.
     fn check_alone(&self) -> Result<(), String> {
+        if self.issuer.is_none() && self.subject.is_none() && self.claims.is_empty() {
+            return Err("the JWT says of nobody that it is his: `issuer`, `subject` or `claims`".to_owned());
+        }
         let keys = [
             ("scopes", !self.scopes.is_empty()),
             ("client_id", self.client_id.is_some()),
@@ -192,6 +247,11 @@ impl Config {
 }
 
 impl Settings {
+    /// In a few words, whom a JWT is for that is the token itself.
+    fn whom(&self) -> &str {
+        self.audience.as_deref().unwrap_or(&self.issuer_claim)
+    }
+
     /// How many inputs stand before those of the JWT.
     fn first(&self) -> usize {
         self.exchange.as_ref().map_or(0, |exchange| exchange.client.inputs().len())
@@ -201,13 +261,15 @@ impl Settings {
         let first = self.first();
         let key = inputs.get(first).await?;
         let key = SigningKey::read(self.algorithm, key.value.expose())?;
-        let issuer = IdConfig::text(&self.issuer, inputs, first + 1).await?;
-        let mut claims = Claims::lasting(SystemTime::now(), self.lasts)
-            .text("iss", &issuer)
-            .text("aud", &self.audience)
-            .unique()?;
+        let mut claims = Claims::lasting(SystemTime::now(), self.lasts).unique()?;
+        if let Some(issuer) = &self.issuer {
+            claims = claims.text(&self.issuer_claim, &IdConfig::text(issuer, inputs, first + 1).await?);
+        }
+        if let Some(audience) = &self.audience {
+            claims = claims.text("aud", audience);
+        }
         if let Some(subject) = &self.subject {
-            let at = first + 1 + usize::from(matches!(self.issuer, Half::Secret(_)));
+            let at = first + 1 + usize::from(matches!(self.issuer, Some(Half::Secret(_))));
             claims = claims.text("sub", &IdConfig::text(subject, inputs, at).await?);
         }
         for (name, value) in &self.claims {
@@ -220,7 +282,7 @@ impl Settings {
 impl Grant for Settings {
     fn inputs(&self) -> Vec<Input> {
         let client = self.exchange.as_ref().map(|exchange| exchange.client.inputs()).unwrap_or_default();
-        let ids = [Some(&self.issuer), self.subject.as_ref()].into_iter().flatten();
+        let ids = [self.issuer.as_ref(), self.subject.as_ref()].into_iter().flatten();
         let own = [Input::key(self.key.clone())].into_iter().chain(ids.filter_map(IdConfig::input));
         client.into_iter().chain(own).collect()
     }

@@ -293,6 +293,15 @@ async fn jwts_prove_clients_and_are_exchanged_or_are_the_token() {
     let [_, claims] = parts(&value);
     assert_eq!((asked.len(), &claims["aud"], &claims["sub"]), (0, &"them".into(), &serde_json::Value::Null));
     assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 1200);
+
+    // The application in a claim of its own: neither `iss` nor `aud`.
+    let files = [files[0], ("app", "the-app")];
+    let rest = format!("{key}, issuer: \"file:app\", issuer_claim: application_id, subject: \"plain:s\"");
+    let (value, asked) = got_once("jwt_bearer", &rest, &files).await;
+    let [_, claims] = parts(&value);
+    let names: Vec<_> = claims.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!((asked.len(), names), (0, vec!["application_id", "exp", "iat", "jti", "sub"]));
+    assert_eq!((&claims["application_id"], &claims["sub"]), (&"the-app".into(), &"s".into()));
 }
 
 #[tokio::test]
@@ -377,6 +386,12 @@ fn mistakes_are_told() {
             ", key: env:K, issuer: env:I, claims: { exp: x }",
             "`claims` holds `exp`, which is written by a key of its own or by outgate",
         ),
+        ("jwt_bearer", ", key: env:K", "with `token_url` the JWT names its `issuer`"),
+        (
+            "jwt_bearer",
+            ", key: env:K, issuer: env:I, issuer_claim: application_id",
+            "with `token_url` the issuer stands in `iss`: no `issuer_claim`",
+        ),
         (
             "token_exchange",
             ", subject_token: env:T, actor_token_type: x",
@@ -387,6 +402,29 @@ fn mistakes_are_told() {
     }
     let alone = "{ jwt_bearer: { key: env:K, issuer: env:I, audience: a, ca: x } }";
     assert_eq!(mistake(alone), "`ca` needs `token_url`: without that the JWT itself is the token");
+    for (rest, told) in [
+        ("audience: a", "the JWT says of nobody that it is his: `issuer`, `subject` or `claims`"),
+        ("claims: { app: x }", "without `token_url` the JWT names its `audience`"),
+        ("issuer: env:I, issuer_claim: iss", "without `token_url` the JWT names its `audience`"),
+        (
+            "subject: env:S, issuer_claim: app",
+            "`issuer_claim` says where the `issuer` stands, which is missing",
+        ),
+        (
+            "issuer: env:I, issuer_claim: \"a b\"",
+            "`issuer_claim` is the name of a claim, such as `application_id`",
+        ),
+        (
+            "issuer: env:I, issuer_claim: sub",
+            "`issuer_claim` is `sub`, which is written by a key of its own or by outgate",
+        ),
+        (
+            "issuer: env:I, issuer_claim: app, claims: { app: x }",
+            "`claims` holds `app`, which is written by a key of its own or by outgate",
+        ),
+    ] {
+        assert_eq!(mistake(&format!("{{ jwt_bearer: {{ key: env:K, {rest} }} }}")), told);
+    }
 }
 
 /// A vault's answers by path, for a store whose settings change.

@@ -1,12 +1,15 @@
-//! Which bucket a request will fall in, where the provider names buckets in its answers (`X-RateLimit-Resource`).
+//! Which bucket a request will fall in, where the provider names buckets in its answers (`X-RateLimit-Resource`), and how many
+//! names of buckets there may be.
 //!
-//! Known from the last answer to a request of the same route, method and first two segments of the path. Before the first
+//! What an answer names is known from the last answer to a request of the same route, method and first two segments of the path. Before the first
 //! answer it falls in the bucket without a name.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use crate::message::request::EgressRequest;
 use crate::resilience::key::Key;
@@ -16,10 +19,13 @@ const MOST_PLACES: usize = 10_000;
 const MOST_NAMES: usize = 64;
 /// Longer names are no names.
 const MOST_NAME: usize = 64;
+/// How long a name that an app gave is kept without use where there is no room for others.
+const KEEP: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
     known: Mutex<Known>,
+    given: Mutex<HashMap<Arc<str>, Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +40,29 @@ impl Buckets {
         let mut segments = request.path_and_query.path().split('/').skip(1);
         let (first, second) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
         Key::of(&[route, request.method.as_str(), request.target.host.as_str(), first, second])
+    }
+
+    /// The bucket that a request names; nothing where that is no name, or one too many. Letters, digits and what the names of
+    /// models have besides: such a name is shown, and told to other instances.
+    pub(super) fn given(&self, name: &str, now: Instant) -> Option<Arc<str>> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@".contains(&byte);
+        if name.is_empty() || name.len() > MOST_NAME || !name.bytes().all(fits) {
+            return None;
+        }
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((name, _)) = given.get_key_value(name) {
+            let name = name.clone();
+            given.insert(name.clone(), now);
+            return Some(name);
+        }
+        if given.len() >= MOST_NAMES {
+            given.retain(|_, used| *used + KEEP > now);
+        }
+        let name: Arc<str> = name.into();
+        (given.len() < MOST_NAMES).then(|| {
+            given.insert(name.clone(), now);
+            name
+        })
     }
 
     /// The bucket that the last answer at this place named.
@@ -90,6 +119,40 @@ mod tests {
         let core = HeaderValue::from_static("core");
         buckets.learn(place("/search/code"), &core);
         assert_eq!(buckets.get(place("/search/code")).as_deref(), Some("core"));
+    }
+
+    #[test]
+    fn what_a_request_names_is_a_short_plain_name() {
+        let buckets = Buckets::default();
+        let now = Instant::now();
+        let long = "x".repeat(MOST_NAME + 1);
+        for (name, fits) in [
+            ("gpt-4o", true),
+            ("ft:gpt-4o-mini:acme:tone:9x", true),
+            ("models/a@001", true),
+            ("meta_llama.3", true),
+            (&long[1..], true),
+            (long.as_str(), false),
+            ("", false),
+            ("a b", false),
+            ("a|b", false),
+            ("a\nb", false),
+            ("modèle", false),
+        ] {
+            assert_eq!(buckets.given(name, now).as_deref(), fits.then_some(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_requests_give_are_bounded_and_old_ones_make_room() {
+        let buckets = Buckets::default();
+        let now = Instant::now();
+        for number in 0..200 {
+            assert_eq!(buckets.given(&format!("b{number}"), now).is_some(), number < MOST_NAMES);
+        }
+        assert!(buckets.given("b1", now + KEEP / 2).is_some(), "known, and used again");
+        assert!(buckets.given("late", now + KEEP).is_some());
+        assert_eq!(buckets.given.lock().unwrap().len(), 2);
     }
 
     #[test]

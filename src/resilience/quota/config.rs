@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::message::quantity::{Ratio, TimeSpan};
 use crate::resilience::mistake::Mistakes;
 use crate::resilience::mode::Mode;
+use crate::resilience::pointer::Pointer;
 use crate::resilience::responses::config::header_name;
 use crate::resilience::responses::format::Format;
 
@@ -19,6 +20,12 @@ use crate::resilience::responses::format::Format;
 const MOST_SETS: usize = 4;
 /// The longest queue of one key.
 const MOST_QUEUED: u32 = 100_000;
+/// The longest name in a field, and the shortest time after which one asks.
+const MOST_USED_NAME: usize = 64;
+const SHORTEST_ASK: Duration = Duration::from_secs(1);
+/// What `bucket` may be.
+const BUCKETS: &str =
+    "`host`, `route`, `path`, `{ header: X-RateLimit-Resource }`, or `{ field: /model }` of the request";
 /// The longest hold.
 const LONGEST_HOLD: Duration = Duration::from_secs(31 * 86_400);
 
@@ -34,7 +41,7 @@ pub struct QuotaConfig {
     /// Default: none; the IETF `RateLimit` fields and `Retry-After` are always read.
     pub headers: Option<HeadersConfig>,
     /// What one quota covers, with the credential: `host`, `route`, `path` (the method and the first three segments of the
-    /// path), or `{ header: X-RateLimit-Resource }`. Default: `host`.
+    /// path), `{ header: X-RateLimit-Resource }`, or `{ field: /model }` of a JSON request. Default: `host`.
     pub bucket: Option<BucketConfig>,
     /// What happens to a request while the quota is held: `wait` or `reject` (429). Default: `wait`.
     pub on_excess: Option<QuotaExcess>,
@@ -63,14 +70,21 @@ pub enum QuotaExcess {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FieldSetConfig {
-    /// How many are left. Required.
+    /// How many are left. Required, or `used_of_limit`.
     pub remaining: Option<String>,
     /// How many there are in all. Default: not known.
     pub limit: Option<String>,
-    /// When there are more. Required.
+    /// A field that tells both at once, as how many were used of how many: `18/5000`. Default: none.
+    pub used_of_limit: Option<String>,
+    /// The name before it, where that field tells several things: `api-usage` of `api-usage=18/5000; per-app=17/250`. Default:
+    /// none; then the field holds `18/5000` alone.
+    pub used_name: Option<String>,
+    /// When there are more. Required, or `ask_after`.
     pub reset: Option<String>,
-    /// How `reset` is written; never guessed. Required.
+    /// How `reset` is written; never guessed. Required with `reset`.
     pub reset_format: Option<Format>,
+    /// Where the provider does not tell when there are more: how long after the last answer one request asks. Default: none.
+    pub ask_after: Option<TimeSpan>,
 }
 
 /// `headers:` one set or a list of sets.
@@ -158,15 +172,19 @@ pub enum BucketConfig {
     Route,
     /// One for each method and beginning of a path.
     Path,
-    /// Named by a field of the answers.
-    Header(String),
+    /// Named by the answers or by the request itself.
+    Named(BucketName),
 }
 
-#[derive(Deserialize, JsonSchema)]
+/// What names a bucket; one of the two.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct BucketHeader {
-    /// The field of the answers that names the bucket.
-    header: String,
+pub struct BucketName {
+    /// The field of the answers that names the bucket. Default: none.
+    pub header: Option<String>,
+    /// The text in the JSON body of the request that names it, as a JSON Pointer through maps (`/model`). It is looked for in the
+    /// first 64 KiB, and shown in `/status` and metrics. Without one the request is of the host's bucket. Default: none.
+    pub field: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for BucketConfig {
@@ -175,21 +193,19 @@ impl<'de> Deserialize<'de> for BucketConfig {
         impl<'de> de::Visitor<'de> for BucketVisitor {
             type Value = BucketConfig;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`host`, `route`, `path`, or `{ header: X-RateLimit-Resource }`")
+                f.write_str(BUCKETS)
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<BucketConfig, E> {
                 match text {
                     "host" => Ok(BucketConfig::Host),
                     "route" => Ok(BucketConfig::Route),
                     "path" => Ok(BucketConfig::Path),
-                    _ => Err(E::custom(
-                        "expected `host`, `route`, `path`, or `{ header: X-RateLimit-Resource }`",
-                    )),
+                    _ => Err(E::custom(format!("expected {BUCKETS}"))),
                 }
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<BucketConfig, A::Error> {
-                let bucket = BucketHeader::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(BucketConfig::Header(bucket.header))
+                let name = BucketName::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(BucketConfig::Named(name))
             }
         }
         deserializer.deserialize_any(BucketVisitor)
@@ -201,8 +217,8 @@ impl JsonSchema for BucketConfig {
         "QuotaBucket".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let header = generator.subschema_for::<BucketHeader>();
-        json_schema!({ "anyOf": [{ "enum": ["host", "route", "path"] }, header] })
+        let name = generator.subschema_for::<BucketName>();
+        json_schema!({ "anyOf": [{ "enum": ["host", "route", "path"] }, name] })
     }
 }
 
@@ -250,13 +266,68 @@ impl Default for QuotaSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FieldSet {
     /// How many are left.
-    pub remaining: HeaderName,
-    /// How many there are in all.
-    pub limit: Option<HeaderName>,
+    pub left: LeftField,
     /// When there are more.
-    pub reset: HeaderName,
-    /// How that is written.
-    pub reset_format: Format,
+    pub reset: ResetField,
+}
+
+/// What tells how many are left.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LeftField {
+    /// A field with the number.
+    Remaining {
+        /// Its name.
+        name: HeaderName,
+        /// The field with how many there are in all.
+        limit: Option<HeaderName>,
+    },
+    /// A field with how many were used of how many.
+    Used {
+        /// Its name.
+        name: HeaderName,
+        /// The name before the two numbers.
+        of: Option<Box<str>>,
+    },
+}
+
+/// What tells when there are more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ResetField {
+    /// A field, and how it is written.
+    Told(HeaderName, Format),
+    /// Nothing: one asks after so long.
+    AskAfter(Duration),
+}
+
+impl FieldSet {
+    /// What the meter is called: the field, or the name in it.
+    pub fn name(&self) -> &str {
+        match &self.left {
+            LeftField::Used { of: Some(of), .. } => of,
+            _ => self.field().as_str(),
+        }
+    }
+
+    /// The field that tells how many are left.
+    pub fn field(&self) -> &HeaderName {
+        match &self.left {
+            LeftField::Remaining { name, .. } | LeftField::Used { name, .. } => name,
+        }
+    }
+}
+
+impl fmt::Display for FieldSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.left {
+            LeftField::Remaining { name, .. } => write!(f, "{name}")?,
+            LeftField::Used { name, of: None } => write!(f, "{name} (used of limit)")?,
+            LeftField::Used { name, of: Some(of) } => write!(f, "{name} (used of limit of {of})")?,
+        }
+        match &self.reset {
+            ResetField::Told(name, format) => write!(f, ", {name} ({})", format.as_str()),
+            ResetField::AskAfter(span) => write!(f, ", asking after {}s", span.as_secs_f64()),
+        }
+    }
 }
 
 /// What one quota covers, as true.
@@ -270,6 +341,8 @@ pub enum Bucket {
     Path,
     /// Named by a field of the answers.
     Header(HeaderName),
+    /// Named by a text in the JSON body of the request.
+    Field(Pointer),
 }
 
 impl fmt::Display for ReserveConfig {
@@ -288,6 +361,7 @@ impl fmt::Display for Bucket {
             Self::Route => f.write_str("route"),
             Self::Path => f.write_str("path"),
             Self::Header(name) => write!(f, "header {name}"),
+            Self::Field(pointer) => write!(f, "field {} of the request", pointer.as_str()),
         }
     }
 }
@@ -330,6 +404,14 @@ impl QuotaSettings {
                 mistakes.hint("max_queue", "nothing can wait in an empty queue", hint);
             }
         }
+        let longest = self.fields.iter().filter_map(|set| match set.reset {
+            ResetField::AskAfter(span) => Some(span),
+            ResetField::Told(..) => None,
+        });
+        if longest.max().is_some_and(|span| span > self.max_hold) {
+            let hint = "a longer `max_hold`, or a shorter `ask_after`";
+            mistakes.hint("max_hold", "`ask_after` holds for longer than that", hint);
+        }
         if self.max_queue > MOST_QUEUED {
             mistakes.add("max_queue", format!("at most {MOST_QUEUED}"));
         }
@@ -345,8 +427,9 @@ impl HeadersConfig {
         for (place, set) in self.sets.iter().enumerate() {
             let at = if self.listed { format!("headers.{place}") } else { "headers".to_owned() };
             let Some(set) = set.compile(&at, mistakes) else { continue };
-            if compiled.iter().any(|other| other.remaining == set.remaining) {
-                mistakes.add(&format!("{at}.remaining"), "this field is in the list already");
+            if compiled.iter().any(|other| other.name() == set.name()) {
+                let key = if self.sets[place].remaining.is_some() { "remaining" } else { "used_of_limit" };
+                mistakes.add(&format!("{at}.{key}"), "this field is in the list already");
             }
             compiled.push(set);
         }
@@ -361,31 +444,75 @@ impl FieldSetConfig {
         };
         let remaining = name("remaining", &self.remaining);
         let limit = name("limit", &self.limit);
+        let used = name("used_of_limit", &self.used_of_limit);
         let reset = name("reset", &self.reset);
-        self.check(at, mistakes);
-        let same = [limit.as_ref(), reset.as_ref()].contains(&remaining.as_ref()) && remaining.is_some();
-        if same || limit.is_some() && limit == reset {
+        self.check_left(at, mistakes);
+        self.check_reset(at, mistakes);
+        let named: Vec<_> = [&remaining, &limit, &used, &reset].into_iter().flatten().collect();
+        if named.iter().enumerate().any(|(place, name)| named[..place].contains(name)) {
             mistakes.add(at, "one field cannot mean two things");
         }
-        Some(FieldSet { remaining: remaining?, limit, reset: reset?, reset_format: self.reset_format? })
+        let left = match (remaining, used) {
+            (Some(name), None) => LeftField::Remaining { name, limit },
+            (None, Some(name)) => LeftField::Used { name, of: self.used_name.as_deref().map(Into::into) },
+            _ => return None,
+        };
+        let reset = match self.ask_after {
+            Some(span) => ResetField::AskAfter(span.duration()),
+            None => ResetField::Told(reset?, self.reset_format?),
+        };
+        Some(FieldSet { left, reset })
     }
 
-    fn check(&self, at: &str, mistakes: &mut Mistakes) {
-        if self.remaining.is_none() {
-            let hint = "a wait that comes with a refusal alone stands in `responses`, as `wait`";
-            mistakes.hint(
-                &format!("{at}.remaining"),
-                "the field that says how many are left is missing",
-                hint,
-            );
+    fn check_left(&self, at: &str, mistakes: &mut Mistakes) {
+        let at = |key: &str| format!("{at}.{key}");
+        match (&self.remaining, &self.used_of_limit) {
+            (None, None) => {
+                let hint = "a wait that comes with a refusal alone stands in `responses`, as `wait`";
+                mistakes.hint(&at("remaining"), "the field that says how many are left is missing", hint);
+            }
+            (Some(_), Some(_)) => {
+                let message = "what is left is told by `remaining` or by `used_of_limit`, not by both";
+                mistakes.hint(&at("used_of_limit"), message, "a list of two sets, where it is two things");
+            }
+            (None, Some(_)) if self.limit.is_some() => {
+                mistakes.add(&at("limit"), "`used_of_limit` tells the limit itself");
+            }
+            _ => {}
+        }
+        let Some(name) = &self.used_name else { return };
+        if self.used_of_limit.is_none() {
+            mistakes.add(&at("used_name"), "`used_name` is a name in the field `used_of_limit`");
+        }
+        let fits = |byte: u8| byte.is_ascii_graphic() && !b"=,;\"".contains(&byte);
+        if name.is_empty() || name.len() > MOST_USED_NAME || !name.bytes().all(fits) {
+            let hint = "what stands before `=`, such as `api-usage`";
+            mistakes.hint(&at("used_name"), "not a name in a field", hint);
+        }
+    }
+
+    fn check_reset(&self, at: &str, mistakes: &mut Mistakes) {
+        let at = |key: &str| format!("{at}.{key}");
+        if let Some(span) = self.ask_after {
+            for (key, said) in
+                [("reset", self.reset.is_some()), ("reset_format", self.reset_format.is_some())]
+            {
+                if said {
+                    mistakes.add(&at(key), "`ask_after` is for a provider that tells no reset");
+                }
+            }
+            if span.duration() < SHORTEST_ASK {
+                mistakes.hint(&at("ask_after"), "asking all the time is no hold", "1s or more");
+            }
+            return;
         }
         if self.reset.is_none() {
-            let at = format!("{at}.reset");
-            mistakes.add(&at, "the field that says when there are more is missing");
+            let hint = "`ask_after: 5m`, where the provider does not tell it";
+            mistakes.hint(&at("reset"), "the field that says when there are more is missing", hint);
         }
-        if self.reset_format.is_none() {
+        if self.reset_format.is_none() && (self.reset.is_some() || self.used_of_limit.is_none()) {
             let hint = "epoch_s, epoch_ms, delta_s, delta_ms, iso8601, http_date or duration";
-            mistakes.hint(&format!("{at}.reset_format"), "the format of a reset is never guessed", hint);
+            mistakes.hint(&at("reset_format"), "the format of a reset is never guessed", hint);
         }
     }
 }
@@ -396,8 +523,29 @@ impl BucketConfig {
             Self::Host => Bucket::Host,
             Self::Route => Bucket::Route,
             Self::Path => Bucket::Path,
-            Self::Header(name) => {
-                header_name(name, "bucket.header", mistakes).map_or(Bucket::Host, Bucket::Header)
+            Self::Named(name) => name.compile(mistakes).unwrap_or(Bucket::Host),
+        }
+    }
+}
+
+impl BucketName {
+    fn compile(&self, mistakes: &mut Mistakes) -> Option<Bucket> {
+        match (&self.header, &self.field) {
+            (Some(name), None) => header_name(name, "bucket.header", mistakes).map(Bucket::Header),
+            (None, Some(text)) => {
+                let pointer = Pointer::parse(text).filter(|pointer| pointer.keys().is_some());
+                if pointer.is_none() {
+                    let message = "not a JSON Pointer (RFC 6901) that leads through maps to one place";
+                    mistakes.hint("bucket.field", message, "such as `/model`");
+                }
+                pointer.map(Bucket::Field)
+            }
+            (header, _) => {
+                let both = "a bucket is named by the answers or by the request, not by both";
+                let none = "nothing says what names the bucket";
+                let message = if header.is_some() { both } else { none };
+                mistakes.hint("bucket", message, "`header` or `field`");
+                None
             }
         }
     }
@@ -434,6 +582,15 @@ mode: shadow
         );
         assert_eq!(mistakes, [""; 0]);
         assert_eq!(settings.fields.len(), 2);
+        let (used, mistakes) = compiled(
+            "headers: [{ used_of_limit: A, used_name: x, ask_after: 5m }, { used_of_limit: A, used_name: y, reset: B, reset_format: delta_s }]",
+        );
+        assert_eq!(mistakes, [""; 0]);
+        let shown: Vec<_> = used.fields.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            ["a (used of limit of x), asking after 300s", "a (used of limit of y), b (delta_s)"]
+        );
         assert!(matches!(settings.bucket, Bucket::Header(_)));
         assert!(settings.mode.is_shadow());
     }
@@ -460,8 +617,29 @@ mode: shadow
             ("headers: { remaining: b, reset_format: delta_s }", "when there are more"),
             ("headers: { remaining: a, reset: a, reset_format: delta_s }", "two things"),
             ("headers: []", "one to 4 sets"),
+            ("headers: { used_of_limit: a }", "when there are more"),
+            ("headers: { used_of_limit: a, reset: b }", "never guessed"),
+            ("headers: { used_of_limit: a, remaining: b, ask_after: 1m }", "not by both"),
+            ("headers: { used_of_limit: a, limit: b, ask_after: 1m }", "tells the limit itself"),
+            ("headers: { used_of_limit: 'a b', ask_after: 1m }", "not the name"),
+            ("headers: { used_of_limit: a, used_name: 'x=y', ask_after: 1m }", "not a name in a field"),
+            ("headers: { used_of_limit: a, used_name: '', ask_after: 1m }", "not a name in a field"),
+            ("headers: { remaining: a, used_name: x, ask_after: 1m }", "a name in the field"),
+            ("headers: { remaining: a, reset: b, ask_after: 1m }", "tells no reset"),
+            ("headers: { remaining: a, reset_format: delta_s, ask_after: 1m }", "tells no reset"),
+            ("headers: { remaining: a, ask_after: 0s }", "asking all the time"),
+            ("{ max_hold: 1m, headers: { remaining: a, ask_after: 2m } }", "holds for longer"),
+            (
+                "headers: [{ used_of_limit: a, ask_after: 1m }, { used_of_limit: a, ask_after: 2m }]",
+                "in the list already",
+            ),
             ("headers: { remaining: 'a b', reset: b, reset_format: delta_s }", "not the name"),
             ("bucket: { header: 'a b' }", "not the name"),
+            ("bucket: { field: model }", "not a JSON Pointer"),
+            ("bucket: { field: '' }", "not a JSON Pointer"),
+            ("bucket: { field: '/messages/*/role' }", "not a JSON Pointer"),
+            ("bucket: { header: X-A, field: /model }", "not by both"),
+            ("bucket: {}", "nothing says"),
         ] {
             let (_, mistakes) = compiled(yaml);
             assert!(mistakes.iter().any(|mistake| mistake.contains(message)), "{yaml}: {mistakes:?}");
@@ -471,6 +649,7 @@ mode: shadow
             "reserve: 1.5",
             "reserve: ten",
             "bucket: all",
+            "bucket: { fields: /model }",
             "headers: x",
             "learn: 1",
             "burst: 1",

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 
-use super::config::FieldSet;
+use super::config::{FieldSet, LeftField, ResetField};
 use crate::resilience::responses::format::{self, Clock, Format, Span};
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -54,7 +54,7 @@ pub(super) fn read<'a>(sets: &'a [FieldSet], headers: &'a HeaderMap, max_hold: D
         readings.named(set, headers, max_hold);
     }
     // A set of the policy that names the IETF's fields says how they are meant.
-    if !sets.iter().any(|set| set.remaining.as_str().starts_with("ratelimit")) {
+    if !sets.iter().any(|set| set.field().as_str().starts_with("ratelimit")) {
         readings.ietf(headers, max_hold);
     }
     readings
@@ -62,13 +62,25 @@ pub(super) fn read<'a>(sets: &'a [FieldSet], headers: &'a HeaderMap, max_hold: D
 
 impl<'a> Readings<'a> {
     fn named(&mut self, set: &'a FieldSet, headers: &HeaderMap, max_hold: Duration) {
-        let Some(remaining) = text(headers, &set.remaining) else { return };
-        let limit = set.limit.as_ref().and_then(|name| text(headers, name));
-        let reset = text(headers, &set.reset).and_then(|text| {
-            let clock = if set.reset_format.is_absolute() { Clock::of(headers) } else { NO_CLOCK };
-            format::read(set.reset_format, text, clock)
-        });
-        self.add(set.remaining.as_str(), count(remaining), limit.map(count), reset, max_hold);
+        let Some(told) = text(headers, set.field()) else { return };
+        let (remaining, limit) = match &set.left {
+            LeftField::Remaining { limit, .. } => {
+                let limit = limit.as_ref().and_then(|name| text(headers, name));
+                (count(told), limit.map(count))
+            }
+            LeftField::Used { of, .. } => {
+                if told.len() > MOST_FIELD {
+                    self.absurd += 1;
+                    return;
+                }
+                // A field that tells of other things only tells nothing of this one.
+                let Some(text) = used_text(told, of.as_deref()) else { return };
+                let (used, limit) = used_of_limit(text).unzip();
+                let left = limit.zip(used).map(|(limit, used): (u64, u64)| limit.saturating_sub(used));
+                (left, limit.map(Some))
+            }
+        };
+        self.add(set.name(), remaining, limit, reset(set, headers), max_hold);
     }
 
     fn ietf(&mut self, headers: &'a HeaderMap, max_hold: Duration) {
@@ -155,6 +167,30 @@ impl<'a> Readings<'a> {
     }
 }
 
+fn reset(set: &FieldSet, headers: &HeaderMap) -> Option<Span> {
+    match &set.reset {
+        ResetField::Told(name, format) => {
+            let clock = if format.is_absolute() { Clock::of(headers) } else { NO_CLOCK };
+            format::read(*format, text(headers, name)?, clock)
+        }
+        ResetField::AskAfter(span) => Some(Span { least: *span, step: Duration::ZERO }),
+    }
+}
+
+/// `18/5000` of `api-usage=18/5000; per-app=17/250(app=x)`, where the name is given; else the field as it is.
+fn used_text<'a>(field: &'a str, name: Option<&str>) -> Option<&'a str> {
+    let Some(name) = name else { return Some(field) };
+    field.split([';', ',']).map(member).find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// `18/5000`; what stands in brackets behind it is a remark.
+fn used_of_limit(text: &str) -> Option<(u64, u64)> {
+    let (used, limit) = text.split_once('/')?;
+    let limit = limit.split('(').next().unwrap_or_default();
+    // A limit of nothing contradicts the answer that carries it.
+    count(used).zip(count(limit).filter(|limit| *limit > 0))
+}
+
 /// For formats that need no clock.
 const NO_CLOCK: Clock = Clock::exact(std::time::SystemTime::UNIX_EPOCH);
 
@@ -225,10 +261,18 @@ mod tests {
 
     fn set(format: Format) -> FieldSet {
         FieldSet {
-            remaining: "x-remaining".parse().unwrap(),
-            limit: Some("x-limit".parse().unwrap()),
-            reset: "x-reset".parse().unwrap(),
-            reset_format: format,
+            left: LeftField::Remaining {
+                name: "x-remaining".parse().unwrap(),
+                limit: Some("x-limit".parse().unwrap()),
+            },
+            reset: ResetField::Told("x-reset".parse().unwrap(), format),
+        }
+    }
+
+    fn used(of: Option<&str>) -> FieldSet {
+        FieldSet {
+            left: LeftField::Used { name: "x-used".parse().unwrap(), of: of.map(Into::into) },
+            reset: ResetField::AskAfter(Duration::from_secs(300)),
         }
     }
 
@@ -302,6 +346,46 @@ mod tests {
     }
 
     #[test]
+    fn how_many_were_used_of_how_many() {
+        let long = format!("api-usage=1/{}", "9".repeat(2_000));
+        for (of, field, expected) in [
+            (None, "18/5000", Ok(Some((4982, Some(5000))))),
+            (None, " 18 / 5000 ", Ok(Some((4982, Some(5000))))),
+            (None, "5001/5000", Ok(Some((0, Some(5000))))),
+            (Some("api-usage"), "api-usage=18/5000", Ok(Some((4982, Some(5000))))),
+            (
+                Some("api-usage"),
+                "api-usage=25/5000; per-app-api-usage=17/250(appName=sample-app)",
+                Ok(Some((4975, Some(5000)))),
+            ),
+            (
+                Some("per-app"),
+                "api-usage=25/5000, per-app=17/250(appName=sample)",
+                Ok(Some((233, Some(250)))),
+            ),
+            (Some("other"), "api-usage=18/5000", Ok(None)),
+            (Some("api-usage"), "x-api-usage=18/5000", Ok(None)),
+            (None, "api-usage=18/5000", Err(1)),
+            (Some("api-usage"), "api-usage=18", Err(1)),
+            (Some("api-usage"), "api-usage=-1/5000", Err(1)),
+            (Some("api-usage"), "api-usage=/", Err(1)),
+            (Some("api-usage"), "api-usage=1/0", Err(1)),
+            (Some("api-usage"), long.as_str(), Err(1)),
+        ] {
+            let told = told(&[used(of)], &[("x-used", field)]);
+            let name = of.unwrap_or("x-used").to_owned();
+            let readings = match expected {
+                Ok(reading) => reading.map(|(left, limit)| (name, left, limit, 300)).into_iter().collect(),
+                Err(_) => vec![],
+            };
+            assert_eq!(told.0, readings, "{field:.60}");
+            if let Err(absurd) = expected {
+                assert_eq!(told.1, absurd, "{field:.60}");
+            }
+        }
+    }
+
+    #[test]
     fn absurd_values_are_left_out_and_counted() {
         let long = "9".repeat(10 * 1024);
         for (remaining, limit, reset, readings, absurd) in [
@@ -330,8 +414,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_field_makes_it_panic(text in "[-a-z0-9=;,\"\\\\:. ]{0,80}", other in "[ -~]{0,80}") {
-            let sets = [set(Format::DeltaS)];
-            for name in ["ratelimit", "ratelimit-policy", "ratelimit-remaining", "x-remaining"] {
+            let sets = [set(Format::DeltaS), used(None), used(Some("a"))];
+            for name in ["x-used", "ratelimit", "ratelimit-policy", "ratelimit-remaining", "x-remaining"] {
                 let headers = headers(&[(name, &text), ("ratelimit-reset", &other), ("x-reset", &other)]);
                 let readings = read(&sets, &headers, HOUR);
                 prop_assert!(readings.list.iter().all(|reading| reading.reset.least <= HOUR));

@@ -185,6 +185,11 @@ impl Route {
                 let names = [credential, tenant, host, "path", &part];
                 (self.entry(Key::of(&names), names, now), None)
             }
+            Bucket::Field(_) => {
+                let part = request.exchange.bucket().map_or("", |name| name);
+                let names = [credential, tenant, host, "field", part];
+                (self.entry(Key::of(&names), names, now), None)
+            }
             Bucket::Header(field) => {
                 let place = Buckets::place(&self.source.route, request);
                 let bucket = self.quota.buckets.get(place);

@@ -21,9 +21,12 @@
 //! | `key_state` | all that is known of one key, and the decision; pure |
 //! | `entry` | one key with its queue |
 //! | `state` | the keys of a provider, hints of other instances, counters |
+//! | `buckets` | which bucket a request falls in, where they have names |
+//! | `look` | the name of a bucket, looked for in the body of a request |
 //! | `layer` | the layer |
 //!
-//! **A key** is the credential, the tenant, the host, and the route, the path's beginning or the bucket that the provider names. Ports of one host
+//! **A key** is the credential, the tenant, the host, and the route, the path's beginning, or the bucket that the provider
+//! or the request names. Ports of one host
 //! share a quota.
 //!
 //! **Its place** is around the rate limits: a held request has taken no token yet, and a hold that ends lets requests go on
@@ -50,11 +53,13 @@ mod fields;
 mod key_state;
 mod layer;
 mod learned_rate;
+mod look;
 mod meter;
 mod state;
 
 pub use config::{QuotaConfig, QuotaSettings};
 pub use layer::{QuotaLayer, Recheck};
+pub use look::NameBucket;
 pub use state::{KeyStatus, MOST_KEYS, MeterStatus, OnThrottle, Quota, QuotaStatus};
 
 #[cfg(test)]

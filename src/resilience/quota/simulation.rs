@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Service, service_fn};
 
-use super::config::{FieldSet, QuotaSettings};
+use super::config::{FieldSet, LeftField, QuotaSettings, ResetField};
 use super::{Quota, QuotaLayer};
 use crate::message::body::Body;
 use crate::message::failure::Failure;
@@ -193,10 +193,11 @@ fn settings(style: Style) -> QuotaSettings {
         Style::Ietf | Style::IetfTriple | Style::Slack | Style::Stripe => return QuotaSettings::default(),
     };
     let fields = FieldSet {
-        remaining: "x-remaining".parse().unwrap(),
-        limit: Some("x-limit".parse().unwrap()),
-        reset: "x-reset".parse().unwrap(),
-        reset_format,
+        left: LeftField::Remaining {
+            name: "x-remaining".parse().unwrap(),
+            limit: Some("x-limit".parse().unwrap()),
+        },
+        reset: ResetField::Told("x-reset".parse().unwrap(), reset_format),
     };
     QuotaSettings { fields: vec![fields], ..QuotaSettings::default() }
 }

@@ -81,7 +81,7 @@ fn is_text(headers: &HeaderMap) -> bool {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+pub(in crate::resilience) fn is_json(headers: &HeaderMap) -> bool {
     let Some((kind, subtype)) = media_type(headers) else { return false };
     // AWS answers in `application/x-amz-json-1.1`.
     matches!(kind.as_str(), "application" | "text")
@@ -123,7 +123,7 @@ pub(super) async fn look(head: &Parts, body: Body) -> (Body, Option<Seen>) {
 }
 
 /// A body whose beginning was read already.
-struct Looked {
+pub(in crate::resilience) struct Looked {
     read: VecDeque<Result<Frame<Bytes>, BodyError>>,
     bytes: usize,
     rest: Body,
@@ -133,7 +133,8 @@ struct Looked {
 }
 
 impl Looked {
-    fn new(body: Body) -> Self {
+    /// Nothing was read yet.
+    pub(in crate::resilience) fn new(body: Body) -> Self {
         Self { read: VecDeque::new(), bytes: 0, left: body.exact_length(), ended: false, rest: body }
     }
 
@@ -152,6 +153,22 @@ impl Looked {
         }
         self.ended = true;
         true
+    }
+
+    /// Reads one piece more and adds it to `seen`; false at the end, at an error, and above the bound.
+    pub(in crate::resilience) async fn read_into(&mut self, seen: &mut Vec<u8>) -> bool {
+        let Some(frame) = self.rest.frame().await else {
+            self.ended = true;
+            return false;
+        };
+        let data = frame.as_ref().ok().and_then(Frame::data_ref);
+        let good = data.is_some_and(|data| seen.len() + data.len() <= MOST);
+        if let Some(data) = data.filter(|_| good) {
+            seen.extend_from_slice(data);
+        }
+        self.ended = frame.is_err();
+        self.read.push_back(frame);
+        good
     }
 
     fn decoded(&self, coding: Coding) -> Option<Vec<u8>> {

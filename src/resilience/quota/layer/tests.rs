@@ -13,7 +13,8 @@ use crate::resilience::RouteService;
 use crate::resilience::concurrency::{Concurrency, ConcurrencySettings, Permits};
 use crate::resilience::key::Per;
 use crate::resilience::mode::Mode;
-use crate::resilience::quota::config::{FieldSet, ReserveConfig};
+use crate::resilience::pointer::Pointer;
+use crate::resilience::quota::config::{FieldSet, LeftField, ReserveConfig, ResetField};
 use crate::resilience::quota::{MOST_KEYS, OnThrottle};
 use crate::resilience::rate_limit::settings::OnExcess;
 use crate::resilience::rate_limit::{LimitSettings, Limiter, RateLimit, Scope, Tokens};
@@ -356,6 +357,37 @@ async fn the_provider_names_the_bucket() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_request_names_the_bucket_and_what_has_no_name_shares_one() {
+    let (origin, seen) = origin(&[(429, wait("30")), (200, vec![]), (429, wait("30"))]);
+    let bucket = Bucket::Field(Pointer::parse("/model").unwrap());
+    let settings = QuotaSettings { bucket, on_excess: QuotaExcess::Reject, ..QuotaSettings::default() };
+    let (layer, quota) = layer(origin, settings);
+    let ask = |model: Option<&str>| {
+        let (mut layer, request) = (layer.clone(), request("/v1/chat"));
+        if let Some(model) = model {
+            request.exchange.set_bucket(model.into());
+        }
+        async move { layer.call(request).await.is_ok() }
+    };
+    for (model, passes) in [
+        (Some("a"), true),
+        (Some("a"), false),
+        (Some("b"), true),
+        (None, true),
+        (None, false),
+        (Some("b"), true),
+    ] {
+        assert_eq!(ask(model).await, passes, "{model:?}");
+    }
+    assert_eq!(seen.lock().unwrap().len(), 4);
+    let status = quota.status();
+    let paused: Vec<_> = status.list.iter().filter(|key| key.paused_seconds.is_some()).collect();
+    let mut buckets: Vec<_> = paused.iter().map(|key| key.bucket.as_str()).collect();
+    buckets.sort_unstable();
+    assert_eq!(buckets, ["api.example", "api.example/field:a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_settings_keep_what_was_learned() {
     let (origin, _) = origin(&[(429, wait("30"))]);
     let (mut before, quota) = layer(origin.clone(), QuotaSettings::default());
@@ -464,12 +496,30 @@ fn all_keys_together_stay_below_64_mebibytes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_only_the_use_is_told_one_asks_now_and_then() {
+    let used = |text: &str| (200, vec![("x-info", text.to_owned())]);
+    let script =
+        ["use=4999/5000; app=1/9", "use=5000/5000", "use=5001/5000", "use=4000/5000", "use=4001/5000"];
+    let (origin, seen) = origin(&script.map(used));
+    let fields = vec![FieldSet {
+        left: LeftField::Used { name: HeaderName::from_static("x-info"), of: Some("use".into()) },
+        reset: ResetField::AskAfter(300 * SECOND),
+    }];
+    let (mut layer, quota) = layer(origin, QuotaSettings { fields, max_wait: 900 * SECOND, ..patient() });
+    let started = Instant::now();
+    for (calls, after) in [(1, 0), (2, 0), (3, 300), (4, 600), (5, 600)] {
+        layer.call(request("/")).await.unwrap();
+        assert_eq!((seen.lock().unwrap().len(), started.elapsed()), (calls, after * SECOND));
+    }
+    let meter = quota.status().list[0].meters[0].clone();
+    assert_eq!((meter.name.as_str(), meter.remaining, meter.limit), ("use", Some(999), Some(5000)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn fields_of_the_policy_are_read() {
     let fields = vec![FieldSet {
-        remaining: HeaderName::from_static("x-left"),
-        limit: None,
-        reset: HeaderName::from_static("x-reset"),
-        reset_format: Format::Duration,
+        left: LeftField::Remaining { name: HeaderName::from_static("x-left"), limit: None },
+        reset: ResetField::Told(HeaderName::from_static("x-reset"), Format::Duration),
     }];
     let (origin, _) = origin(&[(200, vec![("x-left", "0".to_owned()), ("x-reset", "1m2.5s".to_owned())])]);
     let (mut layer, _) = layer(origin, QuotaSettings { fields, ..patient() });
