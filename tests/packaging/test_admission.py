@@ -42,7 +42,7 @@ class Policy(unittest.TestCase):
         values["outgate"] = values.get("outgate", {}) | {"uid": 64532}
         policy = objects(render(CHART, values))["ValidatingAdmissionPolicy/egress-outgate-shop"]["spec"]
         for native in (True, False):
-            given = {"uid": 64532, "native": native, "app": {"mode": "redirect"}}
+            given = {"uid": 64532, "native": native, "app": {"mode": "redirect", "users": [1000]}}
             spec = pod_spec(objects(render_app({"outgate": given}))["Deployment/shop"])
             self.assertEqual(spec["initContainers"][0]["name"], "outgate-redirect")
             self.assertEqual(judge(policy, spec), [])
