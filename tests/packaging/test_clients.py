@@ -17,7 +17,7 @@ FETCH = f'const got = await fetch("https://{HOST}/v1/balance"); console.log(got.
 
 def program(name):
     """One of those that run.sh installs, or the system's."""
-    path = shutil.which(name, path=os.pathsep.join([os.environ.get("CLIENTS", ""), os.environ["PATH"]]))
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PROGRAMS", ""), os.environ["PATH"]]))
     return path or missing(f"{name} is not here: it is not tested")
 
 
@@ -76,6 +76,33 @@ providers:
         distrusted = self.run_with(git, "ls-remote", f"https://{HOST}/a.git", without=("GIT_SSL_CAINFO", "SSL_CERT_FILE", "CURL_CA_BUNDLE"))
         self.assertRegex(distrusted.stderr, "certificate")
         self.assert_seen()
+
+    def check_fetch(self, *command, trust):
+        done = self.run_with(*command)
+        self.assertEqual((done.returncode, done.stdout.strip()), (0, '200 {"ok": true}'), done.stderr)
+        self.assert_seen("/v1/balance")
+        # It is these variables that make the trust.
+        self.assertNotEqual(self.run_with(*command, without=trust).returncode, 0)
+        self.assert_seen()
+
+    def script(self, name):
+        path = self.folder / name
+        path.write_text(FETCH)
+        return path
+
+    def test_deno(self):
+        self.check_fetch(program("deno"), "run", "--no-config", f"--allow-net={HOST}", self.script("deno.mjs"), trust=("DENO_CERT", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"))
+
+    def test_bun(self):
+        self.check_fetch(program("bun"), "run", self.script("bun.mjs"), trust=("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"))
+
+    def test_node(self):
+        """24, the first whose `fetch` goes by the variables."""
+        node = program("node")
+        version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
+        if int(version[1:].split(".")[0]) < 24:
+            missing(f"node is {version.strip()}, and does not go by the variables: it is not tested")
+        self.check_fetch(node, self.script("node.mjs"), trust=("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"))
 
 
 if __name__ == "__main__":
