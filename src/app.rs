@@ -125,6 +125,7 @@ impl App {
         let fixed = policy.fixed.clone();
         let telemetry = Arc::new(start_telemetry(&fixed, overrides.log).map_err(StartError::Log)?);
         let tls = prepare_tls(&fixed, overrides.ssl_cert_file, overrides.ssl_cert_dir).await?;
+        telemetry.metrics.set_ca_end(tls.leaves.authority().not_after());
         let env = Arc::new(UpstreamEnv {
             resolver: overrides.resolver.unwrap_or_else(Resolver::system),
             roots: tls.roots,

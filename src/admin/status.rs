@@ -1,5 +1,7 @@
 //! `/status`: what the process is doing, as JSON. References and ages of secrets, never values.
 
+use std::time::SystemTime;
+
 use serde_json::{Value, json};
 
 use super::Admin;
@@ -54,8 +56,15 @@ pub fn status(admin: &Admin) -> Value {
         "pools": pools,
         "interception": {
             "ca_sha256": admin.leaves.authority().fingerprint_sha256(),
+            "ca_ends_in_seconds": ca_ends_in(admin),
             "leaves": leaves.entries,
             "minted": leaves.minted,
         },
     })
+}
+
+/// Seconds until the CA of interception ends; 0 where it has.
+fn ca_ends_in(admin: &Admin) -> u64 {
+    let left = admin.leaves.authority().not_after().duration_since(SystemTime::now());
+    left.map_or(0, |left| left.as_secs())
 }

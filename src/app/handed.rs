@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
 use rustix::io::{FdFlags, fcntl_setfd};
+use socket2::SockRef;
 
 /// A listening socket.
 pub enum Socket {
@@ -23,8 +24,9 @@ pub struct Handed(Vec<(String, Socket)>);
 
 impl Handed {
     /// Takes over what the environment speaks of; `names` is its `LISTEN_FDNAMES`. To be called once, before there are threads: the
-    /// environment is changed, so that programs that outgate starts do not take the sockets for theirs. What is not a
-    /// listening stream socket is left where it is.
+    /// environment is changed, so that programs that outgate starts do not take the sockets for theirs. Of stream
+    /// sockets, one that does not listen (a connection, or one that is only bound) is closed; what is no stream socket is left where
+    /// it is. Neither has a name afterwards.
     pub fn from_environment(names: Option<&str>) -> Self {
         let mut descriptors = ListenFd::from_env();
         let mut names = names.unwrap_or_default().split(':');
@@ -58,6 +60,14 @@ fn taken(descriptors: &mut ListenFd, index: usize) -> Option<Socket> {
         Ok(Some(socket)) => Socket::Tcp(socket),
         Ok(None) | Err(_) => Socket::Unix(descriptors.take_unix_listener(index).ok().flatten()?),
     };
+    // Nothing could ever be accepted on one that does not.
+    let listens = match &socket {
+        Socket::Tcp(socket) => SockRef::from(socket).is_listener(),
+        Socket::Unix(socket) => SockRef::from(socket).is_listener(),
+    };
+    if !listens.is_ok_and(|listens| listens) {
+        return None;
+    }
     // systemd leaves them open for programs that are started from here.
     let marked = match &socket {
         Socket::Tcp(socket) => fcntl_setfd(socket.as_fd(), FdFlags::CLOEXEC),

@@ -168,17 +168,15 @@ impl Connector {
     /// Judges the address that a redirected client had dialled, when its bytes say that it wants `host`: it must be one that
     /// outgate itself could have dialled for this upstream. A client that was on its way to the metadata service or into a
     /// private network means something else by the name than outgate does. Says whether the host resolves to it, where that
-    /// can be told; nothing is judged where the policy itself says where the host is (`connect_to`).
+    /// can be told. Where the policy itself says where the host is (`connect_to`), only metadata services are refused.
     pub async fn judge_original(&self, host: &Host, original: SocketAddr) -> Result<Option<bool>, Failure> {
+        let refused = |refusal| Failure::not_sent(Fault::AddressDenied).because(OriginalRefused(refusal));
         if self.settings.connect_to.is_some() {
-            return Ok(None);
+            return self.settings.addresses.permit_unresolved(original).map(|()| None).map_err(refused);
         }
         let (ip, port) = (unmap(original.ip()), original.port());
         let own = self.env.own_listeners.load_full();
-        self.settings
-            .addresses
-            .permit(ip, port, &own)
-            .map_err(|refusal| Failure::not_sent(Fault::AddressDenied).because(OriginalRefused(refusal)))?;
+        self.settings.addresses.permit(ip, port, &own).map_err(refused)?;
         if self.proxy_for(host).is_some_and(|proxy| proxy.resolve == ProxyResolve::Proxy) {
             return Ok(None);
         }

@@ -172,6 +172,15 @@ impl AddressRules {
             && !self.allow_metadata.iter().any(|range| range.covers(ip, address.port()))
     }
 
+    /// Whether a client that was redirected may have been on its way there though the policy itself says where the host is: only
+    /// metadata services are refused, since no name that a provider has is meant by their addresses.
+    pub fn permit_unresolved(&self, address: SocketAddr) -> Result<(), Refusal> {
+        if self.reaches_metadata(address) {
+            return Err(Refusal::Class(unmap(address.ip()), IpClass::Metadata));
+        }
+        Ok(())
+    }
+
     fn permit_class(&self, ip: IpAddr, port: u16) -> Result<(), Refusal> {
         let covered = |ranges: &[AddressRange]| ranges.iter().any(|range| range.covers(ip, port));
         let class = match classify(ip) {

@@ -262,6 +262,28 @@ async fn the_original_address_is_a_check() {
     assert_eq!(world.origin.requests().len(), before);
 }
 
+/// Where the policy says where the host is, a private address is as good as any; a metadata service is not.
+#[tokio::test]
+async fn connect_to_lets_no_metadata_service_pass() {
+    let world = world(&["http/1.1"]).await;
+    world.dial("10.0.0.9:443");
+    let stream = world.trusted("api.example.test", &["http/1.1"]).await;
+    assert_eq!(over_http1(stream, request("GET", "/v1/z", Some("api.example.test"), "")).await.status, 200);
+    world.assert_injected("/v1/z");
+    for address in ["169.254.169.254:443", "[fd00:ec2::254]:443", "[::ffff:169.254.169.254]:443"] {
+        world.dial(address);
+        for name in ["api.example.test", "blind.example.test"] {
+            let error = world.tls(name, &world.proxy.ca(), &["http/1.1"]).await.unwrap_err();
+            assert_eq!(alert_of(error), rustls::AlertDescription::AccessDenied, "{address} {name}");
+        }
+    }
+    let records = world.proxy.records(7).await;
+    for record in &records[1..] {
+        assert_eq!(record["outgate.flag"], "AD", "{record}");
+    }
+    assert_eq!(world.origin.requests().len(), 1);
+}
+
 #[tokio::test]
 async fn first_bytes_are_bounded_in_time() {
     let world =

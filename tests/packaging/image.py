@@ -7,6 +7,7 @@ that the sources are there. So every line of the Dockerfile runs but the compile
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,11 +23,33 @@ RUNTIME = ["base-files", "netbase", "tzdata", "libc6", "ca-certificates"]
 CARGO = """#!/bin/sh
 set -e
 [ "$*" = "build --locked --release --bin outgate" ] || { echo "cargo $*" >&2; exit 1; }
-for file in Cargo.toml Cargo.lock src/main.rs benches/proxy/main.rs README.md; do [ -f $file ] || { echo "no $file" >&2; exit 1; }; done
+for file in Cargo.toml Cargo.lock src/main.rs benches/proxy/main.rs README.md INCLUDED; do [ -f $file ] || { echo "no $file" >&2; exit 1; }; done
 for file in .git .outgate target/debug tests docs helm proxy.yaml .env; do [ ! -e $file ] || { echo "$file is in the context" >&2; exit 1; }; done
 mkdir -p target/release
 cp /prebuilt/outgate target/release/outgate
 """
+
+#: What a file of Rust names: relative to itself, or to the manifest, and then perhaps all files of a kind in one folder.
+INCLUDE = re.compile(r"""include(?:_str|_bytes)?!\(\s*(?:"(?P<beside>[^"]+)"\s*|concat!\(\s*env!\("CARGO_MANIFEST_DIR"\),\s*(?P<parts>[^()]+)\))\s*\)""")
+
+
+def included():
+    """The files that the compiler reads besides the modules, from the root."""
+    found = set()
+    for source in sorted((ROOT / "src").rglob("*.rs")):
+        text = source.read_text()
+        matches = list(INCLUDE.finditer(text))
+        assert len(matches) == len(re.findall(r"\binclude(?:_str|_bytes)?!", text)), f"{source}: an include of another form"
+        for match in matches:
+            if match["beside"]:
+                found.add(os.path.normpath(source.parent / match["beside"]))
+            else:
+                pattern = "".join(part[1:-1] if part.startswith('"') else "*" for part in re.split(r",\s*", match["parts"].strip()))
+                here = [str(path) for path in ROOT.glob(pattern.lstrip("/"))]
+                assert here, f"{source}: nothing is like {pattern}"
+                found.update(here)
+    return sorted(str(Path(path).relative_to(ROOT)) for path in found)
+
 
 CONTAINERS_CONF = """[engine]
 runtime = "runc"
@@ -116,7 +139,7 @@ class Image:
             (builder / "bin" / name).symlink_to("busybox")
         cargo = builder / "usr/local/cargo/bin/cargo"
         cargo.parent.mkdir(parents=True)
-        cargo.write_text(CARGO)
+        cargo.write_text(CARGO.replace("INCLUDED", " ".join(included())))
         cargo.chmod(0o755)
         (builder / "usr/local/bin").mkdir(parents=True)
         (builder / "usr/local/bin/cargo").symlink_to("/usr/local/cargo/bin/cargo")

@@ -33,6 +33,8 @@ want runc runc
 want ip iproute2
 want nft nftables
 want iptables iptables
+want git git
+want npm npm
 want javac openjdk-17-jdk-headless
 
 venv=$cache/packaging-$(cat "$here/requirements.txt" <(python3 --version) | sha256sum | cut -c1-16)
@@ -43,6 +45,17 @@ if [[ ! -e $venv/.complete ]]; then
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$here/requirements.txt"
   touch "$venv/.complete"
 fi
+
+# Programs that test_clients.py runs through outgate. Without them it skips those, or fails in CI.
+programs=$cache/programs-$(sha256sum "$here/programs/package.json" | cut -c1-16)
+if [[ ! -e $programs/.complete ]] && command -v npm >/dev/null; then
+  echo "installing programs into $programs" >&2
+  rm -rf "$programs"
+  mkdir -p "$programs"
+  cp "$here/programs/package.json" "$programs"
+  if (cd "$programs" && npm install --silent --no-audit --no-fund --no-package-lock) >&2; then touch "$programs/.complete"; fi
+fi
+export PROGRAMS=$programs/node_modules/.bin
 
 export PATH=$venv/bin:$PATH:/usr/sbin PYTHONDONTWRITEBYTECODE=1
 cd "$here"

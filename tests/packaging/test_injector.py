@@ -177,7 +177,7 @@ class Parity(unittest.TestCase):
         if "mode" not in LIBRARY_APP:
             return
         redirect = {"app": {"mode": "redirect"}, "uid": 64532}
-        self.compare(redirect)
+        self.compare({"uid": 64532, "app": {"mode": "redirect", "users": [1000]}})
         template = template_of(injector_objects({"outgate": redirect}))
         (pod,), _ = command_line([a_pod()], template)
         self.assertEqual([c["name"] for c in pod["spec"]["initContainers"]], ["outgate-redirect", "outgate"])

@@ -339,6 +339,23 @@ class Nftables(unittest.TestCase):
         self.assertEqual(self.redirect("remove").returncode, 0, "twice is no mistake")
         self.assertEqual(self.redirect("check", *wanted).returncode, 5)
 
+    def test_one_backend_takes_the_place_of_the_other(self):
+        tool("nft")
+        tool("iptables")
+        other = {"nft": "iptables", "iptables": "nft"}[self.BACKEND]
+        self.assertEqual(RIG.redirect("setup", "--backend", other, "--uid", "4242").returncode, 0)
+        self.assertEqual(self.redirect("check", "--uid", str(PROXY)).returncode, 5)
+        # Rules of another user would catch outgate's own connections.
+        self.set_up()
+        self.assertEqual(RIG.redirect("check", "--backend", other, "--uid", "4242").returncode, 5)
+        self.assert_intercepted(RIG.curl("http://api.provider.test/"), "2")
+        # What stands beside ours is told.
+        by_hand = {"nft": "nft add table inet outgate", "iptables": "iptables -t nat -N OUTGATE_CONNECTIONS"}[other].split()
+        self.assertEqual(RIG.network.run(*by_hand).returncode, 0)
+        done = self.redirect("check", "--uid", str(PROXY))
+        self.assertEqual(done.returncode, 5)
+        self.assertIn("is there as well", done.stderr)
+
     def strip(self, listing):
         return listing
 
@@ -346,7 +363,8 @@ class Nftables(unittest.TestCase):
         RIG.network.run("nft", "flush", "chain", "inet", "outgate", "connections")
 
     def test_wrong_arguments(self):
-        for wrong in (("--uid", "0"), (), ("--uid", "5", "--port", "0"), ("--uid", "5", "--ports", "9-8"), ("--uid", "5", "--exclude-cidr", "10.0.0.1/8")):
+        for wrong in (("--uid", "0"), (), ("--uid", "5", "--port", "0"), ("--uid", "5", "--ports", "9-8"), ("--uid", "5", "--ports", "53"),
+                      ("--uid", "5", "--exclude-cidr", "10.0.0.0/8,::/0"), ("--uid", "5", "--exclude-cidr", "0.0.0.0/0"), ("--uid", "5", "--exclude-cidr", "10.0.0.1/8")):
             self.assertEqual(self.redirect("setup", *wrong).returncode, 2, wrong)
 
     def test_without_rights_it_says_so(self):

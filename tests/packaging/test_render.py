@@ -289,6 +289,12 @@ class Objects(unittest.TestCase):
 
     def test_redirection_refuses_the_apps_user(self):
         for values, wanted in [({"app": {"mode": "redirect"}}, "65532"),
+                               ({"uid": 64532, "app": {"mode": "redirect"}}, "app.users"),
+                               ({"uid": 64532, "app": {"mode": "redirect", "users": [1]}, "redirect": {"ports": [53]}}, "ports"),
+                               ({"uid": 64532, "app": {"mode": "redirect", "users": [1]}, "redirect": {"excludeCIDRs": ["0.0.0.0/0"]}}, "excludeCIDRs"),
+                               ({"uid": 64532, "app": {"mode": "redirect", "users": [1]}, "ports": {"proxy": 3129}}, "are both 3129"),
+                               ({"ports": {"admin": 9902}}, "are both 9902"),
+                               ({"ports": {"health": 3128}}, "are both 3128"),
                                ({"uid": 1000, "app": {"mode": "redirect", "users": [1000]}}, "user 1000")]:
             with self.assertRaises(HelmError) as raised:
                 render_app({"outgate": values})

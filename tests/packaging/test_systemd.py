@@ -173,7 +173,13 @@ class Activation(unittest.TestCase):
     def test_what_is_missing_or_not_meant_for_it(self):
         policy = self.policy('address: "systemd:proxy"')
         tcp = self.listening(("127.0.0.1", 0))
-        for sockets, pid in (([], None), ([("another", tcp)], None), ([("proxy", tcp)], 1)):
+        # One that is only bound, and a connection.
+        bound = socket.socket()
+        self.addCleanup(bound.close)
+        bound.bind(("127.0.0.1", 0))
+        client = socket.create_connection(tcp.getsockname())
+        self.addCleanup(client.close)
+        for sockets, pid in (([], None), ([("another", tcp)], None), ([("proxy", tcp)], 1), ([("proxy", bound)], None), ([("proxy", client)], None)):
             child = self.activate(sockets, policy, pid)
             self.assertEqual(self.ended(child), 1)
             self.assertIn("handed over no listening socket of this name", self.log())

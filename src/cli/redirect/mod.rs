@@ -29,7 +29,7 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Put the rules in place; what an earlier call put there is replaced. Wants CAP_NET_ADMIN.
+    /// Put the rules in place; what an earlier call put there is replaced, with whichever backend that was. Wants CAP_NET_ADMIN.
     Setup {
         #[command(flatten)]
         wanted: Wanted,
@@ -39,7 +39,7 @@ enum Action {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Say whether the rules are in place, and what is missing (exit code 5).
+    /// Say whether the rules are in place, and no others of ours beside them; what is missing or too much (exit code 5).
     Check {
         #[command(flatten)]
         wanted: Wanted,
@@ -97,6 +97,15 @@ enum Backend {
     Iptables,
 }
 
+impl Backend {
+    const fn other(self) -> Self {
+        match self {
+            Self::Nft => Self::Iptables,
+            Self::Iptables => Self::Nft,
+        }
+    }
+}
+
 impl From<Wanted> for Rules {
     fn from(wanted: Wanted) -> Self {
         let ports = if wanted.ports.is_empty() { vec![Ports::ALL] } else { wanted.ports };
@@ -108,10 +117,12 @@ impl From<Wanted> for Rules {
 fn range(text: &str) -> Result<IpNet, String> {
     let range: AddressRange = text.parse().map_err(|fault: RangeFault| fault.to_string())?;
     if range.port.is_some() {
-        Err("a range is excluded with all of its ports".to_owned())
-    } else {
-        Ok(range.net)
+        return Err("a range is excluded with all of its ports".to_owned());
     }
+    if range.net.prefix_len() == 0 {
+        return Err("with every address excluded nothing would be redirected".to_owned());
+    }
+    Ok(range.net)
 }
 
 /// Runs the action.
@@ -139,8 +150,12 @@ fn setup(rules: &Rules, choice: Choice, dry_run: bool) -> Result<ExitCode, Strin
             }
         }
     }
+    // Last, so that at no time there are none.
+    if works(backend.other()).is_ok() {
+        unload(backend.other(), false)?;
+    }
     // What was loaded without a complaint may still not be what is in place.
-    match differences(rules, backend)? {
+    match judged(rules, backend)? {
         differing if differing.is_empty() => Ok(ExitCode::SUCCESS),
         differing => Err(format!("the rules were loaded, and are not in place: {}", differing.join("; "))),
     }
@@ -159,7 +174,7 @@ fn planned(rules: &Rules, choice: Choice) -> String {
 
 fn check(rules: &Rules, choice: Choice) -> Result<ExitCode, String> {
     let backend = backend(choice)?;
-    let differing = differences(rules, backend)?;
+    let differing = judged(rules, backend)?;
     if differing.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -178,40 +193,76 @@ fn remove(choice: Choice, dry_run: bool) -> Result<ExitCode, String> {
         return Err(nothing_works());
     }
     for one in backends {
-        match one {
-            Backend::Nft if dry_run => {
-                print(&nft::remove());
-            }
-            Backend::Nft => {
-                program::run("nft", &["-f", "-"], &nft::remove()).map_err(text)?;
-            }
-            Backend::Iptables => {
-                for family in families() {
-                    let input = iptables::remove(&found(family)?);
-                    if dry_run {
-                        print(&input);
-                    } else {
-                        load(family, &input)?;
-                    }
-                }
-            }
-        }
+        unload(one, dry_run)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Takes away what is there of one backend; or prints what that would take.
+fn unload(backend: Backend, dry_run: bool) -> Result<(), String> {
+    match backend {
+        Backend::Nft if dry_run => {
+            print(&nft::remove());
+        }
+        Backend::Nft => {
+            program::run("nft", &["-f", "-"], &nft::remove()).map_err(text)?;
+        }
+        Backend::Iptables => {
+            for family in families() {
+                let input = iptables::remove(&found(family)?);
+                if dry_run {
+                    print(&input);
+                } else {
+                    load(family, &input)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What differs from the rules, and what the other backend still holds: its redirection would be in force as well, and with another
+/// user it would catch outgate's own connections.
+fn judged(rules: &Rules, backend: Backend) -> Result<Vec<String>, String> {
+    let mut all = differences(rules, backend)?;
+    let other = backend.other();
+    if works(other).is_ok() {
+        all.extend(leftovers(other)?);
+    }
+    Ok(all)
+}
+
+/// Whatever is ours in a backend that should hold nothing.
+fn leftovers(backend: Backend) -> Result<Vec<String>, String> {
+    if backend == Backend::Nft {
+        let said = || format!("nft: the table `{}` is there as well", nft::TABLE.join(" "));
+        return Ok(table()?.map(|_| said()).into_iter().collect());
+    }
+    let mut all = Vec::new();
+    for family in families() {
+        for (chain, found) in CHAINS.into_iter().zip(found(family)?) {
+            if found.chain.is_some() {
+                all.push(format!("{}: the chain `{}` is there as well", family.program(), chain.name));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Our table of nftables, where there is one, with users and ports as numbers.
+fn table() -> Result<Option<String>, String> {
+    let [family, table] = nft::TABLE;
+    match program::run("nft", &["-nnn", "list", "table", family, table], "") {
+        Ok(listing) => Ok(Some(listing)),
+        // A table that is not there is listed with a complaint.
+        Err(ProgramError::Failed { said, .. }) if said.contains("No such file") => Ok(None),
+        Err(error) => Err(text(error)),
+    }
+}
+
 fn differences(rules: &Rules, backend: Backend) -> Result<Vec<String>, String> {
     match backend {
-        Backend::Nft => {
-            let [family, table] = nft::TABLE;
-            // Users and ports as numbers. A table that is not there is listed with a complaint.
-            let listing = match program::run("nft", &["-nnn", "list", "table", family, table], "") {
-                Ok(listing) => listing,
-                Err(ProgramError::Failed { said, .. }) if said.contains("No such file") => String::new(),
-                Err(error) => return Err(text(error)),
-            };
-            Ok(nft::differences(rules, &listing))
-        }
+        Backend::Nft => Ok(nft::differences(rules, &table()?.unwrap_or_default())),
         Backend::Iptables => {
             let mut all = Vec::new();
             for family in families() {
@@ -307,7 +358,9 @@ mod tests {
         {
             assert_eq!(range(text).unwrap().to_string(), wanted);
         }
-        for text in ["10.0.0.5/8", "10.0.0.0/8:443", "::ffff:10.0.0.0/104", "example.com", ""] {
+        for text in
+            ["10.0.0.5/8", "10.0.0.0/8:443", "::ffff:10.0.0.0/104", "0.0.0.0/0", "::/0", "example.com", ""]
+        {
             assert!(range(text).is_err(), "{text}");
         }
     }

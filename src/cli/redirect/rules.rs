@@ -65,7 +65,13 @@ impl FromStr for Ports {
         let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or(WRONG);
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let ports = Self { first: port(first)?, last: port(last)? };
-        if ports.first <= ports.last { Ok(ports) } else { Err(WRONG) }
+        if ports.first > ports.last {
+            return Err(WRONG);
+        }
+        if ports == (Self { first: DNS, last: DNS }) {
+            return Err("port 53 (DNS) is always left alone");
+        }
+        Ok(ports)
     }
 }
 
@@ -189,7 +195,7 @@ pub(super) mod tests {
     fn ports_are_read() {
         assert_eq!("443".parse(), Ok(Ports { first: 443, last: 443 }));
         assert_eq!("1-65535".parse(), Ok(Ports::ALL));
-        for wrong in ["", "0", "65536", "9-8", "80,443", "a", "-1", "1-"] {
+        for wrong in ["", "0", "65536", "9-8", "80,443", "a", "-1", "1-", "53", "53-53"] {
             assert!(wrong.parse::<Ports>().is_err(), "{wrong}");
         }
     }

@@ -60,6 +60,7 @@ struct Globals {
     leaf_minted: Counter,
     policy_generation: Gauge,
     policy_last_reload: Seconds,
+    ca_not_after: Seconds,
     access_log_dropped: Counter,
     internal_errors: Counter,
 }
@@ -136,6 +137,12 @@ impl Metrics {
         self.globals.leaf_cache_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
         let known = self.globals.leaf_minted.get();
         self.globals.leaf_minted.inc_by(minted.saturating_sub(known));
+    }
+
+    /// Sets when the CA of interception ends.
+    pub fn set_ca_end(&self, not_after: SystemTime) {
+        let since = not_after.duration_since(UNIX_EPOCH);
+        self.globals.ca_not_after.set(since.map_or(0.0, |since| since.as_secs_f64()));
     }
 
     /// Counts a policy that was put in place at `now`.
@@ -216,6 +223,11 @@ impl Globals {
             "policy_last_reload_timestamp_seconds",
             "Unix time when the policy in force was put in place",
             self.policy_last_reload.clone(),
+        );
+        registry.register(
+            "ca_not_after_timestamp_seconds",
+            "Unix time when the CA of interception in use ends",
+            self.ca_not_after.clone(),
         );
     }
 }

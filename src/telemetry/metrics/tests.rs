@@ -52,6 +52,8 @@ fn names_help_and_types_are_stable() {
     # TYPE outgate_internal_errors counter
     # HELP outgate_policy_last_reload_timestamp_seconds Unix time when the policy in force was put in place.
     # TYPE outgate_policy_last_reload_timestamp_seconds gauge
+    # HELP outgate_ca_not_after_timestamp_seconds Unix time when the CA of interception in use ends.
+    # TYPE outgate_ca_not_after_timestamp_seconds gauge
     # HELP outgate_requests Finished requests, by class of the status and by flag.
     # TYPE outgate_requests counter
     # HELP outgate_requests_in_flight Requests that have begun and not ended.
@@ -231,6 +233,8 @@ fn what_lives_elsewhere_is_read_at_the_scrape() {
     outgate_upstream_connections{provider="a",state="idle"} 3.0
     outgate_upstream_connections{provider="a",state="active"} 4.0
     "#);
+    metrics.set_ca_end(SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000));
+    assert_eq!(samples(&metrics, "outgate_ca_not"), "outgate_ca_not_after_timestamp_seconds 2000000000.0");
     assert_eq!(samples(&metrics, "outgate_leaf_cache_entries"), "outgate_leaf_cache_entries 7");
 }
 

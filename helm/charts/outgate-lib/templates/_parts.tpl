@@ -9,17 +9,21 @@ The one place that says what outgate adds to a pod. `outgate.parts` is one YAML 
   labels           of the pod
 
 The defines that charts include (_include.tpl) each show one part of it, and whatever else puts outgate into pods takes the
-same document. It reads nothing but `outgate.values`.
+same document. It reads nothing but `outgate.values`, and whether the users of apps are known for each pod only (`usersPerPod`: the injector looks at them).
 */}}
 {{- define "outgate.parts" -}}
 {{- $v := fromYaml (include "outgate.values" .) -}}
 {{- if and $v.native (semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "outgate: Kubernetes %s has no native sidecars; set `native: false`" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
+{{- include "outgate.distinctPorts" $v -}}
 {{- $container := fromYaml (include "outgate.container" $v) -}}
 {{- $before := list -}}
 {{- if eq $v.app.mode "redirect" -}}
 {{- include "outgate.distinctUser" $v -}}
+{{- if and (not $v.app.users) (not .usersPerPod) -}}
+{{- fail "outgate: `app.mode: redirect` wants to know the users that the app's containers run as (`app.users`): one that is the sidecar's would not be redirected" -}}
+{{- end -}}
 {{- $before = append $before (fromYaml (include "outgate.redirectContainer" $v)) -}}
 {{- end -}}
 labels:
@@ -56,6 +60,20 @@ volumes:
 {{- fail "outgate: name the dependency `outgate` (alias: outgate), so that its values are found" -}}
 {{- end -}}
 {{- toYaml $v -}}
+{{- end -}}
+
+{{/* Two listeners on one port would be a sidecar that never starts. */}}
+{{- define "outgate.distinctPorts" -}}
+{{- $seen := dict -}}
+{{- range $key, $port := .ports -}}
+{{- $number := printf "%d" (int64 $port) -}}
+{{- if not (and (eq $key "transparent") (ne $.app.mode "redirect")) -}}
+{{- if hasKey $seen $number -}}
+{{- fail (printf "outgate: `ports.%s` and `ports.%s` are both %s" (get $seen $number) $key $number) -}}
+{{- end -}}
+{{- $_ := set $seen $number $key -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "outgate.image" -}}

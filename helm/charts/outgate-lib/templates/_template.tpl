@@ -45,5 +45,5 @@ credentials:
 {{/* `outgate.parts` with some values changed: a list of the context, the values, and what is different. */}}
 {{- define "outgate.partsWith" -}}
 {{- $values := mergeOverwrite (deepCopy (index . 1)) (deepCopy (index . 2)) -}}
-{{- include "outgate.parts" (dict "Capabilities" (index . 0).Capabilities "Values" (dict "outgate" $values)) -}}
+{{- include "outgate.parts" (dict "Capabilities" (index . 0).Capabilities "usersPerPod" true "Values" (dict "outgate" $values)) -}}
 {{- end -}}
