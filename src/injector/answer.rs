@@ -21,9 +21,9 @@ use crate::message::body::Body;
 
 /// Bytes of one review. The API server takes 3 MiB of an object, which may be more as JSON, and puts some around it.
 pub const MAX_BODY: usize = 8 * 1024 * 1024;
-/// Values in one review, counted generously. As maps in one another so many take less than 200 MB; a pod of 1 MiB has a tenth of
-/// them.
-const MAX_VALUES: usize = 100_000;
+/// Values in one review, counted generously. As maps in one another so many take about 35 MB, and a pod stands in memory three times
+/// while it is compared; a pod that people write has a hundredth of them.
+const MAX_VALUES: usize = 50_000;
 /// How long one request may take. The API server itself gives up after 30 s at most.
 const TIME: Duration = Duration::from_secs(10);
 

@@ -87,6 +87,12 @@ pub enum Refusal {
     /// What came is not a pod.
     #[error("this is not a pod that outgate understands: `{0}`")]
     NotAPod(&'static str),
+    /// More containers than any pod of people has.
+    #[error("the pod has {0} containers, and outgate takes at most 100 of all kinds together")]
+    TooManyContainers(usize),
+    /// What would be added is too much.
+    #[error("variables and mounts for {0} containers would be more than 1 MiB; a shorter `outgate.dev/no-proxy`, or fewer containers")]
+    TooMuch(usize),
     /// The network of the node.
     #[error(
         "a pod with `hostNetwork` gets no sidecar: its 127.0.0.1 is the node's, and whoever runs there could use the credentials"

@@ -37,6 +37,9 @@ const CPU_REQUEST: &str = "outgate.dev/cpu-request";
 const MEMORY_REQUEST: &str = "outgate.dev/memory-request";
 const MEMORY_LIMIT: &str = "outgate.dev/memory-limit";
 
+/// Bytes that the value of an annotation may have. `no-proxy` comes back in each container more than once.
+const MAX_VALUE: usize = 4096;
+
 /// All that may be set.
 const KEYS: [&str; 11] = [
     POLICY,
@@ -92,6 +95,10 @@ impl Options {
         for (key, value) in annotations.iter().filter(|(key, _)| key.starts_with(PREFIX) && *key != STATUS) {
             let known = KEYS.iter().find(|known| *known == key).ok_or_else(|| unknown(key))?;
             let value = value.as_str().ok_or(Refusal::NotAPod("metadata.annotations"))?;
+            if value.len() > MAX_VALUE {
+                let value = Shown::new(value);
+                return Err(Refusal::BadAnnotation { key: known, value, wanted: "at most 4096 bytes long" });
+            }
             options.set(known, value)?;
             options.given.insert(key.clone(), value.to_owned());
         }

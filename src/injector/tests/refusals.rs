@@ -154,6 +154,48 @@ fn each_with_its_words() {
     }
 }
 
+/// Each container is given variables and mounts: a small pod of many would have a large answer.
+#[test]
+fn pods_of_many_containers_are_refused_before_anything_is_made() {
+    let mut pod = pod("metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [] }\n");
+    let some = |count: usize| (0..count).map(|n| json!({ "name": format!("c{n}") })).collect::<Vec<_>>();
+    for (init, main, ephemeral, wanted) in [
+        (0, 100, 0, Verdict::Injected),
+        (0, 101, 0, Verdict::Refused),
+        (50, 50, 0, Verdict::Injected),
+        (50, 50, 1, Verdict::Refused),
+        (0, 16_000, 0, Verdict::Refused),
+    ] {
+        pod["spec"]["initContainers"] = some(init).into();
+        pod["spec"]["containers"] = some(main).into();
+        pod["spec"]["ephemeralContainers"] = some(ephemeral).into();
+        let answer = answered(&asked(&pod), &small());
+        let text = answer.review.to_string();
+        assert_eq!(answer.verdict, wanted, "{init} {main} {ephemeral}");
+        assert!(text.len() < 200_000, "{}", text.len());
+        assert_eq!(text.contains("outgate takes at most 100 of all kinds"), wanted == Verdict::Refused);
+    }
+}
+
+/// The template is the operator's, and may be large; what comes of it for one pod is bounded all the same.
+#[test]
+fn what_is_added_is_bounded() {
+    let mut document = super::small_document();
+    let value = "x".repeat(20_000);
+    document["native"]["env"].as_array_mut().unwrap().push(json!({ "name": "BIG", "value": value }));
+    let template = super::made(&document);
+    let mut pod = pod("metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [] }\n");
+    for (count, wanted) in [(50, Verdict::Injected), (60, Verdict::Refused)] {
+        pod["spec"]["containers"] = (0..count).map(|n| json!({ "name": format!("c{n}") })).collect();
+        let answer = answered(&asked(&pod), &template);
+        assert_eq!(answer.verdict, wanted, "{count}");
+        assert_eq!(answer.review.to_string().contains("more than 1 MiB"), wanted == Verdict::Refused);
+    }
+    pod["metadata"]["annotations"] = json!({ "outgate.dev/no-proxy": "a,".repeat(2100) + "a" });
+    let said = answered(&asked(&pod), &small()).said.join("");
+    assert!(said.ends_with("is not at most 4096 bytes long"), "{said}");
+}
+
 #[test]
 fn the_label_that_outgate_sets_is_not_anothers() {
     let mut pod = pod(
