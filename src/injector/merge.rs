@@ -267,7 +267,7 @@ fn environment(
 }
 
 /// The variable of this name, or its other spelling: programs read `HTTPS_PROXY` and `https_proxy` as one, and each prefers one of
-/// them, so who sets one has set both.
+/// them, so who sets one has set both. Of two with one name the last counts, as in Kubernetes.
 fn find_variable<'a>(there: &'a [Value], ours: &Value) -> Option<&'a Value> {
     let name = text(ours, "name").unwrap_or_default();
     let spelled = |theirs: &&Value| text(theirs, "name") == Some(name);
@@ -275,7 +275,7 @@ fn find_variable<'a>(there: &'a [Value], ours: &Value) -> Option<&'a Value> {
         PROXY_VARIABLES.contains(&name)
             && text(theirs, "name").is_some_and(|other| other.eq_ignore_ascii_case(name))
     };
-    there.iter().find(spelled).or_else(|| there.iter().find(meant))
+    there.iter().rev().find(spelled).or_else(|| there.iter().rev().find(meant))
 }
 
 /// Before all others: what comes after it may call out.
