@@ -103,7 +103,7 @@ pub enum Refusal {
     OtherSystem(Shown),
     /// Another container can do with the sidecar's process what it wants.
     #[error(
-        "container `{0}` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it"
+        "container `{0}` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it"
     )]
     SharedProcesses(Shown),
     /// Redirection tells the sidecar from the app by its user.

@@ -92,12 +92,12 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "",
         "shareProcessNamespace: true, securityContext: { runAsUser: 65532 }",
-        "container `shop` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it",
+        "container `shop` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
     ),
     (
         "",
         "hostPID: true, securityContext: { runAsUser: 0 }",
-        "container `shop` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it",
+        "container `shop` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
     ),
     (
         "",
@@ -123,6 +123,66 @@ const CASES: &[(&str, &str, &str)] = &[
         "",
         "initContainers: [{ name: a, volumeMounts: [{ name: outgate-public, mountPath: /var/run/outgate }] }]",
         "container `a` mounts `outgate-public`, which is the sidecar's alone",
+    ),
+    (
+        "",
+        "shareProcessNamespace: true",
+        "container `shop` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "hostPID: true, securityContext: { runAsNonRoot: false }",
+        "container `shop` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "shareProcessNamespace: true, securityContext: { runAsUser: 1000 }, initContainers: [{ name: a, securityContext: { capabilities: { add: [SYS_PTRACE] } } }]",
+        "container `a` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "shareProcessNamespace: true, securityContext: { runAsUser: 1000 }, initContainers: [{ name: a, securityContext: { capabilities: { add: [CAP_sys_admin] } } }]",
+        "container `a` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "shareProcessNamespace: true, securityContext: { runAsUser: 1000 }, initContainers: [{ name: a, securityContext: { capabilities: { add: [ALL] } } }]",
+        "container `a` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /var/run/outgate/ca-bundle.pem }] }]",
+        "container `a` has a mount at `/var/run/outgate/ca-bundle.pem`, where outgate's certificates have to be",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /var/run/./outgate }] }]",
+        "container `a` has a mount at `/var/run/./outgate`, where outgate's certificates have to be",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: //var/run/x/../outgate }] }]",
+        "container `a` has a mount at `//var/run/x/../outgate`, where outgate's certificates have to be",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /run/outgate }] }]",
+        "container `a` has a mount at `/run/outgate`, where outgate's certificates have to be",
+    ),
+    (
+        "annotations: { outgate.dev/memory-request: 1Gi }",
+        "",
+        "annotation `outgate.dev/memory-request`: `1Gi` is not at most the sidecar's limit of memory",
+    ),
+    (
+        "annotations: { outgate.dev/memory-limit: 31.9Mi }",
+        "",
+        "annotation `outgate.dev/memory-limit`: `31.9Mi` is not at least the sidecar's request of memory",
+    ),
+    (
+        "annotations: { outgate.dev/memory-limit: 1G, outgate.dev/memory-request: 1Gi }",
+        "",
+        "annotation `outgate.dev/memory-request`: `1Gi` is not at most the sidecar's limit of memory",
     ),
     ("annotations: 7", "", "this is not a pod that outgate understands: `metadata.annotations`"),
     (
@@ -194,6 +254,22 @@ fn what_is_added_is_bounded() {
     pod["metadata"]["annotations"] = json!({ "outgate.dev/no-proxy": "a,".repeat(2100) + "a" });
     let said = answered(&asked(&pod), &small()).said.join("");
     assert!(said.ends_with("is not at most 4096 bytes long"), "{said}");
+}
+
+/// Kubernetes takes the last of two with one name, so it is the last that is judged.
+#[test]
+fn the_last_of_two_variables_counts() {
+    let env = |first: &str, last: &str| {
+        let mut pod = pod(
+            "metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [{ name: shop }] }\n",
+        );
+        let one = |value: &str| json!({ "name": "HTTPS_PROXY", "value": value });
+        pod["spec"]["containers"][0]["env"] = json!([one(first), one(last)]);
+        answered(&asked(&pod), &small()).said.join("\n")
+    };
+    let ours = "http://127.0.0.1:3128";
+    assert!(env(ours, "http://other:1").contains("sets HTTPS_PROXY itself"));
+    assert_eq!(env("http://other:1", ours), "");
 }
 
 #[test]
