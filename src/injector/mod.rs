@@ -11,6 +11,7 @@
 //! tree        JSON as Kubernetes writes it
 //! live        certificate, key and template, which change while it runs
 //! answer      one request of the webhook: bounds, and what goes back
+//! peer        what one address may take of it
 //! server      the webhook as a process
 //! metrics     what it tells about itself
 //! ```
@@ -27,6 +28,7 @@ pub mod manifest;
 pub mod merge;
 pub mod metrics;
 pub mod options;
+pub mod peer;
 pub mod review;
 pub mod server;
 pub mod sidecar;
