@@ -47,9 +47,28 @@ fn inject(arguments: &Arguments) -> Result<ExitCode, String> {
     if is_standard(&arguments.output) {
         return Ok(print(&injected.text));
     }
-    std::fs::write(&arguments.output, injected.text)
+    write(&arguments.output, &injected.text)
         .map_err(|error| format!("{}: {error}", arguments.output.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Beside the file, and renamed over it: it may be the input, and a full disk would leave half of it. What is no file, or a link, is
+/// written through.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    let there = std::fs::symlink_metadata(path).ok();
+    if there.as_ref().is_some_and(|there| !there.is_file()) {
+        return std::fs::write(path, text);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".outgate-{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    let written = std::fs::write(&beside, text)
+        .and_then(|()| there.map_or(Ok(()), |there| std::fs::set_permissions(&beside, there.permissions())))
+        .and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
 }
 
 /// The template of a file, or the library's.
@@ -74,4 +93,30 @@ fn read(path: &Path) -> std::io::Result<String> {
         return Err(std::io::Error::other("more than 64 MiB of manifests"));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_a_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a.yaml"), folder.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let before = std::fs::metadata(&file).unwrap().ino();
+        write(&file, "new").unwrap();
+        let after = std::fs::metadata(&file).unwrap();
+        assert_ne!(after.ino(), before);
+        assert_eq!(after.mode() & 0o777, 0o600);
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, "newer").unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "newer");
+        assert!(write(&folder.path().join("none/b.yaml"), "x").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside");
+    }
 }

@@ -150,9 +150,12 @@ fn load(argument: &PolicyArgument) -> Result<CompiledPolicy, ExitCode> {
 
 /// Writes to standard output; a closed pipe ends quietly.
 fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(FAILED),
+        // Who reads no further knows it.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::from(FAILED),
+        Err(error) => fail(format!("standard output: {error}")),
     }
 }
 

@@ -1,7 +1,8 @@
 //! One request of the webhook: what is read of it, for how long, and what goes back.
 //!
 //! Whoever reaches the port may send, so all is bounded: a body by its bytes ([`MAX_BODY`]) and by the number of values in it (a byte of
-//! JSON may become a hundred of memory), all bodies together by as many bytes as one may have, the whole by ten seconds.
+//! JSON may become a hundred of memory), the bodies of one address together by as many bytes as one may have, all bodies by twice that, the
+//! whole by ten seconds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,24 +17,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::live::Live;
 use super::metrics::{Metrics, Outcome};
+use super::peer::Peer;
 use super::review::{Malformed, Verdict, review};
 use crate::message::body::Body;
 
 /// Bytes of one review. The API server takes 3 MiB of an object, which may be more as JSON, and puts some around it.
 pub const MAX_BODY: usize = 8 * 1024 * 1024;
-/// Values in one review, counted generously. As maps in one another so many take less than 200 MB; a pod of 1 MiB has a tenth of
-/// them.
-const MAX_VALUES: usize = 100_000;
+/// Values in one review, counted generously. As maps in one another so many take about 35 MB, and a pod stands in memory three times
+/// while it is compared; a pod that people write has a hundredth of them.
+const MAX_VALUES: usize = 50_000;
 /// How long one request may take. The API server itself gives up after 30 s at most.
 const TIME: Duration = Duration::from_secs(10);
 
-/// How long a body may take to come, once there is room for it. Who sends slowly holds others up no longer.
+/// How long a body may take to come, once there is room for it. Who sends slowly gives its room back then; what waits for that is of the
+/// same address, or comes while two addresses send as much as they may.
 const BODY: Duration = Duration::from_secs(2);
 
 /// A body takes room in steps of this many bytes.
 const STEP: usize = 256 * 1024;
-/// So many steps there are for all bodies together.
-const ROOM: usize = MAX_BODY / STEP;
+/// So many steps there are for all bodies of one address together.
+pub(super) const ROOM: usize = MAX_BODY / STEP;
+/// So many there are for all.
+const ALL_ROOM: usize = 2 * ROOM;
 
 /// What answers.
 pub struct Webhook {
@@ -54,11 +59,11 @@ enum Unanswered {
 impl Webhook {
     /// A webhook with these files.
     pub fn new(live: Arc<Live>, metrics: Arc<Metrics>) -> Self {
-        Self { live, metrics, room: Arc::new(Semaphore::new(ROOM)) }
+        Self { live, metrics, room: Arc::new(Semaphore::new(ALL_ROOM)) }
     }
 
-    /// Answers a request.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Answers a request of this peer.
+    pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         if request.uri().path() != "/mutate" {
             return text(StatusCode::NOT_FOUND, "not found; reviews go to /mutate\n");
         }
@@ -66,7 +71,7 @@ impl Webhook {
             return text(StatusCode::METHOD_NOT_ALLOWED, "reviews are posted\n");
         }
         let begun = Instant::now();
-        let read = tokio::time::timeout(TIME, self.read(request.into_body())).await;
+        let read = tokio::time::timeout(TIME, self.read(request.into_body(), peer)).await;
         // What follows does not wait: one review at a time is taken apart.
         let result = match read.unwrap_or(Err(Unanswered::Late)) {
             Ok((body, _room)) => review(&body, &self.live.template()).map_err(Unanswered::Malformed),
@@ -97,34 +102,62 @@ impl Webhook {
         }
     }
 
-    /// The whole body, and the room that it takes.
-    async fn read(&self, mut body: Incoming) -> Result<(Bytes, OwnedSemaphorePermit), Unanswered> {
-        // Without a length it could be as large as any.
+    /// The whole body, and the room that it takes. One with a length takes its room first, so bodies do not wait for one another half
+    /// read; one without takes a step, and more as it comes.
+    async fn read(&self, mut body: Incoming, peer: &Peer) -> Result<(Bytes, Room), Unanswered> {
         let announced =
-            body.size_hint().exact().map_or(MAX_BODY, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+            body.size_hint().exact().map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if announced > MAX_BODY {
             return Err(Unanswered::TooLarge);
         }
-        let steps = u32::try_from(announced.div_ceil(STEP).max(1)).unwrap_or(u32::MAX);
-        let room = self.room.clone().acquire_many_owned(steps).await.map_err(|_| Unanswered::Late)?;
-        let read = tokio::time::timeout(BODY, collect(&mut body)).await;
+        let mut room = Room::default();
+        self.widen(&mut room, announced.max(1), peer).await?;
+        let read = tokio::time::timeout(BODY, self.collect(&mut body, &mut room, peer)).await;
         Ok((read.unwrap_or(Err(Unanswered::Late))?, room))
+    }
+
+    /// Room for so many bytes: of the peer's first, so that it waits where only it is held up.
+    async fn widen(&self, room: &mut Room, bytes: usize, peer: &Peer) -> Result<(), Unanswered> {
+        let steps = bytes.div_ceil(STEP).saturating_sub(room.steps);
+        let permits = u32::try_from(steps).unwrap_or(u32::MAX);
+        for semaphore in [&peer.room, &self.room] {
+            let taken = semaphore.clone().acquire_many_owned(permits).await.map_err(|_| Unanswered::Late)?;
+            room.permits.push(taken);
+        }
+        room.steps += steps;
+        Ok(())
+    }
+
+    /// The bytes of a body, up to the bounds.
+    async fn collect(
+        &self,
+        body: &mut Incoming,
+        room: &mut Room,
+        peer: &Peer,
+    ) -> Result<Bytes, Unanswered> {
+        let mut read = BytesMut::new();
+        let mut values = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Unanswered::Cut)?.into_data() else { continue };
+            values += data.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+            let length = read.len() + data.len();
+            if length > MAX_BODY || values > MAX_VALUES {
+                return Err(Unanswered::TooLarge);
+            }
+            if length > room.steps * STEP {
+                self.widen(room, length, peer).await?;
+            }
+            read.extend_from_slice(&data);
+        }
+        Ok(read.freeze())
     }
 }
 
-/// The bytes of a body, up to the bounds.
-async fn collect(body: &mut Incoming) -> Result<Bytes, Unanswered> {
-    let mut read = BytesMut::new();
-    let mut values = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Unanswered::Cut)?.into_data() else { continue };
-        values += data.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
-        if read.len() + data.len() > MAX_BODY || values > MAX_VALUES {
-            return Err(Unanswered::TooLarge);
-        }
-        read.extend_from_slice(&data);
-    }
-    Ok(read.freeze())
+/// The room that a body takes; given back when it is dropped.
+#[derive(Default)]
+struct Room {
+    steps: usize,
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 fn told(reason: Unanswered) -> (Outcome, StatusCode, &'static str) {

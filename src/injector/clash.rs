@@ -4,11 +4,11 @@
 //! | --- | --- |
 //! | `hostNetwork` | refused: the sidecar's loopback would be the node's |
 //! | `os.name` other than `linux` | refused |
-//! | `shareProcessNamespace` or `hostPID`, and a container that is root, privileged, or the sidecar's user | refused |
+//! | `shareProcessNamespace` or `hostPID`, and a container that is or may be root, is privileged, may trace, or is the sidecar's user | refused |
 //! | `shareProcessNamespace` or `hostPID` else | warning |
 //! | a container of the sidecar's user, where the template redirects | refused: it would not be redirected |
 //! | a container of the sidecar's user else | warning: it may signal the sidecar only where they share processes |
-//! | a container that mounts a volume of the sidecar's | refused |
+//! | a container that mounts a volume of the sidecar's, or something else where outgate's certificates are | refused |
 //! | a container that names a port of the sidecar's | warning |
 
 use serde_json::{Map, Value};
@@ -74,11 +74,24 @@ fn user(spec: &Map<String, Value>, container: &Map<String, Value>) -> Option<i64
     at(container, &path).or_else(|| at(spec, &path)).and_then(Value::as_i64)
 }
 
+/// Capabilities with which a process reads, stops or signals those of other users.
+const CAPABILITIES: [&str; 4] = ["ALL", "SYS_PTRACE", "SYS_ADMIN", "KILL"];
+
+/// Where no user is said the image's own holds, which mostly is root: it may not be, where `runAsNonRoot` stands.
 fn is_powerful(spec: &Map<String, Value>, container: &Map<String, Value>, sidecar: &Sidecar) -> bool {
     let user = user(spec, container);
+    let non_root = ["securityContext", "runAsNonRoot"];
+    let is_non_root = at(container, &non_root).or_else(|| at(spec, &non_root)) == Some(&Value::Bool(true));
+    let added = at(container, &["securityContext", "capabilities", "add"]).and_then(Value::as_array);
+    let may_trace = added.into_iter().flatten().filter_map(Value::as_str).any(|one| {
+        let one = one.to_ascii_uppercase();
+        CAPABILITIES.contains(&one.strip_prefix("CAP_").unwrap_or(&one))
+    });
     user == Some(0)
+        || (user.is_none() && !is_non_root)
         || (user.is_some() && user == sidecar.user())
         || is_true(container, &["securityContext", "privileged"])
+        || may_trace
 }
 
 /// A volume that the app gets as well is mounted as the template mounts it there, the others not at all.
@@ -100,8 +113,25 @@ fn mounts(container: &Map<String, Value>, name: &Shown, sidecar: &Sidecar) -> Re
     Ok(())
 }
 
+/// Whether a mount would hide ours, or a part of it. One above is mounted before it, and hides nothing.
 fn same_place(ours: Option<&str>, path: &str) -> bool {
-    ours.is_some_and(|ours| ours.trim_end_matches('/') == path.trim_end_matches('/'))
+    ours.is_some_and(|ours| steps(path).starts_with(&steps(ours)))
+}
+
+/// A path as the kernel walks it. `/var/run` is a link to `/run` in most images.
+fn steps(path: &str) -> Vec<&str> {
+    let mut steps = Vec::new();
+    for step in path.split('/').filter(|step| !step.is_empty() && *step != ".") {
+        if step == ".." {
+            steps.pop();
+        } else {
+            steps.push(step);
+        }
+    }
+    if steps.starts_with(&["var", "run"]) {
+        steps.remove(0);
+    }
+    steps
 }
 
 fn ports(

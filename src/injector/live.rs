@@ -76,7 +76,12 @@ struct Seen {
     certificate: Zeroizing<Vec<u8>>,
     key: Zeroizing<Vec<u8>>,
     template: Zeroizing<Vec<u8>>,
+    /// Looks in a row at which certificate or key, and the template, could not be read.
+    unread: (u8, u8),
 }
+
+/// At so many looks in a row a file that cannot be read is told of: one look may fall into the swap of a mount.
+const TOLD_AT: u8 = 2;
 
 impl Seen {
     fn read(files: &Files) -> Result<Self, LiveError> {
@@ -84,6 +89,7 @@ impl Seen {
             certificate: bytes(&files.certificate)?,
             key: bytes(&files.key)?,
             template: bytes(&files.template)?,
+            unread: (0, 0),
         })
     }
 }
@@ -127,31 +133,55 @@ impl Live {
         }
     }
 
-    /// Reads the files once, and takes over what changed and can be used. A file that cannot be read counts as unchanged: while a
-    /// mount is swapped that happens.
+    /// Reads the files once, and takes over what changed and can be used. The pair and the template are looked at each by itself: one
+    /// that cannot be read holds the other not up. It counts as unchanged, and is told of when it lasts.
     pub(super) fn look(&self) {
-        let Ok(now) = Seen::read(&self.files) else { return };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.certificate != now.certificate || seen.key != now.key {
-            self.take_pair(&now);
+        let seen = &mut *seen;
+        let pair = bytes(&self.files.certificate).and_then(|first| Ok((first, bytes(&self.files.key)?)));
+        if let Some((certificate, key)) = self.readable(Part::Certificate, pair, &mut seen.unread.0)
+            && (seen.certificate != certificate || seen.key != key)
+        {
+            self.take_pair(&certificate, &key);
+            (seen.certificate, seen.key) = (certificate, key);
         }
-        if seen.template != now.template {
-            self.take_template(&now);
+        let template = bytes(&self.files.template);
+        if let Some(template) = self.readable(Part::Template, template, &mut seen.unread.1)
+            && seen.template != template
+        {
+            self.take_template(&template);
+            seen.template = template;
         }
-        *seen = now;
     }
 
-    fn take_pair(&self, now: &Seen) {
-        let taken = tls(&now.certificate, &now.key).map(|(tls, ends)| {
+    /// What was read; where it could not be, it is told of once, at the second look in a row.
+    fn readable<T>(&self, what: Part, read: Result<T, LiveError>, unread: &mut u8) -> Option<T> {
+        match read {
+            Ok(read) => {
+                *unread = 0;
+                Some(read)
+            }
+            Err(error) => {
+                *unread = unread.saturating_add(1);
+                if *unread == TOLD_AT {
+                    self.told(what, Err(error));
+                }
+                None
+            }
+        }
+    }
+
+    fn take_pair(&self, certificate: &[u8], key: &[u8]) {
+        let taken = tls(certificate, key).map(|(tls, ends)| {
             self.tls.store(Arc::new(tls));
             self.metrics.certificate_ends(ends);
         });
         self.told(Part::Certificate, taken);
     }
 
-    fn take_template(&self, now: &Seen) {
-        let taken = template(&self.files.template, &now.template)
-            .map(|template| self.template.store(Arc::new(template)));
+    fn take_template(&self, text: &[u8]) {
+        let taken =
+            template(&self.files.template, text).map(|template| self.template.store(Arc::new(template)));
         self.told(Part::Template, taken);
     }
 

@@ -25,6 +25,12 @@ use super::tree::{at, contains, list_mut, object_mut, objects, text};
 use super::{INJECTED_LABEL, Refusal, STATUS, Shown, Warnings, clash};
 use crate::policy::diagnostic::suggest;
 
+/// Containers of all kinds that a pod may have. Each is given variables and mounts, so a small pod of many would be answered by a large
+/// patch.
+const MAX_CONTAINERS: usize = 100;
+/// Bytes of variables and mounts, as JSON, for all containers of a pod together. With the library's template a hundred take a third.
+const MAX_ADDED: usize = 1024 * 1024;
+
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// Containers of service meshes: variables of a proxy would lead their own control traffic through outgate.
@@ -69,7 +75,9 @@ enum Before {
 ///
 /// Every [`Refusal`].
 pub fn inject(pod: &Value, template: &Template) -> Result<Injection, Refusal> {
-    let mut pod = pod.as_object().ok_or(Refusal::NotAPod("the object"))?.clone();
+    let pod = pod.as_object().ok_or(Refusal::NotAPod("the object"))?;
+    bounded(pod)?;
+    let mut pod = pod.clone();
     let mut warnings = Warnings::default();
     let annotations = annotations(&pod)?;
     let options = Options::of(&annotations)?;
@@ -88,6 +96,9 @@ pub fn inject(pod: &Value, template: &Template) -> Result<Injection, Refusal> {
     }
     clash::check(spec, &sidecar, &mut warnings)?;
     let targets = targets(spec, &options, &sidecar, &mut warnings)?;
+    if added(&sidecar).saturating_mul(targets.len()) > MAX_ADDED {
+        return Err(Refusal::TooMuch(targets.len()));
+    }
     let spec = object_mut(&mut pod, "spec")?;
     point(spec, &targets, &sidecar, &mut warnings)?;
     if found == Before::Nothing {
@@ -96,6 +107,19 @@ pub fn inject(pod: &Value, template: &Template) -> Result<Injection, Refusal> {
     volumes(spec, found, &sidecar)?;
     describe(&mut pod, found, &targets, &sidecar)?;
     Ok(Injection { pod: Value::Object(pod), warnings })
+}
+
+/// Judged before anything is copied.
+fn bounded(pod: &Map<String, Value>) -> Result<(), Refusal> {
+    let length = |kind| at(pod, &["spec", kind]).and_then(Value::as_array).map_or(0, Vec::len);
+    let count = ["initContainers", "containers", "ephemeralContainers"].into_iter().map(length).sum();
+    if count > MAX_CONTAINERS { Err(Refusal::TooManyContainers(count)) } else { Ok(()) }
+}
+
+/// Bytes that one container is given at most.
+fn added(sidecar: &Sidecar) -> usize {
+    let parts = &sidecar.variant.parts;
+    parts.env.iter().chain(&parts.volume_mounts).map(|one| one.to_string().len()).sum()
 }
 
 fn annotations(pod: &Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
@@ -243,7 +267,7 @@ fn environment(
 }
 
 /// The variable of this name, or its other spelling: programs read `HTTPS_PROXY` and `https_proxy` as one, and each prefers one of
-/// them, so who sets one has set both.
+/// them, so who sets one has set both. Of two with one name the last counts, as in Kubernetes.
 fn find_variable<'a>(there: &'a [Value], ours: &Value) -> Option<&'a Value> {
     let name = text(ours, "name").unwrap_or_default();
     let spelled = |theirs: &&Value| text(theirs, "name") == Some(name);
@@ -251,7 +275,7 @@ fn find_variable<'a>(there: &'a [Value], ours: &Value) -> Option<&'a Value> {
         PROXY_VARIABLES.contains(&name)
             && text(theirs, "name").is_some_and(|other| other.eq_ignore_ascii_case(name))
     };
-    there.iter().find(spelled).or_else(|| there.iter().find(meant))
+    there.iter().rev().find(spelled).or_else(|| there.iter().rev().find(meant))
 }
 
 /// Before all others: what comes after it may call out.

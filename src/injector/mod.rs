@@ -11,6 +11,7 @@
 //! tree        JSON as Kubernetes writes it
 //! live        certificate, key and template, which change while it runs
 //! answer      one request of the webhook: bounds, and what goes back
+//! peer        what one address may take of it
 //! server      the webhook as a process
 //! metrics     what it tells about itself
 //! ```
@@ -27,6 +28,7 @@ pub mod manifest;
 pub mod merge;
 pub mod metrics;
 pub mod options;
+pub mod peer;
 pub mod review;
 pub mod server;
 pub mod sidecar;
@@ -87,6 +89,12 @@ pub enum Refusal {
     /// What came is not a pod.
     #[error("this is not a pod that outgate understands: `{0}`")]
     NotAPod(&'static str),
+    /// More containers than any pod of people has.
+    #[error("the pod has {0} containers, and outgate takes at most 100 of all kinds together")]
+    TooManyContainers(usize),
+    /// What would be added is too much.
+    #[error("variables and mounts for {0} containers would be more than 1 MiB; a shorter `outgate.dev/no-proxy`, or fewer containers")]
+    TooMuch(usize),
     /// The network of the node.
     #[error(
         "a pod with `hostNetwork` gets no sidecar: its 127.0.0.1 is the node's, and whoever runs there could use the credentials"
@@ -97,7 +105,7 @@ pub enum Refusal {
     OtherSystem(Shown),
     /// Another container can do with the sidecar's process what it wants.
     #[error(
-        "container `{0}` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it"
+        "container `{0}` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it"
     )]
     SharedProcesses(Shown),
     /// Redirection tells the sidecar from the app by its user.

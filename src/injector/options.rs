@@ -33,9 +33,15 @@ const RUNTIMES: &str = "outgate.dev/runtimes";
 const NO_PROXY: &str = "outgate.dev/no-proxy";
 const NATIVE: &str = "outgate.dev/native-sidecar";
 const LOG_LEVEL: &str = "outgate.dev/log-level";
-const CPU_REQUEST: &str = "outgate.dev/cpu-request";
-const MEMORY_REQUEST: &str = "outgate.dev/memory-request";
-const MEMORY_LIMIT: &str = "outgate.dev/memory-limit";
+/// What the sidecar asks for.
+pub(super) const CPU_REQUEST: &str = "outgate.dev/cpu-request";
+/// The same, of memory.
+pub(super) const MEMORY_REQUEST: &str = "outgate.dev/memory-request";
+/// What it may use.
+pub(super) const MEMORY_LIMIT: &str = "outgate.dev/memory-limit";
+
+/// Bytes that the value of an annotation may have. `no-proxy` comes back in each container more than once.
+const MAX_VALUE: usize = 4096;
 
 /// All that may be set.
 const KEYS: [&str; 11] = [
@@ -92,6 +98,10 @@ impl Options {
         for (key, value) in annotations.iter().filter(|(key, _)| key.starts_with(PREFIX) && *key != STATUS) {
             let known = KEYS.iter().find(|known| *known == key).ok_or_else(|| unknown(key))?;
             let value = value.as_str().ok_or(Refusal::NotAPod("metadata.annotations"))?;
+            if value.len() > MAX_VALUE {
+                let value = Shown::new(value);
+                return Err(Refusal::BadAnnotation { key: known, value, wanted: "at most 4096 bytes long" });
+            }
             options.set(known, value)?;
             options.given.insert(key.clone(), value.to_owned());
         }
@@ -179,6 +189,31 @@ fn is_direct(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253
         && text.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_:/*[]".contains(&c))
+}
+
+/// How much a quantity is; none where it is written in a way that annotations may not be, with an exponent.
+pub(super) fn amount(text: &str) -> Option<f64> {
+    if !is_quantity(text) {
+        return None;
+    }
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[number.len()..] {
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024_f64,
+        "Mi" => 1024_f64.powi(2),
+        "Gi" => 1024_f64.powi(3),
+        "Ti" => 1024_f64.powi(4),
+        "Pi" => 1024_f64.powi(5),
+        "Ei" => 1024_f64.powi(6),
+        _ => 1.0,
+    };
+    Some(number.parse::<f64>().ok()? * factor)
 }
 
 /// A quantity as Kubernetes writes it, without sign: digits, perhaps a fraction, perhaps a suffix.

@@ -120,8 +120,10 @@ fn judge(request: &Request, template: &Template) -> (Verdict, Map<String, Value>
             if patch.0.is_empty() {
                 return (Verdict::Unchanged, fields, said, count);
             }
+            // Written from the operations: as a tree they would take their memory once more. Writing them does not fail.
+            let written = serde_json::to_vec(&patch).unwrap_or_default();
             fields.insert("patchType".to_owned(), json!("JSONPatch"));
-            fields.insert("patch".to_owned(), json!(STANDARD.encode(json!(patch).to_string())));
+            fields.insert("patch".to_owned(), json!(STANDARD.encode(written)));
             (Verdict::Injected, fields, said, count)
         }
     }

@@ -10,10 +10,10 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -32,9 +32,10 @@ use tokio_util::task::TaskTracker;
 use super::answer::{Webhook, text};
 use super::live::{Files, Live, LiveError};
 use super::metrics::Metrics;
+use super::peer::{Peer, Peers};
 use crate::message::body::Body;
 
-/// Connections at a time; more wait in the backlog.
+/// Connections at a time, of all addresses; more wait in the backlog. Of one address there are at most [`peer::CONNECTIONS`](super::peer).
 const CONNECTIONS: usize = 512;
 /// The same, of scrapers and probes.
 const HEALTH_CONNECTIONS: usize = 32;
@@ -42,12 +43,18 @@ const HEALTH_CONNECTIONS: usize = 32;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long a connection of HTTP/1.1 waits for a whole head, between requests too.
 const HEAD: Duration = Duration::from_secs(30);
+/// How long a connection may take for its first request, its head included. The API server connects because it has one.
+const FIRST: Duration = Duration::from_secs(5);
+/// How long it may be without one after that.
+const IDLE: Duration = Duration::from_secs(120);
 /// How often a silent connection of HTTP/2 is asked whether it lives, and how long it may be silent then.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// A connection is closed after this long, in good order: so after a roll-out the API server finds the new pods.
 const AGE: Duration = Duration::from_secs(600);
 /// How long running requests may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// The same for a connection that never had one: time for a word of goodbye.
+const FIRST_END: Duration = Duration::from_millis(100);
 
 /// What the injector is started with.
 #[derive(Clone, Debug)]
@@ -133,10 +140,10 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartErr
 }
 
 /// The next connection; errors of accepting (no descriptors, mostly) pass by themselves.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, address)) => return (stream, address.ip()),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -153,11 +160,16 @@ async fn serve(
     drain: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let peers = Peers::default();
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = tokio::select! {
-            stream = accept(&listener) => stream,
+        let (stream, address) = tokio::select! {
+            accepted = accept(&listener) => accepted,
             () = drain.cancelled() => return,
+        };
+        let Some((peer, place)) = peers.admit(address) else {
+            tracing::debug!(%address, "an address has too many connections");
+            continue;
         };
         let acceptor = TlsAcceptor::from(live.tls());
         let (webhook, drain) = (webhook.clone(), drain.clone());
@@ -170,12 +182,12 @@ async fn serve(
             match handshake {
                 Ok(Ok(stream)) => {
                     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    connection(stream, h2, webhook, drain).await;
+                    connection(stream, h2, webhook, peer, drain).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
                 Err(_) => tracing::debug!("a handshake took too long"),
             }
-            drop(permit);
+            drop((permit, place));
         });
     }
 }
@@ -185,17 +197,23 @@ async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     h2: bool,
     webhook: Arc<Webhook>,
+    peer: Arc<Peer>,
     drain: CancellationToken,
 ) {
+    let requests = Arc::new(AtomicU64::new(0));
+    let counted = requests.clone();
     let service = service_fn(move |request| {
-        let webhook = webhook.clone();
-        async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+        let (webhook, peer) = (webhook.clone(), peer.clone());
+        counted.fetch_add(1, Ordering::Relaxed);
+        async move { Ok::<_, Infallible>(webhook.answer(request, &peer).await) }
     });
     let over = async {
         tokio::select! {
             () = drain.cancelled() => {}
+            () = silent(&requests) => {}
             () = tokio::time::sleep(AGE) => {}
         }
+        if requests.load(Ordering::Relaxed) == 0 { FIRST_END } else { DRAIN }
     };
     let io = TokioIo::new(io);
     // The same twice, because the two kinds of connections have no trait in common.
@@ -206,19 +224,37 @@ async fn connection(
         builder.initial_stream_window_size(64 * 1024).initial_connection_window_size(64 * 1024);
         let mut connection = pin!(builder.serve_connection(io, service));
         tokio::select! {
-            _ = connection.as_mut() => return,
-            () = over => connection.as_mut().graceful_shutdown(),
+            _ = connection.as_mut() => {}
+            time = over => {
+                connection.as_mut().graceful_shutdown();
+                let _ = tokio::time::timeout(time, connection).await;
+            }
         }
-        let _ = tokio::time::timeout(DRAIN, connection).await;
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_headers(100);
         let mut connection = pin!(builder.serve_connection(io, service));
         tokio::select! {
-            _ = connection.as_mut() => return,
-            () = over => connection.as_mut().graceful_shutdown(),
+            _ = connection.as_mut() => {}
+            time = over => {
+                connection.as_mut().graceful_shutdown();
+                let _ = tokio::time::timeout(time, connection).await;
+            }
         }
-        let _ = tokio::time::timeout(DRAIN, connection).await;
+    }
+}
+
+/// Ends when a connection has had no request for too long. A request takes less than [`IDLE`], so none runs then.
+async fn silent(requests: &AtomicU64) {
+    tokio::time::sleep(FIRST).await;
+    let mut before = 0;
+    loop {
+        let now = requests.load(Ordering::Relaxed);
+        if now == before {
+            return;
+        }
+        before = now;
+        tokio::time::sleep(IDLE).await;
     }
 }
 
@@ -256,8 +292,8 @@ async fn serve_health(
     let permits = Arc::new(Semaphore::new(HEALTH_CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = tokio::select! {
-            stream = accept(&listener) => stream,
+        let (stream, _) = tokio::select! {
+            accepted = accept(&listener) => accepted,
             () = cancel.cancelled() => return,
         };
         let (health, cancel) = (health.clone(), cancel.clone());

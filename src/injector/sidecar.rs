@@ -5,10 +5,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::options::Options;
+use super::options::{CPU_REQUEST, MEMORY_LIMIT, MEMORY_REQUEST, Options, amount};
 use super::template::{Mode, Template, Variant, hash};
 use super::tree::{list_mut, object_mut, text};
-use super::{Refusal, STATUS};
+use super::{Refusal, STATUS, Shown};
 
 const POLICY_VOLUME: &str = "outgate-policy";
 const CREDENTIALS_VOLUME: &str = "outgate-credentials";
@@ -122,8 +122,34 @@ impl Sidecar {
                     .insert(resource.to_owned(), json!(amount));
             }
         }
-        Ok(())
+        fits(sidecar, options)
     }
+}
+
+/// Kubernetes refuses a request above its limit, in words that do not name the annotation.
+fn fits(sidecar: &Map<String, Value>, options: &Options) -> Result<(), Refusal> {
+    let of = |kind, resource| {
+        let quantity = sidecar.get("resources")?.get(kind)?.get(resource)?;
+        amount(quantity.as_str()?)
+    };
+    let exceeds = |resource| match (of("requests", resource), of("limits", resource)) {
+        (Some(request), Some(limit)) => request > limit,
+        _ => false,
+    };
+    let wrong = |key, value: &Option<String>, wanted| {
+        let value = Shown::new(value.as_deref()?);
+        Some(Refusal::BadAnnotation { key, value, wanted })
+    };
+    let refusal = if exceeds("memory") {
+        wrong(MEMORY_REQUEST, &options.memory_request, "at most the sidecar's limit of memory").or_else(|| {
+            wrong(MEMORY_LIMIT, &options.memory_limit, "at least the sidecar's request of memory")
+        })
+    } else if exceeds("cpu") {
+        wrong(CPU_REQUEST, &options.cpu_request, "at most the sidecar's limit of CPU")
+    } else {
+        None
+    };
+    refusal.map_or(Ok(()), Err)
 }
 
 /// Appends to what an app reaches directly: `NO_PROXY`, and the property of Java, which knows no networks and writes suffixes with `*`.

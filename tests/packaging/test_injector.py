@@ -321,7 +321,7 @@ class Webhook(unittest.TestCase):
         found = injector_objects()
         limit, = re.fullmatch(r"(\d+)Mi", pod_spec(found["Deployment/egress-outgate-injector"])["containers"][0]["resources"]["limits"]["memory"]).groups()
         deep = '{"a":' * 100 + "0" + "}" * 100
-        body = json.dumps(review(a_pod())).replace('"containers"', '"x": [' + ",".join([deep] * 980) + '], "containers"', 1)
+        body = json.dumps(review(a_pod())).replace('"containers"', '"x": [' + ",".join([deep] * 490) + '], "containers"', 1)
         with Injector(found) as injector:
             with injector.connection() as connection:
                 for _ in range(3):
@@ -331,6 +331,21 @@ class Webhook(unittest.TestCase):
             self.assertLess(peak, int(limit) * 0.9)
             with injector.connection() as connection:
                 self.assertEqual(connection.post(body.replace("[", "[" + ",".join([deep] * 100) + ",", 1))[0], 413)
+
+    def test_many_containers_stay_below_the_memory_limit(self):
+        """Each is given variables and mounts: the answer grows with their number, not with the bytes that came."""
+        pod = a_pod()
+        with Injector(injector_objects()) as injector:
+            for count, allowed in ((100, True), (101, False), (16_000, False)):
+                pod["spec"]["containers"] = [{"name": f"c{i}", "securityContext": SECURE if count <= 101 else {}} for i in range(count)]
+                with injector.connection() as connection:
+                    status, body = connection.post(json.dumps(review(pod)))
+                self.assertEqual(status, 200)
+                self.assertEqual(json.loads(body)["response"]["allowed"], allowed, count)
+                self.assertLess(len(body), 1024 * 1024)
+            peak = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{injector.process.pid}/status").read_text())[1]) / 1024
+            print(f"\n# 16,000 containers: resident at most {peak:.0f} MB")
+            self.assertLess(peak, 128)
 
     def test_it_ends_in_good_order(self):
         with Injector(injector_objects(), linger="500ms") as injector:

@@ -92,12 +92,12 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "",
         "shareProcessNamespace: true, securityContext: { runAsUser: 65532 }",
-        "container `shop` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it",
+        "container `shop` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
     ),
     (
         "",
         "hostPID: true, securityContext: { runAsUser: 0 }",
-        "container `shop` shares the process namespace with the sidecar and runs as root, privileged, or as the sidecar's user; it could read or stop it",
+        "container `shop` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
     ),
     (
         "",
@@ -123,6 +123,66 @@ const CASES: &[(&str, &str, &str)] = &[
         "",
         "initContainers: [{ name: a, volumeMounts: [{ name: outgate-public, mountPath: /var/run/outgate }] }]",
         "container `a` mounts `outgate-public`, which is the sidecar's alone",
+    ),
+    (
+        "",
+        "shareProcessNamespace: true",
+        "container `shop` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "hostPID: true, securityContext: { runAsNonRoot: false }",
+        "container `shop` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "shareProcessNamespace: true, securityContext: { runAsUser: 1000 }, initContainers: [{ name: a, securityContext: { capabilities: { add: [SYS_PTRACE] } } }]",
+        "container `a` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "shareProcessNamespace: true, securityContext: { runAsUser: 1000 }, initContainers: [{ name: a, securityContext: { capabilities: { add: [CAP_sys_admin] } } }]",
+        "container `a` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "shareProcessNamespace: true, securityContext: { runAsUser: 1000 }, initContainers: [{ name: a, securityContext: { capabilities: { add: [ALL] } } }]",
+        "container `a` shares the process namespace with the sidecar and is or may be root (no `runAsUser`, no `runAsNonRoot`), is privileged, may trace, or is the sidecar's user; it could read or stop it",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /var/run/outgate/ca-bundle.pem }] }]",
+        "container `a` has a mount at `/var/run/outgate/ca-bundle.pem`, where outgate's certificates have to be",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /var/run/./outgate }] }]",
+        "container `a` has a mount at `/var/run/./outgate`, where outgate's certificates have to be",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: //var/run/x/../outgate }] }]",
+        "container `a` has a mount at `//var/run/x/../outgate`, where outgate's certificates have to be",
+    ),
+    (
+        "",
+        "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /run/outgate }] }]",
+        "container `a` has a mount at `/run/outgate`, where outgate's certificates have to be",
+    ),
+    (
+        "annotations: { outgate.dev/memory-request: 1Gi }",
+        "",
+        "annotation `outgate.dev/memory-request`: `1Gi` is not at most the sidecar's limit of memory",
+    ),
+    (
+        "annotations: { outgate.dev/memory-limit: 31.9Mi }",
+        "",
+        "annotation `outgate.dev/memory-limit`: `31.9Mi` is not at least the sidecar's request of memory",
+    ),
+    (
+        "annotations: { outgate.dev/memory-limit: 1G, outgate.dev/memory-request: 1Gi }",
+        "",
+        "annotation `outgate.dev/memory-request`: `1Gi` is not at most the sidecar's limit of memory",
     ),
     ("annotations: 7", "", "this is not a pod that outgate understands: `metadata.annotations`"),
     (
@@ -152,6 +212,64 @@ fn each_with_its_words() {
         assert_eq!(response["uid"], "705ab4f5-6393-11e8-b7cc-42010a800002");
         assert_eq!(response["status"]["message"].as_str().unwrap(), format!("outgate: {wanted}"), "{yaml}");
     }
+}
+
+/// Each container is given variables and mounts: a small pod of many would have a large answer.
+#[test]
+fn pods_of_many_containers_are_refused_before_anything_is_made() {
+    let mut pod = pod("metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [] }\n");
+    let some = |count: usize| (0..count).map(|n| json!({ "name": format!("c{n}") })).collect::<Vec<_>>();
+    for (init, main, ephemeral, wanted) in [
+        (0, 100, 0, Verdict::Injected),
+        (0, 101, 0, Verdict::Refused),
+        (50, 50, 0, Verdict::Injected),
+        (50, 50, 1, Verdict::Refused),
+        (0, 16_000, 0, Verdict::Refused),
+    ] {
+        pod["spec"]["initContainers"] = some(init).into();
+        pod["spec"]["containers"] = some(main).into();
+        pod["spec"]["ephemeralContainers"] = some(ephemeral).into();
+        let answer = answered(&asked(&pod), &small());
+        let text = answer.review.to_string();
+        assert_eq!(answer.verdict, wanted, "{init} {main} {ephemeral}");
+        assert!(text.len() < 200_000, "{}", text.len());
+        assert_eq!(text.contains("outgate takes at most 100 of all kinds"), wanted == Verdict::Refused);
+    }
+}
+
+/// The template is the operator's, and may be large; what comes of it for one pod is bounded all the same.
+#[test]
+fn what_is_added_is_bounded() {
+    let mut document = super::small_document();
+    let value = "x".repeat(20_000);
+    document["native"]["env"].as_array_mut().unwrap().push(json!({ "name": "BIG", "value": value }));
+    let template = super::made(&document);
+    let mut pod = pod("metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [] }\n");
+    for (count, wanted) in [(50, Verdict::Injected), (60, Verdict::Refused)] {
+        pod["spec"]["containers"] = (0..count).map(|n| json!({ "name": format!("c{n}") })).collect();
+        let answer = answered(&asked(&pod), &template);
+        assert_eq!(answer.verdict, wanted, "{count}");
+        assert_eq!(answer.review.to_string().contains("more than 1 MiB"), wanted == Verdict::Refused);
+    }
+    pod["metadata"]["annotations"] = json!({ "outgate.dev/no-proxy": "a,".repeat(2100) + "a" });
+    let said = answered(&asked(&pod), &small()).said.join("");
+    assert!(said.ends_with("is not at most 4096 bytes long"), "{said}");
+}
+
+/// Kubernetes takes the last of two with one name, so it is the last that is judged.
+#[test]
+fn the_last_of_two_variables_counts() {
+    let env = |first: &str, last: &str| {
+        let mut pod = pod(
+            "metadata: { labels: { outgate.dev/inject: 'true' } }\nspec: { containers: [{ name: shop }] }\n",
+        );
+        let one = |value: &str| json!({ "name": "HTTPS_PROXY", "value": value });
+        pod["spec"]["containers"][0]["env"] = json!([one(first), one(last)]);
+        answered(&asked(&pod), &small()).said.join("\n")
+    };
+    let ours = "http://127.0.0.1:3128";
+    assert!(env(ours, "http://other:1").contains("sets HTTPS_PROXY itself"));
+    assert_eq!(env("http://other:1", ours), "");
 }
 
 #[test]

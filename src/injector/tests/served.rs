@@ -13,13 +13,14 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::super::answer::MAX_BODY;
 use super::super::live::{Files, Live};
 use super::super::metrics::Metrics;
+use super::super::peer::CONNECTIONS;
 use super::super::server::{Injector, Settings};
 use super::super::template::DEFAULT;
 use super::{asked, pod};
@@ -66,6 +67,15 @@ async fn connect(
     trusted: &CertificateDer<'static>,
     alpn: &str,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_from([127, 0, 0, 1], injector, trusted, alpn).await
+}
+
+async fn connect_from(
+    address: [u8; 4],
+    injector: &Injector,
+    trusted: &CertificateDer<'static>,
+    alpn: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let mut config = ClientConfig::builder_with_provider(crypto_provider())
@@ -74,7 +84,9 @@ async fn connect(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let stream = TcpStream::connect(injector.listen).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((address, 0).into())?;
+    let stream = socket.connect(injector.listen).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME).unwrap(), stream).await
 }
 
@@ -174,9 +186,9 @@ async fn an_announced_flood_is_not_waited_for() {
     assert_eq!(&start, b"HTTP/1.1 413");
 }
 
-/// Bodies that never come fill the room; it is empty again when their connections are gone.
+/// Bodies that never come fill the room of their address, and of no other; it is empty again when their connections are gone.
 #[tokio::test]
-async fn half_a_body_does_not_hold_others_up_for_good() {
+async fn half_a_body_holds_up_its_own_address_only() {
     let (folder, trusted) = Folder::new();
     let injector = folder.start(Duration::ZERO).await;
     let mut stream = connect(&injector, &trusted, "http/1.1").await.unwrap();
@@ -187,10 +199,69 @@ async fn half_a_body_does_not_hold_others_up_for_good() {
     tokio::pin!(waiting);
     assert!(
         tokio::time::timeout(Duration::from_millis(300), &mut waiting).await.is_err(),
-        "there is no room"
+        "there is no room for this address"
     );
+    let mut other = connect_from([127, 0, 0, 2], &injector, &trusted, "http/1.1").await.unwrap();
+    other.write_all(&request(&good())).await.unwrap();
+    let mut start = [0; 12];
+    other.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
     drop(stream);
     assert_eq!(waiting.await.0, StatusCode::OK);
+}
+
+fn request(body: &[u8]) -> Vec<u8> {
+    let head = format!("POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+/// Bodies without a length take what they bring, and not what they could.
+#[tokio::test]
+async fn a_body_without_a_length_takes_a_step() {
+    let (folder, trusted) = Folder::new();
+    let injector = folder.start(Duration::ZERO).await;
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        let mut stream = connect(&injector, &trusted, "http/1.1").await.unwrap();
+        let head = "POST /mutate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        open.push(stream);
+    }
+    let begun = std::time::Instant::now();
+    assert_eq!(send(&injector, &trusted, Method::POST, "/mutate", good()).await.0, StatusCode::OK);
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    // And one grows as it comes.
+    let mut stream = connect(&injector, &trusted, "http/1.1").await.unwrap();
+    let body = large(700_000);
+    let head = format!(
+        "POST /mutate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat()).await.unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+}
+
+/// As many connections as one address may have, without a request: others are served, and those are cut.
+#[tokio::test]
+async fn silent_connections_are_one_addresss_own_and_are_cut() {
+    let (folder, trusted) = Folder::new();
+    let injector = folder.start(Duration::ZERO).await;
+    let mut silent = Vec::new();
+    for number in 0..CONNECTIONS {
+        let alpn = if number % 2 == 0 { "h2" } else { "http/1.1" };
+        silent.push(connect(&injector, &trusted, alpn).await.unwrap());
+    }
+    assert!(connect(&injector, &trusted, "h2").await.is_err(), "one more");
+    assert!(connect_from([127, 0, 0, 2], &injector, &trusted, "h2").await.is_ok());
+    for mut stream in silent {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "it is not cut");
+    }
+    assert_eq!(send(&injector, &trusted, Method::POST, "/mutate", good()).await.0, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -268,12 +339,44 @@ async fn changed_files_are_taken_over_and_bad_ones_are_not() {
     std::fs::remove_file(folder.path("tls.key")).unwrap();
     live.look();
     counted("reloads_total{what=\"certificate\",result=\"refused\"} 1");
+    // The first look may have met a swap; the second tells, and only that one.
+    for _ in 0..3 {
+        live.look();
+        counted("reloads_total{what=\"certificate\",result=\"refused\"} 2");
+    }
     std::fs::copy(other.path("tls.key"), folder.path("tls.key")).unwrap();
     std::fs::write(folder.path("template.yaml"), DEFAULT.replace("--log=info", "--log=warn")).unwrap();
     live.look();
     assert!(!Arc::ptr_eq(&tls, &live.tls()));
     assert_ne!(template.hash, live.template().hash);
     counted("reloads_total{what=\"certificate\",result=\"applied\"} 1");
+    counted("reloads_total{what=\"template\",result=\"applied\"} 1");
+}
+
+/// A template that cannot be read does not keep the certificate from being taken over.
+#[tokio::test]
+async fn each_file_is_looked_at_by_itself() {
+    let (folder, _) = Folder::new();
+    let metrics = Arc::new(Metrics::new());
+    let live = Live::read(folder.files(), metrics.clone()).unwrap();
+    let counted = |line: &str| assert!(metrics.encode().contains(line), "{line}\n{}", metrics.encode());
+    let (tls, template) = (live.tls(), live.template());
+    std::fs::write(folder.path("template.yaml"), "#".repeat(1024 * 1024 + 1)).unwrap();
+    folder.certify();
+    live.look();
+    assert!(!Arc::ptr_eq(&tls, &live.tls()), "the new certificate is in use");
+    assert!(Arc::ptr_eq(&template, &live.template()));
+    counted("reloads_total{what=\"certificate\",result=\"applied\"} 1");
+    counted("reloads_total{what=\"template\",result=\"refused\"} 0");
+    for _ in 0..3 {
+        live.look();
+        counted("reloads_total{what=\"template\",result=\"refused\"} 1");
+    }
+    // Readable again, and changed.
+    std::fs::write(folder.path("template.yaml"), DEFAULT.replace("--log=info", "--log=warn")).unwrap();
+    std::fs::remove_file(folder.path("tls.crt")).unwrap();
+    live.look();
+    assert_ne!(template.hash, live.template().hash);
     counted("reloads_total{what=\"template\",result=\"applied\"} 1");
 }
 
