@@ -237,15 +237,16 @@ impl TokenClient {
     async fn ask(&self, mut call: HttpCall) -> Result<TokenAnswer, TokenFault> {
         let (_, client) = self.endpoint()?;
         call.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        let path = call.path.clone();
         let answer = client.send(call).await?;
         if !answer.status.is_success() {
-            client.count_refusal(answer.status);
+            client.count_refusal(&path, answer.status);
             return Err(refusal(&answer));
         }
         let token = TokenAnswer::parse(&answer.body)?;
         // Some answer 200 and say in the body that it is none (Slack, GitHub).
         if token.text("access_token").is_none() && token.0.at(&["error"]).is_some() {
-            client.count_refusal(StatusCode::BAD_REQUEST);
+            client.count_refusal(&path, StatusCode::BAD_REQUEST);
             return Err(refusal(&answer));
         }
         Ok(token)
