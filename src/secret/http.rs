@@ -6,15 +6,15 @@
 //! - one deadline for everything, retries included; a body of at most 1 MiB, in memory that is wiped;
 //! - redirects are never followed: they would carry a token to wherever the answer says;
 //! - up to three tries, with backoff and jitter, of what may be repeated and failed in transport, with a 5xx or a 429;
-//! - a peer that fails is asked at most ten times a minute ([`MAX_FAILURES`]); in between, the last failure is the answer;
+//! - a path that fails is asked at most ten times a minute ([`MAX_FAILURES`]), and so is a peer that is not reached or of which
+//!   nothing succeeds; in between, the last failure is the answer;
 //! - errors without text of the peer, so that an answer that repeats a secret cannot bring it into a log.
 //!
 //! **Addresses.** The address of a store is written by the platform, not by the app; so private addresses and loopback are
 //! allowed. Metadata services are not, save for a client that is made to ask one ([`AddressRules`] of its settings), and
 //! outgate's own listeners never are.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
+use self::failures::{Failed, Failures, Running, lock};
 use super::SecretBytes;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
@@ -35,9 +36,11 @@ use crate::upstream::guard::{AddressRange, AddressRules};
 use crate::upstream::settings::{HttpVersion, PoolSettings, TlsSettings, UpstreamSettings};
 use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
 
+mod failures;
+
 /// Bytes that the body of an answer may have.
 pub const MAX_BODY: usize = 1024 * 1024;
-/// Failed requests within [`WINDOW`], after which the peer is not asked.
+/// Failed requests within [`WINDOW`], after which the path, or the peer, is not asked.
 pub const MAX_FAILURES: usize = 10;
 /// The time in which failures are counted.
 pub const WINDOW: Duration = Duration::from_secs(60);
@@ -212,13 +215,13 @@ impl HttpClient {
     /// Sends a request and reads its whole answer.
     ///
     /// # Errors
-    /// No usable answer within the client's time; or the peer failed [`MAX_FAILURES`] times in the last minute, and the
-    /// error is that of its last failure.
+    /// No usable answer within the client's time; or the path or the peer failed [`MAX_FAILURES`] times in the last
+    /// minute, and the error is that of its last failure.
     pub async fn send(&self, call: HttpCall) -> Result<HttpAnswer, HttpError> {
         let deadline = Instant::now() + self.total;
         let call = Call::of(call)?;
         for tried in 1..=TRIES {
-            let missed = match self.attempt(call.request(deadline), deadline).await {
+            let missed = match self.attempt(call.request(deadline), &call.call.path, deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(missed) => missed,
             };
@@ -239,30 +242,37 @@ impl HttpClient {
     /// As [`HttpClient::send`].
     pub async fn open(&self, call: HttpCall) -> Result<Response<Body>, HttpError> {
         let deadline = Instant::now() + self.total;
-        let request = Call::of(call)?.request(deadline);
-        let running = Running::begin(&self.failures).map_err(|missed| missed.error)?;
-        let opened = match timeout_at(deadline, self.upstream.send(request)).await {
+        let call = Call::of(call)?;
+        let running = Running::begin(&self.failures, &call.call.path)?;
+        let opened = match timeout_at(deadline, self.upstream.send(call.request(deadline))).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(failure)) => Err(Missed::from(failure).error),
-            Err(_) => Err(HttpError::TimedOut),
+            Ok(Err(failure)) => Err(Missed::from(failure)),
+            Err(_) => Err(Missed::for_good(HttpError::TimedOut)),
         };
-        running.end(opened.as_ref().err().copied());
-        opened
+        running.end(opened.as_ref().err().map(Missed::failed));
+        opened.map_err(|missed| missed.error)
     }
 
     /// Counts an answer that [`HttpClient::send`] took for good as a failure of the peer: a login that it refused.
-    pub fn count_refusal(&self, status: StatusCode) {
-        self.failures().add(HttpError::Status(status.as_u16()));
+    /// `path` is that of the call.
+    pub fn count_refusal(&self, path: &str, status: StatusCode) {
+        let error = HttpError::Status(status.as_u16());
+        lock(&self.failures).add(path, Failed { error, unreached: false });
     }
 
-    async fn attempt(&self, request: EgressRequest, deadline: Instant) -> Result<HttpAnswer, Missed> {
+    async fn attempt(
+        &self,
+        request: EgressRequest,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<HttpAnswer, Missed> {
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
             return Err(Missed::for_good(HttpError::TimedOut));
         };
-        let running = Running::begin(&self.failures)?;
+        let running = Running::begin(&self.failures, path).map_err(Missed::for_good)?;
         let answer = timeout_at(deadline, self.exchange(request)).await;
         let answer = answer.unwrap_or(Err(Missed::for_good(HttpError::TimedOut)));
-        running.end(answer.as_ref().err().map(|missed| missed.error));
+        running.end(answer.as_ref().err().map(Missed::failed));
         answer
     }
 
@@ -278,10 +288,6 @@ impl HttpClient {
         let response = Response::new(body);
         let body = read(response.into_body()).await?;
         Ok(HttpAnswer { status: head.status, headers: head.headers, body })
-    }
-
-    fn failures(&self) -> MutexGuard<'_, Failures> {
-        lock(&self.failures)
     }
 }
 
@@ -330,6 +336,12 @@ impl Missed {
     fn for_good(error: HttpError) -> Self {
         Self { error, passes: false, unsent: false, after: None }
     }
+
+    fn failed(&self) -> Failed {
+        // An address that is denied or a certificate that is not valid is never tried again, and is the peer's all the same.
+        let transport = self.unsent || matches!(self.error, HttpError::Failed(_)) && !self.passes;
+        Failed { error: self.error, unreached: transport }
+    }
 }
 
 impl From<Failure> for Missed {
@@ -376,72 +388,6 @@ async fn read(body: Body) -> Result<SecretBytes, Missed> {
 /// Wait after `tried` tries. `random` is in 0..1.
 fn backoff(tried: u32, random: f64) -> Duration {
     (BACKOFF * 2_u32.saturating_pow(tried.saturating_sub(1))).mul_f64(0.5 + random)
-}
-
-/// The failures of the last minute: the negative cache.
-#[derive(Default)]
-struct Failures {
-    at: VecDeque<Instant>,
-    last: Option<HttpError>,
-    running: usize,
-}
-
-impl Failures {
-    fn add(&mut self, error: HttpError) {
-        self.at.push_back(Instant::now());
-        self.last = Some(error);
-        if self.at.len() > MAX_FAILURES {
-            self.at.pop_front();
-        }
-    }
-
-    /// The error to give in place of asking.
-    fn holds(&mut self) -> Option<HttpError> {
-        while self.at.front().is_some_and(|at| at.elapsed() >= WINDOW) {
-            self.at.pop_front();
-        }
-        // Those that run may fail too. A peer that does not fail is only bound by the permits.
-        let full = !self.at.is_empty() && self.at.len() + self.running >= MAX_FAILURES;
-        full.then_some(self.last).flatten()
-    }
-}
-
-/// A request on its way. If it is dropped, the peer did not answer in its caller's time: that counts as a failure.
-struct Running<'a> {
-    failures: &'a Mutex<Failures>,
-    ended: bool,
-}
-
-impl<'a> Running<'a> {
-    fn begin(failures: &'a Mutex<Failures>) -> Result<Self, Missed> {
-        let mut state = lock(failures);
-        if let Some(error) = state.holds() {
-            return Err(Missed::for_good(error));
-        }
-        state.running += 1;
-        Ok(Self { failures, ended: false })
-    }
-
-    fn end(mut self, error: Option<HttpError>) {
-        self.ended = true;
-        if let Some(error) = error {
-            lock(self.failures).add(error);
-        }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        let mut state = lock(self.failures);
-        state.running -= 1;
-        if !self.ended {
-            state.add(HttpError::TimedOut);
-        }
-    }
-}
-
-fn lock(failures: &Mutex<Failures>) -> MutexGuard<'_, Failures> {
-    failures.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -237,15 +237,16 @@ impl TokenClient {
     async fn ask(&self, mut call: HttpCall) -> Result<TokenAnswer, TokenFault> {
         let (_, client) = self.endpoint()?;
         call.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        let path = call.path.clone();
         let answer = client.send(call).await?;
         if !answer.status.is_success() {
-            client.count_refusal(answer.status);
+            client.count_refusal(&path, answer.status);
             return Err(refusal(&answer));
         }
         let token = TokenAnswer::parse(&answer.body)?;
         // Some answer 200 and say in the body that it is none (Slack, GitHub).
         if token.text("access_token").is_none() && token.0.at(&["error"]).is_some() {
-            client.count_refusal(StatusCode::BAD_REQUEST);
+            client.count_refusal(&path, StatusCode::BAD_REQUEST);
             return Err(refusal(&answer));
         }
         Ok(token)
@@ -319,7 +320,8 @@ impl TokenAnswer {
     /// then `otherwise`.
     ///
     /// # Errors
-    /// There is no access token, or it is of a type that is not sent as a bearer token.
+    /// There is no access token, or it is of a type that is not sent as a bearer token; or its life is told in a form that
+    /// cannot be read, or is over.
     pub fn issued(&self, otherwise: Option<Duration>) -> Result<Issued, TokenFault> {
         self.issued_as("access_token", otherwise)
     }
@@ -336,7 +338,10 @@ impl TokenAnswer {
         if self.text("token_type").is_some_and(bound) {
             return Err(TokenFault::Garbled("its token is bound to a key, and no bearer token"));
         }
-        let life = self.seconds("expires_in").or_else(|| self.life_from_date(SystemTime::now()));
+        let life = match self.seconds("expires_in")? {
+            Some(life) => Some(life),
+            None => self.life_from_date(SystemTime::now())?,
+        };
         if life == Some(Duration::ZERO) {
             return Err(TokenFault::Garbled("its token is over already"));
         }
@@ -344,22 +349,33 @@ impl TokenAnswer {
         Ok(Issued { token: token.as_bytes().to_vec().into(), life })
     }
 
-    fn seconds(&self, name: &str) -> Option<Duration> {
-        let value = self.0.at(&[name])?;
-        let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
-        Duration::try_from_secs_f64(seconds).ok()
+    /// What stands in a field, if it is there and not null. A number below nought is nought: what it tells of is over.
+    fn seconds(&self, name: &str) -> Result<Option<Duration>, TokenFault> {
+        let Some(value) = self.0.at(&[name]).filter(|value| !value.is_null()) else { return Ok(None) };
+        let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        // A life that cannot be read is not one without end.
+        let seconds = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        seconds.map(Some).ok_or(UNREADABLE)
     }
 
-    fn life_from_date(&self, now: SystemTime) -> Option<Duration> {
-        let since_1970 = self.seconds("expires_at").or_else(|| self.seconds("expires_on"));
-        let end = match since_1970 {
-            Some(seconds) => UNIX_EPOCH.checked_add(seconds)?,
-            None => humantime::parse_rfc3339_weak(self.text("expires_at")?).ok()?,
+    fn life_from_date(&self, now: SystemTime) -> Result<Option<Duration>, TokenFault> {
+        let end = match self.text("expires_at").and_then(|text| humantime::parse_rfc3339_weak(text).ok()) {
+            Some(end) => end,
+            None => {
+                let since_1970 = match self.seconds("expires_at")? {
+                    Some(seconds) => Some(seconds),
+                    None => self.seconds("expires_on")?,
+                };
+                let Some(since_1970) = since_1970 else { return Ok(None) };
+                UNIX_EPOCH.checked_add(since_1970).ok_or(UNREADABLE)?
+            }
         };
         // A date that lies in the past by our clock is a token that is over, and not one without end.
-        Some(end.duration_since(now).unwrap_or_default())
+        Ok(Some(end.duration_since(now).unwrap_or_default()))
     }
 }
+
+const UNREADABLE: TokenFault = TokenFault::Garbled("the life of its token cannot be read");
 
 #[cfg(test)]
 mod tests {
@@ -383,8 +399,7 @@ mod tests {
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":"3599"}"#), 3599);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":59.5}"#), 59);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":null}"#), 7);
-        assert_eq!(seconds(r#"{"access_token":"t","expires_in":1e300}"#), 7);
-        assert_eq!(seconds(r#"{"access_token":"t","expires_in":-5}"#), 7);
+        assert_eq!(seconds(r#"{"access_token":"t","expires_in":null,"expires_at":null}"#), 7);
         assert_eq!(seconds(r#"{"access_token":"t"}"#), 7);
         assert_eq!(seconds(r#"{"access_token":"t","expires_in":1e18}"#), LONGEST.as_secs());
         for over in [
@@ -392,13 +407,24 @@ mod tests {
             r#"{"access_token":"t","expires_at":1000000000}"#,
             r#"{"access_token":"t","expires_on":"1000000000"}"#,
             r#"{"access_token":"t","expires_in":0}"#,
+            r#"{"access_token":"t","expires_in":-5}"#,
+            r#"{"access_token":"t","expires_in":"-5"}"#,
+            // What cannot be read is not a life without end.
+            r#"{"access_token":"t","expires_in":1e300}"#,
+            r#"{"access_token":"t","expires_in":"1h"}"#,
+            r#"{"access_token":"t","expires_in":"NaN"}"#,
+            r#"{"access_token":"t","expires_in":""}"#,
+            r#"{"access_token":"t","expires_in":[60]}"#,
+            r#"{"access_token":"t","expires_at":"soon"}"#,
+            r#"{"access_token":"t","expires_on":true}"#,
+            r#"{"access_token":"t","expires_at":1e19}"#,
         ] {
             assert!(TokenAnswer::parse(over.as_bytes()).unwrap().issued(None).is_err(), "{over}");
         }
         let square =
             TokenAnswer::parse(br#"{"access_token":"t","expires_at":"2030-01-01T00:01:00Z"}"#).unwrap();
         let now = humantime::parse_rfc3339("2030-01-01T00:00:00Z").unwrap();
-        assert_eq!(square.life_from_date(now), Some(Duration::from_secs(60)));
+        assert_eq!(square.life_from_date(now), Ok(Some(Duration::from_secs(60))));
     }
 
     #[test]

@@ -113,6 +113,61 @@ async fn a_peer_that_fails_is_asked_ten_times_a_minute() {
 }
 
 #[tokio::test]
+async fn a_path_that_fails_takes_no_other_with_it() {
+    let server = FakeServer::start(|asked| match &*asked.line {
+        line if line.starts_with("GET /good") => ok("good"),
+        _ => Reply::Answer(500, "CANARY".into()),
+    })
+    .await;
+    let (client, target) = (client(LONG), target(&server.url));
+    let ask = async |path: &str| {
+        let answer = client.send(HttpCall::get(&target, path.into())).await;
+        answer.map(|answer| answer.status.as_u16())
+    };
+    assert_eq!(ask("/good").await, Ok(200));
+    for path in ["/a", "/b?version=1", "/c"] {
+        for _ in 0..8 {
+            assert_eq!(ask(path).await, Err(HttpError::Status(500)), "{path}");
+        }
+    }
+    assert_eq!(server.lines().len(), 1 + 3 * MAX_FAILURES, "each has its own ten");
+    assert_eq!(ask("/good").await, Ok(200));
+    assert_eq!(ask("/good/never/asked").await, Ok(200));
+    // Another version of the same path is the same path.
+    server.lines();
+    assert_eq!(ask("/b?version=2").await, Err(HttpError::Status(500)));
+    assert_eq!(server.lines().len(), 0);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_reached_is_left_alone_whatever_the_path() {
+    let server = FakeServer::start(|_| ok("good")).await;
+    let (client, there) = (client(LONG), target(&server.url));
+    assert!(client.send(HttpCall::get(&there, "/0".into())).await.is_ok());
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = Target { port: closed.port(), ..there.clone() };
+    for number in 1..=4 {
+        assert!(client.send(HttpCall::get(&gone, format!("/{number}"))).await.is_err());
+    }
+    let answer = client.send(HttpCall::get(&there, "/0".into())).await;
+    assert_eq!(answer.err(), Some(HttpError::Failed(Fault::ConnectRefused)), "ten tries of four calls");
+}
+
+#[test]
+fn the_counts_of_paths_are_bounded() {
+    let failed = Failed { error: HttpError::TooLarge, unreached: false };
+    let failures = Mutex::<Failures>::default();
+    Running::begin(&failures, "/good").unwrap_or_else(|_| unreachable!()).end(None);
+    for number in 0..1000 {
+        if let Ok(running) = Running::begin(&failures, &format!("/{number}")) {
+            running.end(Some(failed));
+        }
+    }
+    let known = (0..1000).filter(|number| lock(&failures).counted(&format!("/{number}")) > 0).count();
+    assert_eq!((known, lock(&failures).counted("")), (failures::MAX_PATHS, MAX_FAILURES));
+}
+
+#[tokio::test]
 async fn a_peer_that_hangs_costs_no_more_than_the_time_that_was_given() {
     let server = FakeServer::start(|_| Reply::Hang).await;
     let client = client(Duration::from_millis(100));
@@ -124,7 +179,7 @@ async fn a_peer_that_hangs_costs_no_more_than_the_time_that_was_given() {
     // Dropped in the middle: that is a failure too.
     let call = client.send(HttpCall::get(&target(&server.url), "/".into()));
     let _ = tokio::time::timeout(Duration::from_millis(20), call).await;
-    assert_eq!(lock(&client.failures).at.len(), 2);
+    assert_eq!(lock(&client.failures).counted("/"), 2);
 }
 
 #[tokio::test]

@@ -69,9 +69,10 @@ pub async fn login(client: &HttpClient, call: HttpCall) -> Result<Token, StoreFa
 
 async fn request(client: &HttpClient, call: HttpCall) -> Result<Token, StoreFault> {
     let born = Instant::now();
+    let path = call.path.clone();
     let answer = client.send(call).await?;
     if answer.status != StatusCode::OK {
-        client.count_refusal(answer.status);
+        client.count_refusal(&path, answer.status);
         return Err(StoreFault::Status(answer.status.as_u16()));
     }
     let answer = Document::parse(&answer.body)?;

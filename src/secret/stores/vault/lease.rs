@@ -6,7 +6,7 @@
 //! taken anew.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use http::Method;
@@ -56,18 +56,13 @@ impl Lease {
 }
 
 /// The leases of a store by path. Ended ones go when a new one comes, so there are at most as many as references.
+#[derive(Default)]
 pub(super) struct Leases {
     held: Mutex<BTreeMap<String, Arc<Lease>>>,
     /// Paths whose lease was rejected in the last healing interval.
     rejected: Mutex<BTreeMap<String, Instant>>,
-    /// One at a time takes or renews: two fields of a path must not take a lease each.
-    turn: Semaphore,
-}
-
-impl Default for Leases {
-    fn default() -> Self {
-        Self { held: Mutex::default(), rejected: Mutex::default(), turn: Semaphore::new(1) }
-    }
+    /// One at a time takes or renews a path: two fields of it must not take a lease each. Paths do not wait for each other.
+    turns: Mutex<BTreeMap<String, Weak<Semaphore>>>,
 }
 
 impl Leases {
@@ -79,7 +74,8 @@ impl Leases {
         reference: &SecretRef,
     ) -> Result<Reading, SecretError> {
         let fault = |fault: StoreFault| SecretError::store(reference, fault);
-        let Ok(_turn) = self.turn.acquire().await else {
+        let turn = self.turn(path);
+        let Ok(_turn) = turn.acquire().await else {
             return Err(fault(StoreFault::Garbled("the store was closed")));
         };
         // A token that is due is renewed or replaced first: a lease ends with its token.
@@ -113,6 +109,18 @@ impl Leases {
         if !rejected.contains_key(path) && self.lock().remove(path).is_some() {
             rejected.insert(path.to_owned(), Instant::now());
         }
+    }
+
+    /// The turn of a path. Those that nobody waits for go, so there are at most as many as reads under way.
+    fn turn(&self, path: &str) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(path).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(Semaphore::new(1));
+        turns.insert(path.to_owned(), Arc::downgrade(&turn));
+        turn
     }
 
     fn keep(&self, path: &str, lease: Lease) -> Arc<Lease> {

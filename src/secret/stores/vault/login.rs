@@ -209,9 +209,9 @@ impl VaultLogin {
             }
         };
         let url = server.url(&format!("auth/{mount}/login"));
-        let answer = server.send(HttpCall::login(&server.address.target, url, body), None).await?;
+        let answer = server.send(HttpCall::login(&server.address.target, url.clone(), body), None).await?;
         if answer.status != StatusCode::OK {
-            server.client.count_refusal(answer.status);
+            server.client.count_refusal(&url, answer.status);
             return Err(StoreFault::Status(answer.status.as_u16()));
         }
         granted(&Document::parse(&answer.body)?, None)

@@ -89,6 +89,10 @@ impl Script {
                     r#"{{"lease_id":"database/creds/app/{leases}","lease_duration":3600,"renewable":true,"data":{{"username":"user-{leases}","password":"CANARY-{leases}"}}}}"#
                 ))
             }
+            "GET /v1/sys/internal/ui/mounts/hanging/creds/slow" => {
+                ok(r#"{"data":{"path":"hanging/","type":"database"}}"#)
+            }
+            "GET /v1/hanging/creds/slow" => Reply::Hang,
             "PUT /v1/sys/leases/renew" => match *self.lease_renewed.lock().unwrap() {
                 0 => errors(400, "lease expired CANARY"),
                 seconds => ok(format!(
@@ -315,6 +319,23 @@ async fn leases_are_taken_anew_under_a_new_login() {
     *scene.script.renewed.lock().unwrap() = 0;
     pass(Duration::from_secs(2401)).await;
     assert_eq!(read(&scene.store, user).await, "user-2");
+}
+
+#[tokio::test]
+async fn a_lease_that_hangs_keeps_no_other_waiting() {
+    let scene = scene("auth: { token: file:token }\ntimeouts: { total: 20s }\n").await;
+    let hanging = "v:hanging/creds/slow#username".parse().unwrap();
+    let slow = scene.store.read(&hanging);
+    let good = async {
+        while !scene.server.asked().iter().any(|asked| asked.line == "GET /v1/hanging/creds/slow") {
+            tokio::task::yield_now().await;
+        }
+        read(&scene.store, "v:database/creds/app#username").await
+    };
+    tokio::select! {
+        _ = slow => panic!("it hangs"),
+        good = good => assert_eq!(good, "user-1"),
+    }
 }
 
 #[tokio::test]
