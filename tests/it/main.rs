@@ -16,6 +16,7 @@ mod drain;
 mod ending;
 mod fleet;
 mod healing;
+mod keys;
 mod leak;
 mod local;
 mod never_twice;

@@ -559,8 +559,8 @@ async fn quota_is_learned_from_the_providers_own_fields() {
     }
 }
 
-/// A key makes a repetition of what may have acted safe: a header that outgate adds or the app sends, or the app's own in
-/// the body. Without one nothing is repeated.
+/// A key makes a repetition of what may have acted safe, in a header or in the body, the app's own or one that outgate adds.
+/// Without one nothing is repeated.
 #[tokio::test]
 async fn keys_make_a_repetition_safe_and_nothing_else_does() {
     let quick = "    retry: { backoff: { base: 1ms, max: 1ms } }\n    quota: off\n    limits: off\n";
@@ -587,7 +587,12 @@ async fn keys_make_a_repetition_safe_and_nothing_else_does() {
         let lines = format!("content-type: application/json\r\n{lines}");
         let (one, other) = (format!("{preset}-with"), format!("{preset}-without"));
         ask(&proxy, "POST", preset, path, &one, &lines, &body).await;
-        ask(&proxy, "POST", preset, path, &other, "content-type: application/json\r\n", "{}").await;
+        let bare = if key["bare"].is_null() { "{}".to_owned() } else { key["bare"].to_string() };
+        ask(&proxy, "POST", preset, path, &other, "content-type: application/json\r\n", &bare).await;
+        // Where the provider honours none, none is written.
+        let elsewhere = format!("{preset}-elsewhere");
+        ask(&proxy, "POST", preset, "/x", &elsewhere, "content-type: application/json\r\n", &bare).await;
+        assert!(header.is_some() || mock.seen(&elsewhere)[0].body == bare, "{preset} elsewhere");
         let (one, other) = (mock.seen(&one), mock.seen(&other));
         // S3's 503 proves that nothing was done, whatever the method.
         let proves = preset == "aws-s3";
@@ -599,6 +604,13 @@ async fn keys_make_a_repetition_safe_and_nothing_else_does() {
             let made: BTreeSet<Option<&str>> = other.iter().map(|seen| seen.header(header)).collect();
             assert_eq!(made.len(), 1, "{preset}: the same on each attempt");
             assert_eq!(made.first().unwrap().is_some(), added, "{preset}");
+        } else {
+            assert!(one.iter().all(|seen| seen.body == body), "{preset}: the app's own stays");
+            assert!(
+                other.iter().all(|seen| seen.body == other[0].body),
+                "{preset}: the same on each attempt"
+            );
+            assert_eq!(other[0].body != bare, added, "{preset}");
         }
     }
 }
