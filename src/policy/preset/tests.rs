@@ -385,9 +385,9 @@ fn what_the_app_sends_elsewhere_goes_by_the_routes_credential() {
     }
 }
 
-/// What depends on a parameter follows it into hosts, scopes and the audience of a token.
+/// A parameter stands for other hosts than where it is absent.
 #[test]
-fn parameters_reach_hosts_and_tokens() {
+fn a_tenant_has_hosts_of_its_own() {
     let hosts = |with: &str| {
         let policy = format!(
             "version: 1\nproviders: {{ g: {{ preset: github, credential: {{ secret: env:K }}{with} }} }}"
@@ -398,21 +398,6 @@ fn parameters_reach_hosts_and_tokens() {
     };
     assert_eq!(hosts(""), [true, true, false]);
     assert_eq!(hosts(", with: { enterprise: acme }"), [false, false, true]);
-
-    let effective = |preset: &str, with: &str, credential: &str| {
-        let policy = format!(
-            "version: 1\nproviders: {{ a: {{ preset: {preset}, with: {{ {with} }}, credential: {{ {credential} }} }} }}"
-        );
-        format!("{:?}", compiled(&policy).unwrap().providers[0].routes.last().unwrap().effective)
-    };
-    let jwt = "jwt: { private_key: env:K, consumer_key: \"plain:c\", user: \"plain:u\" }";
-    assert!(effective("salesforce", "my_domain: acme", jwt).contains("https://login.salesforce.com"));
-    let sandbox = effective("salesforce", "my_domain: acme, environment: sandbox", jwt);
-    assert!(sandbox.contains("https://test.salesforce.com") && !sandbox.contains("login.salesforce.com"));
-    let mail = effective("gmail", "access: send", "key: env:K, subject: box@acme.example");
-    assert!(
-        mail.contains("gmail.send") && !mail.contains("gmail.readonly") && mail.contains("box@acme.example")
-    );
 }
 
 /// The texts that go into a URL look like what they are.
