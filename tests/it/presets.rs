@@ -162,6 +162,11 @@ fn is_held(got: &Got) -> bool {
     got.header("outgate-error") == Some("rate_limited") && (WAIT - 10..=WAIT + 2).contains(&seconds)
 }
 
+/// Where a row of the facts is asked: at a path of its own, or at one of the provider's.
+fn path_of<'a>(fact: &'a Value, row: &'a Value) -> &'a str {
+    row["path"].as_str().or(fact["path"].as_str()).unwrap_or("/x")
+}
+
 fn is_low(fact: &Value) -> bool {
     fact["confidence"] == "low"
 }
@@ -193,20 +198,38 @@ fn hosts_of(yaml: &Value) -> BTreeSet<String> {
     let mut hosts = BTreeSet::new();
     for text in list(yaml, "hosts") {
         let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
-        let values = name.and_then(|name| yaml["preset"]["parameters"][name]["values"].as_object());
-        match values {
-            None => {
-                hosts.insert(stars(text));
-            }
-            Some(values) => {
-                for value in values.values() {
-                    let many = value.as_array().into_iter().flatten().chain(std::iter::once(value));
-                    hosts.extend(many.filter_map(Value::as_str).map(stars));
-                }
-            }
+        let Some(parameter) = name.map(|name| &yaml["preset"]["parameters"][name]) else {
+            hosts.insert(stars(text));
+            continue;
+        };
+        let values = parameter["values"].as_object().into_iter().flat_map(Map::values);
+        let values: Vec<&Value> =
+            values.chain([&parameter["is"], &parameter["absent"]]).filter(|value| !value.is_null()).collect();
+        if values.is_empty() {
+            hosts.insert(stars(text));
+        }
+        for value in values {
+            let many = value.as_array().into_iter().flatten().chain(std::iter::once(value));
+            hosts.extend(many.filter_map(Value::as_str).map(stars));
         }
     }
     hosts
+}
+
+/// Where each way of the credential gets its tokens, and where it proves itself there.
+fn tokens_of(yaml: &Value) -> Value {
+    let ways = yaml["preset"]["credentials"].as_object().into_iter().flatten();
+    let tokens: Map<String, Value> = ways
+        .filter_map(|(way, text)| {
+            let kind = text["is"].as_object()?.values().next()?;
+            let url = kind["token_url"].as_str()?;
+            let told = ["auth_style", "audience"].map(|key| kind[key].clone());
+            let told =
+                std::iter::once(Value::from(url)).chain(told.into_iter().filter(|value| !value.is_null()));
+            Some((way.clone(), told.collect()))
+        })
+        .collect();
+    if tokens.is_empty() { Value::Null } else { tokens.into() }
 }
 
 /// A changed fact fails here until the preset follows.
@@ -223,9 +246,11 @@ fn presets_say_what_the_facts_say() {
         };
         check("confidence", preset.header.confidence.as_str() == fact["confidence"]);
         let (hosts, said) = (hosts_of(&yaml), list(&fact, "hosts"));
-        for host in &said {
-            check(&format!("host {host}"), hosts.contains(*host));
+        let said: BTreeSet<String> = said.into_iter().map(str::to_owned).collect();
+        for host in hosts.symmetric_difference(&said) {
+            check(&format!("host {host} is not in both"), false);
         }
+        check(&format!("token endpoints {:?}", tokens_of(&yaml)), tokens_of(&yaml) == fact["tokens"]);
         check("a signature header", {
             let own =
                 preset.header.webhooks.as_ref().and_then(|webhooks| webhooks.signature_header.as_deref());
@@ -306,7 +331,10 @@ async fn the_credential_goes_to_its_place() {
     for (preset, fact) in facts() {
         let forms = Preset::named(&preset).unwrap().credential_forms(true);
         for (number, (form, _)) in forms.into_iter().enumerate() {
-            let credential = form.replace("env:NAME", "\"file:{dir}/secret\"").replace(": text", ": bot");
+            let credential = form
+                .replace("env:NAME", "\"file:{dir}/secret\"")
+                .replace("subject: text", "subject: box@acme.example")
+                .replace(": text", ": bot");
             let credential = credential.strip_prefix("credential: ").unwrap().to_owned();
             let name = format!("{preset}-{number}");
             let text = provider(&name, &preset, &fact, &credential, "");
@@ -330,7 +358,8 @@ async fn the_credential_goes_to_its_place() {
                 query.push(format!("{field}={DUMMY}"));
             }
         }
-        let path = if query.is_empty() { "/x".to_owned() } else { format!("/x?{}", query.join("&")) };
+        let path = path_of(fact, &Value::Null);
+        let path = if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
         let got = ask(&proxy, "GET", name, &path, name, &lines, "").await;
         assert_eq!(got.status, 200, "{name}: {got:?}");
         assert!(
@@ -440,8 +469,8 @@ async fn answers_mean_what_the_facts_say() {
     }
     let mock = Mock::start(cases).await;
     let proxy = mock.proxy(&policy).await;
-    for (name, method, ..) in &asks {
-        ask(&proxy, method, name, "/x", name, "", "{}").await;
+    for (name, method, fact, row) in &asks {
+        ask(&proxy, method, name, path_of(fact, row), name, "", "{}").await;
     }
     let records = proxy.records(asks.len()).await;
     let reasons: HashMap<&str, &Value> = records
@@ -509,16 +538,16 @@ async fn a_throttle_pauses_as_long_as_the_provider_says() {
                 &format!("{once}    limits: off\n    quota: {{ on_excess: reject }}\n"),
             ));
             cases.insert(name.clone(), case);
-            asks.push((name, pauses, row.clone()));
+            asks.push((name, pauses, path_of(&fact, row).to_owned(), row.clone()));
         }
     }
-    assert!(asks.iter().filter(|(_, pauses, _)| *pauses).count() > 30);
+    assert!(asks.iter().filter(|(_, pauses, ..)| *pauses).count() > 30);
     let mock = Mock::start(cases).await;
     let proxy = mock.proxy(&policy).await;
     let mut wrong = String::new();
-    for (name, pauses, row) in &asks {
-        let first = ask(&proxy, "GET", name, "/x", name, "", "").await;
-        let second = ask(&proxy, "GET", name, "/x", name, "", "").await;
+    for (name, pauses, path, row) in &asks {
+        let first = ask(&proxy, "GET", name, path, name, "", "").await;
+        let second = ask(&proxy, "GET", name, path, name, "", "").await;
         let held = is_held(&second) && mock.seen(name).len() == 1;
         let passed = second.status == 200 && mock.seen(name).len() == 2;
         if (*pauses && !held) || (!*pauses && !passed) || first.status != row["status"] {
@@ -547,15 +576,74 @@ async fn quota_is_learned_from_the_providers_own_fields() {
         };
         policy.push_str(&provider(&preset, &preset, &fact, "none", "    quota: { on_excess: reject }\n"));
         cases.insert(preset.clone(), Case { status: 200, headers, body: "{}".to_owned() });
-        asks.push(preset);
+        asks.push((preset, fact));
     }
     assert!(asks.len() >= 10, "{asks:?}");
     let mock = Mock::start(cases).await;
     let proxy = mock.proxy(&policy).await;
-    for name in &asks {
-        assert_eq!(ask(&proxy, "GET", name, "/x", name, "", "").await.status, 200);
-        let second = ask(&proxy, "GET", name, "/x", name, "", "").await;
+    for (name, fact) in &asks {
+        let path = path_of(fact, &Value::Null);
+        assert_eq!(ask(&proxy, "GET", name, path, name, "", "").await.status, 200);
+        let second = ask(&proxy, "GET", name, path, name, "", "").await;
         assert!(is_held(&second) && mock.seen(name).len() == 1, "{name}: {second:?}");
+        // A path that the same quota does not cover.
+        for other in list(fact, "quota_free") {
+            let got = ask(&proxy, "POST", name, other, name, "", "{}").await;
+            assert_eq!(got.status, 200, "{name} {other}: {got:?}");
+        }
+    }
+}
+
+/// Where an answer says nothing of a wait, what the provider's documents say holds.
+#[tokio::test]
+async fn a_wait_that_no_answer_tells_is_the_documented_one() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        for (number, row) in fact["answers"].as_array().unwrap().iter().enumerate() {
+            let pauses = ["throttle", "quota"].contains(&row["is"].as_str().unwrap());
+            let Some(seconds) = row["else_s"].as_u64().filter(|_| pauses) else { continue };
+            let name = format!("{preset}-{number}");
+            let keys = "    retry: { attempts: 1 }\n    limits: off\n    quota: { on_excess: reject }\n";
+            policy.push_str(&provider(&name, &preset, &fact, "none", keys));
+            cases.insert(name.clone(), Case::of(row));
+            asks.push((name, seconds, path_of(&fact, row).to_owned()));
+        }
+    }
+    assert!(asks.len() >= 6, "{asks:?}");
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    for (name, seconds, path) in &asks {
+        ask(&proxy, "GET", name, path, name, "", "").await;
+        let second = ask(&proxy, "GET", name, path, name, "", "").await;
+        let told: u64 = second.header("retry-after").and_then(|text| text.parse().ok()).unwrap_or_default();
+        let held = second.header("outgate-error") == Some("rate_limited") && mock.seen(name).len() == 1;
+        assert!(held && (seconds.saturating_sub(10)..=seconds + 2).contains(&told), "{name}: {second:?}");
+    }
+}
+
+/// The token of one API goes to no other that shares its host, unless the policy names the path.
+#[tokio::test]
+async fn a_token_stays_at_its_api() {
+    let mock = Mock::start(HashMap::new()).await;
+    let fact = Value::Null;
+    let key = "{ api_key: \"file:{dir}/secret\" }";
+    let all = "    routes: [{ match: {}, retry: off }]\n";
+    let named = "    routes: [{ match: { path: \"/drive/**\" }, retry: off }]\n";
+    let policy = provider("plain", "google-calendar", &fact, key, "")
+        + &provider("all", "google-calendar", &fact, key, all)
+        + &provider("named", "google-calendar", &fact, key, named);
+    let proxy = mock.proxy(&policy).await;
+    for (name, path, status) in [
+        ("plain", "/calendar/v3/calendars/primary/events", 200),
+        ("plain", "/drive/v3/files", 403),
+        ("plain", "/calendar/../drive/v3/files", 400),
+        ("all", "/calendar/v3/users/me/calendarList", 200),
+        ("all", "/drive/v3/files", 403),
+        ("named", "/drive/v3/files", 200),
+        ("named", "/storage/v1/b", 403),
+    ] {
+        let got = ask(&proxy, "GET", name, path, path, "", "").await;
+        assert_eq!(got.status, status, "{name} {path}: {got:?}");
     }
 }
 
@@ -571,13 +659,16 @@ async fn keys_make_a_repetition_safe_and_nothing_else_does() {
         for case in ["with", "without"] {
             cases.insert(format!("{preset}-{case}"), down());
         }
+        for path in list(&fact["key"], "elsewhere") {
+            cases.insert(format!("{preset}-{path}"), down());
+        }
         asks.push((preset, fact));
     }
     let mock = Mock::start(cases).await;
     let proxy = mock.proxy(&policy).await;
     for (preset, fact) in &asks {
         let key = &fact["key"];
-        let path = key["path"].as_str().unwrap_or("/x");
+        let path = key["path"].as_str().unwrap_or(path_of(fact, &Value::Null));
         let header = key["header"].as_str();
         let (lines, body) = match (header, &key["body"]) {
             (Some(header), _) => (format!("{header}: own-key\r\n"), "{}".to_owned()),
@@ -590,15 +681,19 @@ async fn keys_make_a_repetition_safe_and_nothing_else_does() {
         let bare = if key["bare"].is_null() { "{}".to_owned() } else { key["bare"].to_string() };
         ask(&proxy, "POST", preset, path, &other, "content-type: application/json\r\n", &bare).await;
         // Where the provider honours none, none is written.
-        let elsewhere = format!("{preset}-elsewhere");
-        ask(&proxy, "POST", preset, "/x", &elsewhere, "content-type: application/json\r\n", &bare).await;
-        assert!(header.is_some() || mock.seen(&elsewhere)[0].body == bare, "{preset} elsewhere");
+        let nowhere = format!("{preset}-nowhere");
+        ask(&proxy, "POST", preset, "/x", &nowhere, "content-type: application/json\r\n", &bare).await;
+        assert!(header.is_some() || mock.seen(&nowhere)[0].body == bare, "{preset} elsewhere");
+        // Where the provider does not know keys, one changes nothing, and none is added.
+        for path in list(key, "elsewhere") {
+            let case = format!("{preset}-{path}");
+            ask(&proxy, "POST", preset, path, &case, &lines, &body).await;
+            assert_eq!(mock.seen(&case).len(), 1, "{preset} {path}");
+        }
         let (one, other) = (mock.seen(&one), mock.seen(&other));
-        // S3's 503 proves that nothing was done, whatever the method.
-        let proves = preset == "aws-s3";
         let added = key["added"] == true;
-        assert_eq!(one.len(), if key.is_object() || proves { 2 } else { 1 }, "{preset} with a key");
-        assert_eq!(other.len(), if added || proves { 2 } else { 1 }, "{preset} without a key");
+        assert_eq!(one.len(), if key.is_object() { 2 } else { 1 }, "{preset} with a key");
+        assert_eq!(other.len(), if added { 2 } else { 1 }, "{preset} without a key");
         if let Some(header) = header {
             assert!(one.iter().all(|seen| seen.header(header) == Some("own-key")), "{preset}");
             let made: BTreeSet<Option<&str>> = other.iter().map(|seen| seen.header(header)).collect();
@@ -627,6 +722,14 @@ async fn hints_work_both_ways() {
         let headers = vec![(hint.to_owned(), "false".to_owned())];
         cases.insert(preset.clone(), Case { status: 500, headers, ..Case::default() });
         cases.insert(format!("{preset}-once"), Case { status: 500, ..Case::default() });
+        // What is not on the policy's list is sent again where the provider says so, and not by itself.
+        let narrow = "    retry: { on: [connect], backoff: { base: 1ms, max: 1ms } }\n    quota: off\n";
+        let headers = vec![(hint.to_owned(), "true".to_owned())];
+        for (case, headers) in [("yes", headers), ("silent", Vec::new())] {
+            let name = format!("{preset}-{case}");
+            policy.push_str(&provider(&name, &preset, &fact, "none", narrow));
+            cases.insert(name, Case { status: 500, headers, ..Case::default() });
+        }
         asks.push((preset, hint.to_owned()));
     }
     assert_eq!(asks.len(), 4);
@@ -635,6 +738,11 @@ async fn hints_work_both_ways() {
     for (preset, hint) in &asks {
         let got = ask(&proxy, "GET", preset, "/x", preset, "", "").await;
         assert_eq!((got.status, mock.seen(preset).len()), (500, 1), "{preset}: the provider says no");
+        for (case, status, attempts) in [("yes", 200, 2), ("silent", 500, 1)] {
+            let name = format!("{preset}-{case}");
+            let got = ask(&proxy, "GET", &name, "/x", &name, "", "").await;
+            assert_eq!((got.status, mock.seen(&name).len()), (status, attempts), "{name}");
+        }
         let once = format!("{preset}-once");
         let got = ask(&proxy, "POST", &once, "/x", &once, "", "{}").await;
         assert_eq!((got.status, got.header(hint)), (500, Some("false")), "{preset}");

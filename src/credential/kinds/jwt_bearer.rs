@@ -80,7 +80,7 @@ pub struct Config {
     pub client_id: Option<IdConfig>,
     /// The client's secret; or a list in an overlap.
     pub client_secret: Option<OneOrMany<SecretRef>>,
-    /// How the client proves itself: `basic`, `post` or `private_key_jwt`. Default: `basic` where there is a secret.
+    /// How the client proves itself: `basic`, `post`, `json` or `private_key_jwt`. Default: `basic` where there is a secret.
     pub auth_style: Option<AuthStyle>,
     /// The key of `private_key_jwt`.
     pub client_key: Option<ClientKeyConfig>,

@@ -38,7 +38,7 @@ pub struct Config {
     pub client_id: IdConfig,
     /// The client's secret; or a list in an overlap, the new one first.
     pub client_secret: Option<OneOrMany<SecretRef>>,
-    /// How the client proves itself: `basic` (secret in a header, default), `post` (secret in the form) or
+    /// How the client proves itself: `basic` (secret in a header, default), `post` (secret in the form), `json` (the same as JSON) or
     /// `private_key_jwt` (`client_key` in place of the secret).
     pub auth_style: Option<AuthStyle>,
     /// The key of `private_key_jwt`.

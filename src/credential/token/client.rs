@@ -40,6 +40,8 @@ pub enum AuthStyle {
     Basic,
     /// `client_id` and `client_secret` in the form.
     Post,
+    /// The same in one object of JSON, for endpoints that take no form (Square, Atlassian).
+    Json,
     /// A JWT that the client signs with `client_key`; a secret never leaves outgate.
     PrivateKeyJwt,
 }
@@ -139,6 +141,8 @@ pub struct Written<'a> {
 pub struct ClientAuth {
     id: Option<Half>,
     proof: Proof,
+    /// What is posted is JSON.
+    json: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -176,7 +180,7 @@ impl Written<'_> {
                 return Err("`auth_style: private_key_jwt` needs `client_key`".into());
             }
             (_, _, Some(_)) => return Err("`client_key` is for `auth_style: private_key_jwt`".into()),
-            (Some(AuthStyle::Post), Some(secret), None) => Proof::Post(secret.0.clone()),
+            (Some(AuthStyle::Post | AuthStyle::Json), Some(secret), None) => Proof::Post(secret.0.clone()),
             (_, Some(secret), None) => Proof::Basic(secret.0.clone()),
             (_, None, None) if secret_needed => {
                 return Err("a client of this grant proves itself: `client_secret` is missing".into());
@@ -186,7 +190,7 @@ impl Written<'_> {
         if id.is_none() && (secret_needed || proof != Proof::None) {
             return Err("`client_id` is missing".into());
         }
-        Ok(ClientAuth { id, proof })
+        Ok(ClientAuth { id, proof, json: self.style == Some(AuthStyle::Json) })
     }
 }
 
@@ -223,6 +227,7 @@ impl ClientAuth {
     /// A secret is not there, or cannot be used.
     pub async fn sign_in(&self, inputs: &Inputs<'_>, form: Form) -> Result<(Form, HeaderMap), TokenFault> {
         let mut headers = HeaderMap::new();
+        let form = if self.json { form.as_json() } else { form };
         let Some(id) = &self.id else { return Ok((form, headers)) };
         let id = IdConfig::text(id, inputs, usize::from(self.proof != Proof::None)).await?;
         let form = match &self.proof {

@@ -153,7 +153,9 @@ impl Compiler<'_> {
         let (local_path, local_host) = self.local(&config, &name, path)?;
         let redact = config.redact.clone().unwrap_or_default();
         let canonical_paths = config.paths.unwrap_or_default() == crate::policy::schema::Paths::Canonical
-            && routes.iter().any(|route| route.pattern.is_some());
+            && routes
+                .iter()
+                .any(|route| route.pattern.is_some() || (route.within.is_some() && route.deny.is_some()));
         self.warn_of_missing_credential(text, &config, path);
         Some(Provider {
             name,

@@ -47,6 +47,8 @@ struct Ground<'a> {
     preset: Option<(Within, Node)>,
     /// The preset's own text, for its place.
     text: Option<&'a Node>,
+    /// Why the preset refuses what comes here, where no route of the policy names its path.
+    deny: Option<String>,
 }
 
 impl Compiler<'_> {
@@ -64,6 +66,7 @@ impl Compiler<'_> {
             lower: &text.lower,
             preset: None,
             text: None,
+            deny: None,
         };
         // First, so that what is wrong with the provider is told by its own path.
         let own = self.provider_route(config, &plain, path, place);
@@ -106,15 +109,17 @@ impl Compiler<'_> {
             path,
         )?;
         let within = ground.preset.as_ref().map(|(within, _)| within.clone());
+        let shadow = merged.mode.unwrap_or_default().is_shadow();
+        let shadowed = within.as_ref().filter(|_| shadow && ground.deny.is_some());
         Some(Route {
+            shadow: shadowed.map(|within| format!("deny:{}", within.name).into()),
             name: within.as_ref().map_or_else(|| "default".into(), |within| within.name.clone()),
             path: path.clone(),
             place: ground.text.map_or(place, |text| text.place),
             methods: None,
             pattern: None,
             within,
-            deny: None,
-            shadow: None,
+            deny: ground.deny.clone(),
             settings,
             effective: ground.base.clone(),
         })
@@ -132,7 +137,7 @@ impl Compiler<'_> {
             let name =
                 route.name.unwrap_or_else(|| derived_name(methods.as_deref(), matching.path.as_deref()));
             let name = format!("{PRESET_ROUTE}{name}").into();
-            let fills = without(node, &["match", "name"]);
+            let fills = without(node, &["match", "name", "deny"]);
             let base = merge(&merge(&text.lower, &fills), text.own);
             // What the provider writes itself is counted for it as a whole.
             let own: Vec<&str> = text.own.entries().iter().map(|entry| entry.key.as_str()).collect();
@@ -143,6 +148,7 @@ impl Compiler<'_> {
                 lower: &text.lower,
                 preset: Some((Within { name, methods, pattern }, counted)),
                 text: Some(node),
+                deny: route.deny,
             });
         }
         grounds
@@ -218,15 +224,17 @@ impl Compiler<'_> {
             path,
         )?;
         let shadow = merged.mode.unwrap_or_default().is_shadow();
+        // What the preset refuses is opened by naming its path, and not by a route for everything.
+        let deny = config.deny.clone().or_else(|| ground.deny.clone().filter(|_| pattern.is_none()));
         Some(Route {
-            shadow: (shadow && config.deny.is_some()).then(|| format!("deny:{name}").into()),
+            shadow: (shadow && deny.is_some()).then(|| format!("deny:{name}").into()),
             name: name.into(),
             path: path.clone(),
             place: node.place,
             methods,
             pattern,
             within: ground.preset.as_ref().map(|(within, _)| within.clone()),
-            deny: config.deny.clone(),
+            deny,
             settings,
             effective,
         })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fill::{Filling, Fillings, fill, in_text, text_of};
 use super::header::{Meaning, Parameter};
+use super::removal::Removal;
 use super::{Preset, names, text, title};
 use crate::policy::diagnostic::{Diagnostic, Diagnostics, suggest};
 use crate::policy::tree::{Entry, Node, PolicyPath, Sources, Value};
@@ -59,12 +60,12 @@ pub fn apply(tree: &Node, sources: &mut Sources, mistakes: &mut Diagnostics) -> 
         let Some(named) = provider.value.entry("preset").filter(written) else { continue };
         // What is no text is told when the whole is decoded.
         let applied = Provider { path: &path, named, value: &provider.value, sources, mistakes }.apply();
-        let (credentials, applied) = match applied {
-            Some((credentials, applied)) => (Some(credentials), Some(applied)),
-            None => (None, None),
+        let (own, credentials, applied) = match applied {
+            Some((own, credentials, applied)) => (own, Some(credentials), Some(applied)),
+            None => (provider.value.clone(), None, None),
         };
         presets.providers.insert(provider.key.clone(), applied);
-        provider.value = rewritten(&provider.value, credentials.as_ref());
+        provider.value = rewritten(&own, credentials.as_ref());
     }
     (tree, presets)
 }
@@ -89,17 +90,6 @@ fn rewritten(provider: &Node, credentials: Option<&Credentials>) -> Node {
     node
 }
 
-/// A preset's `headers.remove` names where an SDK may put its key, other than where the credential goes. Without a credential
-/// of outgate's that key is the one that counts.
-fn keep_what_the_app_sends(base: &mut Node) {
-    let Value::Mapping(keys) = &mut base.value else { return };
-    for entry in keys.iter_mut().filter(|entry| entry.key == "headers") {
-        if let Value::Mapping(edits) = &mut entry.value.value {
-            edits.retain(|edit| edit.key != "remove");
-        }
-    }
-}
-
 fn replaced(node: &Node, credential: Option<&Node>) -> Node {
     let Value::Mapping(entries) = &node.value else { return node.clone() };
     let entries = entries.iter().filter_map(|entry| match entry.key.as_str() {
@@ -119,7 +109,8 @@ struct Provider<'a> {
 }
 
 impl Provider<'_> {
-    fn apply(mut self) -> Option<(Credentials, Applied)> {
+    /// What the policy writes with what the preset removes, its credentials as kinds, and what it has from the preset.
+    fn apply(mut self) -> Option<(Node, Credentials, Applied)> {
         let name = self.named.value.as_str()?;
         let Some(text) = text(name) else {
             let hint = match suggest(name, names()) {
@@ -138,21 +129,15 @@ impl Provider<'_> {
         let preset = Preset::read(text, source, self.mistakes)?;
         let fillings = self.parameters(&preset)?;
         let mut base = fill(&preset.base, &fillings)?;
-        if !self.brings_credential() {
-            keep_what_the_app_sends(&mut base);
-        }
+        let removal = Removal::of(&base, self.value);
+        removal.in_base(&mut base);
         let routes = preset.routes.iter().filter_map(|route| fill(route, &fillings)).collect();
         let credentials = self.credentials(&preset, &fillings);
         let wants = self.value.get("credential").is_none();
         let credential_hint =
             preset.credential_forms(false).first().filter(|_| wants).map(|(form, _)| format!("`{form}`"));
-        Some((credentials, Applied { name: name.to_owned(), base, routes, credential_hint }))
-    }
-
-    /// Whether the policy gives this provider a credential that has a place of its own: a placeholder is where the app puts it.
-    fn brings_credential(&self) -> bool {
-        let Some(credential) = self.value.get("credential") else { return false };
-        credential.as_str() != Some("none") && credential.get("placeholder").is_none()
+        let own = removal.in_own(self.value);
+        Some((own, credentials, Applied { name: name.to_owned(), base, routes, credential_hint }))
     }
 
     fn credentials(&mut self, preset: &Preset, fillings: &Fillings) -> Credentials {
@@ -224,6 +209,12 @@ impl Provider<'_> {
                 }
             }
         }
+        for (name, parameter) in parameters {
+            let followed = parameter.follows.as_deref().and_then(|other| words.get(other)).cloned();
+            if let (false, Some(word)) = (words.contains_key(name.as_str()), followed) {
+                words.insert(name, word);
+            }
+        }
         let fillings = self.meanings(parameters, &words);
         (self.mistakes.len() == before).then_some(fillings)
     }
@@ -236,9 +227,13 @@ impl Provider<'_> {
     ) -> Fillings {
         let mut fillings = Fillings::new();
         for (name, parameter) in parameters {
-            let Some(word) = words.get(name.as_str()) else {
-                fillings.insert(name.clone(), Filling::Nothing);
-                continue;
+            let (word, meaning) = match words.get(name.as_str()) {
+                Some(word) => (word.as_str(), parameter.values.get(word).or(parameter.is.as_ref())),
+                None if parameter.absent.is_some() => ("", parameter.absent.as_ref()),
+                None => {
+                    fillings.insert(name.clone(), Filling::Nothing);
+                    continue;
+                }
             };
             let mut missing = None;
             let mut meant = |text: &String| {
@@ -250,8 +245,8 @@ impl Provider<'_> {
                     value
                 })
             };
-            let filling = match parameter.values.get(word) {
-                None => Some(Filling::Text(word.clone())),
+            let filling = match meaning {
+                None => Some(Filling::Text(word.to_owned())),
                 Some(Meaning::One(text)) => meant(text).map(Filling::Text),
                 Some(Meaning::Many(texts)) => {
                     texts.iter().map(&mut meant).collect::<Option<_>>().map(Filling::Many)

@@ -11,6 +11,7 @@
 
 use super::Preset;
 use super::fill::{Filling, Fillings, fill, mentioned};
+use super::pattern::Pattern;
 use crate::credential::CredentialConfig;
 use crate::policy::diagnostic::{Diagnostic, suggest};
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
@@ -28,6 +29,8 @@ pub(super) struct Part {
     /// It is a secret reference, or what else the kind takes there; if not, it is a text that goes into another.
     pub(super) whole: bool,
     pub(super) optional: bool,
+    /// What a text must look like.
+    pub(super) pattern: Option<Pattern>,
 }
 
 impl Preset {
@@ -38,9 +41,10 @@ impl Preset {
         is.into_iter()
             .filter(|(name, _)| !self.header.parameters.contains_key(name))
             .map(|(name, whole)| {
-                let optional =
-                    inputs.and_then(|inputs| inputs.get(&name)).is_some_and(|input| input.optional);
-                Part { name, whole, optional }
+                let input = inputs.and_then(|inputs| inputs.get(&name));
+                let optional = input.is_some_and(|input| input.optional);
+                let pattern = input.and_then(|input| input.pattern.clone());
+                Part { name, whole: whole && pattern.is_none(), optional, pattern }
             })
             .collect()
     }
@@ -131,7 +135,9 @@ impl Preset {
     }
 
     fn unknown(&self, way: &Entry, parts: &[Part], extra: &Entry, path: &PolicyPath) -> Box<Diagnostic> {
+        // A way beside other keys is not a word mistaken: only one way can be written.
         let known = parts.iter().map(|part| part.name.as_str()).chain(self.ways());
+        let known = known.filter(|name| *name != extra.key);
         let hint = match suggest(&extra.key, known) {
             Some(near) => format!("did you mean `{near}`?"),
             None => self.written_as(way),
@@ -203,11 +209,15 @@ impl Part {
                 && text.bytes().all(|b| b.is_ascii_graphic())
                 && !text.contains("${")
         };
+        let fits = |text: &str| self.pattern.as_ref().is_none_or(|pattern| pattern.matches(text));
         match super::fill::text_of(&entry.value) {
-            Some(text) if plain(text) => Ok(Filling::Written(entry.value.clone())),
+            Some(text) if plain(text) && fits(text) => Ok(Filling::Written(entry.value.clone())),
             // Not repeated: somebody may have taken it for the place of the secret.
             _ => {
-                let message = "expected a text of 1 to 256 printable ASCII characters without space";
+                let message = match &self.pattern {
+                    Some(pattern) => format!("expected a text that looks like `{}`", pattern.as_str()),
+                    None => "expected a text of 1 to 256 printable ASCII characters without space".to_owned(),
+                };
                 Err(Box::new(Diagnostic::new(Some(entry.value.place), path.key(entry.key.clone()), message)))
             }
         }

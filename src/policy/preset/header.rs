@@ -87,9 +87,18 @@ pub struct Parameter {
     /// The possible values, and what each stands for.
     #[serde(default)]
     pub values: BTreeMap<String, Meaning>,
+    /// What a value of the pattern stands for, where that is not itself.
+    #[serde(default)]
+    pub is: Option<Meaning>,
+    /// What stands for it where it has no value.
+    #[serde(default)]
+    pub absent: Option<Meaning>,
     /// The value where the policy gives none.
     #[serde(default)]
     pub default: Option<String>,
+    /// The parameter whose value this one has too, where the policy gives none.
+    #[serde(default)]
+    pub follows: Option<String>,
     /// Whether the policy must give one. What mentions a parameter that has no value is left out of its list.
     #[serde(default)]
     pub required: bool,
@@ -148,6 +157,9 @@ pub struct Input {
     /// Whether it need not be given.
     #[serde(default)]
     pub optional: bool,
+    /// What it looks like, where it goes into another text, such as a URL. Default: printable characters.
+    #[serde(default)]
+    pub pattern: Option<Pattern>,
 }
 
 /// What a key looks like.

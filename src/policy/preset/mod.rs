@@ -11,13 +11,15 @@
 //! when a policy names them. `${name}` stands for a parameter or for a part of the credential.
 //!
 //! It lies between `defaults` and the provider: whatever it says, the provider's own keys win ([`super::merge`]). Its routes
-//! only fill in what the policy leaves open, and never deny or allow anything.
+//! only fill in what the policy leaves open and never allow anything. One may deny paths that belong to another API on the same
+//! host; a route of the policy that names such a path opens it.
 //!
 //! | file | what |
 //! | --- | --- |
 //! | `files` | the texts, by name |
 //! | `header` | what a preset says about itself |
 //! | `pattern` | what a parameter may look like |
+//! | `removal` | what the app sends elsewhere than where the credential goes |
 //! | `fill` | values in place of `${name}` |
 //! | `credential` | from `credential: { secret: .. }` to a kind |
 //! | `apply` | the policy with its presets |
@@ -32,6 +34,7 @@ mod fill;
 pub mod header;
 pub mod keys;
 pub mod pattern;
+mod removal;
 
 use super::decode::decode;
 use super::diagnostic::Diagnostics;

@@ -65,7 +65,10 @@ fn with_each(preset: &Preset) -> Vec<String> {
 /// A credential of each way, in the short form.
 fn credentials(preset: &Preset) -> Vec<String> {
     let value = |part: &credential::Part| match part.sample() {
-        "text" => "text@acme.test",
+        "text" => {
+            let fits = |text: &&str| part.pattern.as_ref().is_none_or(|pattern| pattern.matches(text));
+            ["text@acme.test", "acme.test"].into_iter().find(fits).unwrap()
+        }
         sample => sample,
     };
     preset
@@ -134,7 +137,7 @@ fn every_way_of_a_credential_compiles() {
 }
 
 #[test]
-fn presets_never_deny_and_count_nothing_in_routes_that_others_count() {
+fn presets_routes_count_nothing_that_others_count() {
     for (name, preset) in all() {
         for key in
             ["credential", "preset", "with", "local", "doors", "intercept", "upstream", "mode", "tenant"]
@@ -143,7 +146,7 @@ fn presets_never_deny_and_count_nothing_in_routes_that_others_count() {
         }
         for node in &preset.routes {
             let route: RouteConfig = decode(node, &PolicyPath::root(), &mut Diagnostics::new()).unwrap();
-            assert!(route.deny.is_none() && route.credential.is_none() && route.name.is_some(), "{name}");
+            assert!(route.credential.is_none() && route.name.is_some(), "{name}");
             assert!(route.breaker.is_none() && route.cache.is_none() && route.mode.is_none(), "{name}");
         }
         let names: BTreeSet<&str> =
@@ -239,7 +242,7 @@ fn what_a_policy_writes_wins_key_by_key() {
         (chosen.settings.name.to_string(), &chosen.settings.settings)
     };
     let (name, own) = decide(http::Method::POST, "/v1/charges");
-    assert_eq!(name, "default");
+    assert_eq!(name, "preset:v1");
     let retry = &own.layers.retry.as_ref().unwrap().settings;
     assert_eq!((retry.attempts, retry.max_retry_after.as_secs()), (7, 5), "defaults below the preset");
     assert_eq!(retry.hint.as_ref().unwrap().as_str(), "stripe-should-retry", "the preset above them");
@@ -331,12 +334,97 @@ fn what_the_app_sends_elsewhere_goes_where_outgate_brings_a_credential() {
     assert_eq!(removed("    credential: { secret: env:K }\n"), both);
     assert_eq!(removed("    credential: { oauth_token: env:K }\n"), both);
     assert_eq!(removed("    credential: { bearer: env:K }\n"), both);
-    assert_eq!(removed("    credential: { secret: env:K }\n    headers: { remove: [x-own] }\n"), ["x-own"]);
+    // A policy's own list adds to the preset's.
+    let own = "    credential: { secret: env:K }\n    headers: { remove: [x-own, X-Api-Key] }\n";
+    assert_eq!(removed(own), ["x-own", "x-api-key", "authorization"]);
     let placeholder =
         "    credential: { placeholder: { token: sk-ant-the-apps-own, value: env:K, in: [header] } }\n";
     for keys in ["", "    credential: none\n", placeholder] {
         assert!(removed(keys).is_empty(), "{keys}");
     }
+}
+
+/// A route is judged by the credential that it has, its own or its provider's.
+#[test]
+fn what_the_app_sends_elsewhere_goes_by_the_routes_credential() {
+    let removed = |provider: &str, route: &str| {
+        let policy = format!(
+            "version: 1\nproviders:\n  a:\n    preset: anthropic\n{provider}    routes: [{{ name: r, match: {{ path: /v1/messages }}, {route} }}]\n"
+        );
+        let provider = compiled(&policy).unwrap().providers.remove(0);
+        let of = |name: &str| {
+            let route = provider.routes.iter().find(|route| &*route.name == name).unwrap();
+            let fields = route.settings.headers.remove.iter();
+            fields
+                .map(|name| name.as_str().to_owned())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
+        (of("r").join(" "), of("default").join(" "))
+    };
+    let both = "authorization x-api-key".to_owned();
+    let (with, without) = ("    credential: { secret: env:K }\n", "    credential: none\n");
+    let own = "    headers: { remove: [x-own] }\n";
+    let both_and_own = format!("{both} x-own");
+    for (provider, route, expected) in [
+        (without.to_owned(), "credential: { secret: env:K }", (both.clone(), String::new())),
+        (with.to_owned(), "credential: none", (String::new(), both.clone())),
+        (with.to_owned(), "retry: off", (both.clone(), both.clone())),
+        (with.to_owned(), "headers: { remove: [x-own] }", (both_and_own.clone(), both.clone())),
+        (without.to_owned(), "headers: { remove: [x-own] }", ("x-own".to_owned(), String::new())),
+        (with.to_owned() + own, "retry: off", (both_and_own.clone(), both_and_own.clone())),
+        (with.to_owned() + own, "credential: none", ("x-own".to_owned(), both_and_own.clone())),
+        (
+            without.to_owned() + own,
+            "credential: { secret: env:K }",
+            (both_and_own.clone(), "x-own".to_owned()),
+        ),
+    ] {
+        assert_eq!(removed(&provider, route), expected, "{provider}{route}");
+    }
+}
+
+/// A parameter stands for other hosts than where it is absent.
+#[test]
+fn a_tenant_has_hosts_of_its_own() {
+    let hosts = |with: &str| {
+        let policy = format!(
+            "version: 1\nproviders: {{ g: {{ preset: github, credential: {{ secret: env:K }}{with} }} }}"
+        );
+        let policy = compiled(&policy).unwrap();
+        ["api.github.com", "uploads.github.com", "api.acme.ghe.com"]
+            .map(|host| policy.connect(&crate::message::target::Host::parse(host).unwrap(), 443).is_ok())
+    };
+    assert_eq!(hosts(""), [true, true, false]);
+    assert_eq!(hosts(", with: { enterprise: acme }"), [false, false, true]);
+}
+
+/// The texts that go into a URL look like what they are.
+#[test]
+fn parts_and_regions_that_lead_elsewhere_are_refused() {
+    let azure = |tenant: &str| {
+        compiled(&format!(
+            "version: 1\nproviders: {{ a: {{ preset: azure-openai, with: {{ resource: acme }}, credential: {{ entra: {{ tenant: \"{tenant}\", client_id: \"plain:c\", client_secret: env:K }} }} }} }}"
+        ))
+    };
+    assert!(azure("72f988bf-86f1-41af-91ab-2d7cd011db47").is_ok() && azure("acme.onmicrosoft.com").is_ok());
+    for tenant in ["x/../../evil", "a?b", "a#b", ".."] {
+        let told = azure(tenant).err().unwrap();
+        assert!(told.contains("looks like"), "{tenant}: {told}");
+    }
+    for preset in ["aws-s3", "aws-ses", "aws-sns"] {
+        let region = |region: &str| {
+            compiled(&format!(
+                "version: 1\nproviders: {{ a: {{ preset: {preset}, with: {{ region: {region} }}, credential: none }} }}"
+            ))
+        };
+        assert!(region("eu-west-1").is_ok() && region("ca-central-1").is_ok(), "{preset}");
+        assert!(region("cn-north-1").is_err(), "{preset}");
+    }
+    let both = "version: 1\nproviders: { m: { preset: mailchimp, with: { dc: us1 }, credential: { secret: env:K, token: env:T } } }";
+    let told = compiled(both).err().unwrap();
+    assert!(told.contains("unknown key") && !told.contains("did you mean `token`"), "{told}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Which bucket a request will fall in, where the provider names buckets in its answers (`X-RateLimit-Resource`), and how many
 //! names of buckets there may be.
 //!
-//! What an answer names is known from the last answer to a request of the same route, method and first two segments of the path. Before the first
+//! What an answer names is known from the last answer to a request of the same route, method and first two segments of the path
+//! that say something: `api`, `rest` and versions at its beginning (`/api/v1`, `/rest/api/3`) are common to all. Before the first
 //! answer it falls in the bucket without a name.
 
 use std::collections::{HashMap, HashSet};
@@ -37,7 +38,8 @@ struct Known {
 impl Buckets {
     /// The place of a request.
     pub(super) fn place(route: &str, request: &EgressRequest) -> Key {
-        let mut segments = request.path_and_query.path().split('/').skip(1);
+        let mut segments =
+            request.path_and_query.path().split('/').skip(1).skip_while(|segment| is_common(segment));
         let (first, second) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
         Key::of(&[route, request.method.as_str(), request.target.host.as_str(), first, second])
     }
@@ -94,6 +96,14 @@ impl Buckets {
         known.places.insert(place, name.clone());
         Some(name)
     }
+}
+
+/// Whether a segment tells nothing of what is asked for: `api`, `rest`, or a version as `v1`, `2` and `v3.1`.
+fn is_common(segment: &str) -> bool {
+    let number = segment.strip_prefix('v').unwrap_or(segment);
+    let is_version = number.bytes().next().is_some_and(|byte| byte.is_ascii_digit())
+        && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    is_version || ["api", "rest"].contains(&segment)
 }
 
 #[cfg(test)]
@@ -153,6 +163,16 @@ mod tests {
         assert!(buckets.given("b1", now + KEEP / 2).is_some(), "known, and used again");
         assert!(buckets.given("late", now + KEEP).is_some());
         assert_eq!(buckets.given.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn versions_tell_no_bucket() {
+        assert_ne!(place("/api/v1/query"), place("/api/v1/events"));
+        assert_ne!(place("/rest/api/3/issue/A-1"), place("/rest/api/3/search"));
+        assert_eq!(place("/api/v1/query?q=1"), place("/api/v1/query?q=2"));
+        assert_eq!(place("/v2/apps/1/x"), place("/v2/apps/1/y"));
+        assert_ne!(place("/v2alpha/x/1"), place("/v2alpha/y/1"));
+        assert_eq!(place("/"), place("/api"));
     }
 
     #[test]
