@@ -39,8 +39,8 @@ use crate::upstream::guard::OwnListeners;
 use crate::upstream::resolver::Resolver;
 use crate::upstream::service::UpstreamError;
 
-/// How long the end waits for a refresh token that is on its way: its request takes at most 5 s, and then it is written.
-const EXCHANGE: Duration = Duration::from_secs(15);
+/// How long the end waits for a refresh token that is on its way: its request takes at most 30 s, and then it is written.
+const EXCHANGE: Duration = Duration::from_secs(40);
 
 /// Why outgate did not start.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,8 @@
 //! One member of a credential, prepared: header values and parameters are written once per version of its secrets, so a
 //! request that is injected pays for a pointer and a few reference counts.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use base64::Engine as _;
@@ -30,6 +30,8 @@ pub struct Member {
     secrets: Vec<(SecretRef, Arc<SecretEntry>)>,
     per_request: Option<PerRequestBound>,
     prepared: ArcSwapOption<Prepared>,
+    /// One at a time prepares: one version has one stamp, by which a refused credential is told from the next.
+    preparing: Mutex<()>,
     reference: Arc<str>,
 }
 
@@ -95,7 +97,14 @@ impl Member {
             }
         };
         let reference = settings.reference();
-        Ok(Self { parts, secrets, per_request, prepared: ArcSwapOption::empty(), reference })
+        Ok(Self {
+            parts,
+            secrets,
+            per_request,
+            prepared: ArcSwapOption::empty(),
+            preparing: Mutex::default(),
+            reference,
+        })
     }
 
     /// Whether there are values for all of its secrets.
@@ -145,15 +154,22 @@ impl Member {
 
     /// What to inject now. Made anew only when a secret has a new version.
     pub fn prepared(&self) -> Result<Arc<Prepared>, CredentialError> {
-        let known = self.prepared.load();
-        if let Some(known) = known.as_ref()
-            && self.is_current(&known.versions)
-        {
-            return Ok(known.clone());
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        let _one = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another may have been faster.
+        if let Some(known) = self.known() {
+            return Ok(known);
         }
         let fresh = Arc::new(self.prepare()?);
         self.prepared.store(Some(fresh.clone()));
         Ok(fresh)
+    }
+
+    fn known(&self) -> Option<Arc<Prepared>> {
+        let known = self.prepared.load_full()?;
+        self.is_current(&known.versions).then_some(known)
     }
 
     fn is_current(&self, versions: &[u64]) -> bool {

@@ -738,13 +738,16 @@ async fn no_token_kind_leaks_its_key_its_assertion_or_its_token() {
         let client = "client_id: \"plain:app\", client_secret: \"file:{dir}/client\"";
         let signer = "client_id: \"plain:app\", auth_style: private_key_jwt, client_key: { key: \"file:{dir}/app.pem\" }";
         let refresh = "refresh_token: \"file:{dir}/refresh\"";
+        // One of its own for each that rotates: `check` refuses one that two use up.
+        std::fs::write(dir.path().join(format!("refresh-{path}")), REFRESH).unwrap();
+        let rotating = format!("refresh_token: \"file:{{dir}}/refresh-{path}\", rotates: true");
         credentials.extend([
             format!("{{ oauth2_client_credentials: {{ {endpoint}, {client} }} }}"),
             format!("{{ oauth2_client_credentials: {{ {endpoint}, {client}, auth_style: post }} }}"),
             format!("{{ oauth2_client_credentials: {{ {endpoint}, {signer} }} }}"),
             format!("{{ oauth2_refresh_token: {{ {endpoint}, {client}, {refresh} }} }}"),
             format!(
-                "{{ oauth2_refresh_token: {{ {endpoint}, {client}, {refresh}, rotates: true, store: {{ file: \"{{dir}}/kept-{path}\" }} }} }}"
+                "{{ oauth2_refresh_token: {{ {endpoint}, {client}, {rotating}, store: {{ file: \"{{dir}}/kept-{path}\" }} }} }}"
             ),
             format!(
                 "{{ jwt_bearer: {{ {endpoint}, {client}, key: \"file:{{dir}}/app.pem\", issuer: \"plain:me\" }} }}"

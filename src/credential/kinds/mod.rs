@@ -126,6 +126,14 @@ impl MemberSettings {
         self.tokens.iter().filter_map(|token| Some((&token.reference, token.settings.grant().keep()?)))
     }
 
+    /// Refresh tokens: each with the token that is got with it, and whether it rotates.
+    pub fn seeds(&self) -> impl Iterator<Item = (&SecretRef, &SecretRef, bool)> {
+        self.tokens.iter().flat_map(|token| {
+            let grant = token.settings.grant();
+            grant.seeds().iter().map(move |seed| (seed, &token.reference, grant.keep().is_some()))
+        })
+    }
+
     /// Every secret it uses: what stands in a request, tokens, and what tokens are got with.
     #[must_use]
     pub fn uses(&self) -> Vec<Used> {

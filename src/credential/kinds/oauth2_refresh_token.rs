@@ -175,6 +175,10 @@ impl Grant for Settings {
         self.keep.as_ref()
     }
 
+    fn seeds(&self) -> &[SecretRef] {
+        &self.refresh_token
+    }
+
     fn issue<'a>(
         &'a self,
         inputs: &'a Inputs<'a>,

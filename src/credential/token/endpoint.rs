@@ -31,6 +31,8 @@ use crate::upstream::ranges::{IpClass, classify};
 const CONNECT: Duration = Duration::from_secs(2);
 /// Bound of one exchange with a token endpoint, repeats included.
 pub const TOTAL: Duration = Duration::from_secs(5);
+/// The same, where an exchange uses up what it is made with: an answer that is not waited for ends the grant.
+pub const TOTAL_KEPT: Duration = Duration::from_secs(30);
 /// What a token lives at most: ten years. Longer is as good as for ever, and cannot be reckoned with.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -152,13 +154,15 @@ pub struct TokenClient {
 }
 
 impl TokenClient {
-    /// A client; it connects when it is first used. Without an endpoint it refuses to be used.
+    /// A client; it connects when it is first used. Without an endpoint it refuses to be used. An exchange takes `total` at
+    /// most, repeats included.
     ///
     /// # Errors
     /// TLS cannot be set up.
     pub fn new(
         endpoint: Option<&TokenEndpoint>,
         reference: &SecretRef,
+        total: Duration,
         env: &TokenEnv,
     ) -> Result<Self, TokenFault> {
         let upstream = Arc::clone(&env.upstream);
@@ -168,7 +172,7 @@ impl TokenClient {
             scheme: endpoint.url.target.scheme,
             ca: endpoint.ca.clone(),
             connect: CONNECT,
-            total: TOTAL,
+            total,
             addresses: configured_addresses(),
         };
         let client = HttpClient::new(settings, &env.upstream)

@@ -142,6 +142,11 @@ pub trait Grant: Send + Sync {
         None
     }
 
+    /// The refresh tokens that it begins with.
+    fn seeds(&self) -> &[SecretRef] {
+        &[]
+    }
+
     /// Gets it. Called when the token is wanted, never twice at once. Where something rotates it is not broken off with who
     /// waits for it, nor by the end of the process.
     ///

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::endpoint::TokenClient;
+use super::endpoint::{TOTAL, TOTAL_KEPT, TokenClient};
 use super::inputs::{Bound, Inputs};
 use super::rotation::GrantState;
-use super::{Issued, Token, TokenEnv, TokenSettings, Unbroken};
+use super::{Grant, Issued, Token, TokenEnv, TokenSettings, Unbroken};
 use crate::credential::overlap::{self, Overlap};
 use crate::credential::scope::Scope;
 use crate::secret::cache::{SecretCache, SecretEntry};
@@ -59,7 +59,7 @@ impl TokenSource {
         let grant = token.settings.grant();
         let inputs = grant.inputs();
         let inputs = inputs.iter().map(|input| Bound::new(input, scope)).collect::<Result<_, _>>()?;
-        let client = TokenClient::new(grant.endpoint(), &token.reference, scope.env);
+        let client = TokenClient::new(grant.endpoint(), &token.reference, total(grant), scope.env);
         Ok(Self(Arc::new(Maker::new(token, scope, inputs, client))))
     }
 }
@@ -178,8 +178,13 @@ impl SecretStore for TokenSource {
     }
 
     fn patience(&self) -> Duration {
-        super::endpoint::TOTAL * 2 + BESIDE
+        total(self.0.settings.grant()) * 2 + BESIDE
     }
+}
+
+/// Bound of one exchange.
+fn total(grant: &dyn Grant) -> Duration {
+    if grant.keep().is_some() { TOTAL_KEPT } else { TOTAL }
 }
 
 /// The token's entry among the secrets; made where no token of these settings lives yet.

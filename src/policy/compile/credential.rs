@@ -7,6 +7,7 @@ use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::PolicyPath;
 use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
+use crate::secret::stores::vault::KvVersion;
 
 impl Compiler<'_> {
     /// What is injected, in order of preference; nothing where it has a mistake.
@@ -32,6 +33,9 @@ impl Compiler<'_> {
                 for (token, keep) in members.iter().flat_map(MemberSettings::kept) {
                     self.check_kept(keep, path);
                     self.check_kept_alone(keep, token, path);
+                }
+                for (seed, token, rotates) in members.iter().flat_map(MemberSettings::seeds) {
+                    self.check_seed_alone(seed, token, rotates, path);
                 }
                 Some(members)
             }
@@ -85,6 +89,27 @@ impl Compiler<'_> {
         }
     }
 
+    /// A refresh token that rotates is used up by who uses it first: another that begins with the same one ends the grant.
+    fn check_seed_alone(&mut self, seed: &SecretRef, token: &SecretRef, rotates: bool, path: &PolicyPath) {
+        let other = self
+            .seeds
+            .iter()
+            .find(|(at, other, rotated, _)| at == seed && other != token && (rotates || *rotated));
+        // Not in the list of places: it has been refused for its place.
+        let told = rotates && !self.kept.iter().any(|(_, kept, _)| kept == token);
+        if let Some((_, _, _, other)) = other.filter(|_| !told) {
+            let message = format!(
+                "its refresh token `{seed}` is that of `{other}` too, and rotates: whoever used it second would end the grant"
+            );
+            self.mistake_with(
+                path,
+                message,
+                "a refresh token of its own; or the very same settings, which are one token",
+            );
+        }
+        self.seeds.push((seed.clone(), token.clone(), rotates, path.clone()));
+    }
+
     /// A place where a rotating refresh token is kept: all pods that share the grant must reach it, and it must be writable.
     fn check_kept(&mut self, keep: &KeepSettings, path: &PolicyPath) {
         if self.fleet && !keep.is_shared() {
@@ -96,7 +121,11 @@ impl Compiler<'_> {
         }
         let Some(reference) = keep.written() else { return };
         let store = self.stores.iter().find(|(name, _)| name == reference.store());
-        if !matches!(store, Some((_, StoreConfig::Vault(_)))) {
+        let vault = match store {
+            Some((_, StoreConfig::Vault(vault))) => Some(vault.kv == Some(KvVersion::V1)),
+            _ => None,
+        };
+        if vault.is_none() {
             self.mistake_with(
                 path,
                 format!(
@@ -104,6 +133,15 @@ impl Compiler<'_> {
                     reference.store()
                 ),
                 "a store under `secrets` such as `payments: { vault: { address: ... } }`",
+            );
+        }
+        if vault == Some(true) {
+            self.mistake(
+                path,
+                format!(
+                    "`store.vault` needs a KV of version 2, which tells who wrote last, and `{}` says `kv: 1`",
+                    reference.store()
+                ),
             );
         }
     }

@@ -36,6 +36,8 @@ struct Compiler<'a> {
     stores: Vec<(String, StoreConfig)>,
     /// Where tokens keep what rotates, each with the token and the path of its credential.
     kept: Vec<(KeepSettings, SecretRef, PolicyPath)>,
+    /// Refresh tokens, each with the token that is got with it, whether it rotates, and the path of its credential.
+    seeds: Vec<(SecretRef, SecretRef, bool, PolicyPath)>,
     /// Files whose content is part of the policy, and their content.
     files: Vec<(PathBuf, Arc<[u8]>)>,
     /// The policy has a fleet.
@@ -148,6 +150,7 @@ pub fn compile(mut loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPol
         secrets: Vec::new(),
         stores: Vec::new(),
         kept: Vec::new(),
+        seeds: Vec::new(),
         files: Vec::new(),
         fleet: tree.get("fleet").is_some_and(|node| !matches!(node.value, super::tree::Value::Null)),
         typed: true,

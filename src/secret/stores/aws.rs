@@ -15,7 +15,7 @@
 //! Needed: `secretsmanager:GetSecretValue` on the secrets, or `ssm:GetParameter` on the parameters, and `kms:Decrypt` where
 //! a key of the customer is used. The newest value is read every five minutes (`refresh`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -173,15 +173,32 @@ pub struct AwsStore {
     fetched: Option<FetchedKeys>,
 }
 
-/// Keys of `auth`: got when they are first wanted and again at four fifths of their life, by one caller at a time.
+/// Keys of `auth`: got when they are first wanted and again at four fifths of their life, by one caller at a time. Where
+/// others cannot be got, the old ones are used to their end.
 struct FetchedKeys {
     chain: Chain,
-    held: Mutex<Option<(Credentials, Instant)>>,
+    held: Mutex<Held>,
     turn: Semaphore,
+}
+
+#[derive(Default)]
+struct Held {
+    keys: Option<HeldKeys>,
+    /// The last failure, until keys are got again.
+    failed: Option<(StoreFault, Instant)>,
+}
+
+struct HeldKeys {
+    keys: Credentials,
+    /// From when on others are wanted.
+    due: Instant,
+    ends: Instant,
 }
 
 /// How long keys are kept that do not say when they end: a profile's.
 const KEPT: Duration = Duration::from_secs(300);
+/// How long their source is left alone after it failed: each time it is asked up to three times, so ten times a minute at most.
+const KEYS_PAUSE: Duration = Duration::from_secs(20);
 
 impl FetchedKeys {
     fn new(config: &ChainConfig, env: &StoreEnv) -> Self {
@@ -190,30 +207,50 @@ impl FetchedKeys {
     }
 
     async fn get(&self) -> Result<Credentials, StoreFault> {
-        if let Some(keys) = self.held() {
-            return Ok(keys);
+        if let Some(known) = self.known() {
+            return known;
         }
         let Ok(_turn) = self.turn.acquire().await else {
             return Err(StoreFault::Keys("the store was closed"));
         };
-        if let Some(keys) = self.held() {
-            return Ok(keys);
+        if let Some(known) = self.known() {
+            return known;
         }
-        let fetched = self.chain.fetch().await?;
-        let life = fetched.ends.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
-        let until = Instant::now() + life.map_or(KEPT, |life| life.mul_f64(0.8));
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((fetched.keys.clone(), until));
-        Ok(fetched.keys)
+        match self.chain.fetch().await {
+            Ok(fetched) => {
+                let life = fetched.ends.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+                let (now, life) = (Instant::now(), life.unwrap_or(KEPT.mul_f64(1.25)));
+                let keys =
+                    HeldKeys { keys: fetched.keys.clone(), due: now + life.mul_f64(0.8), ends: now + life };
+                *self.lock() = Held { keys: Some(keys), failed: None };
+                Ok(fetched.keys)
+            }
+            Err(fault) => {
+                self.lock().failed = Some((fault.clone(), Instant::now()));
+                self.known().unwrap_or(Err(fault))
+            }
+        }
     }
 
-    fn held(&self) -> Option<Credentials> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().filter(|(_, until)| Instant::now() < *until).map(|(keys, _)| keys.clone())
+    /// What there is to say without asking.
+    fn known(&self) -> Option<Result<Credentials, StoreFault>> {
+        let held = self.lock();
+        let failed = held.failed.as_ref().filter(|(_, at)| at.elapsed() < KEYS_PAUSE);
+        let now = Instant::now();
+        let until = |keys: &HeldKeys| if failed.is_some() { keys.ends } else { keys.due };
+        match held.keys.as_ref().filter(|keys| now < until(keys)) {
+            Some(keys) => Some(Ok(keys.keys.clone())),
+            None => failed.map(|(fault, _)| Err(fault.clone())),
+        }
     }
 
     /// They were refused: the next read gets others.
     fn drop_held(&self) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.lock().keys = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -484,6 +521,49 @@ mod tests {
             };
             assert_eq!(got, expected, "{api} {secret} {reference}");
         }
+    }
+
+    #[tokio::test]
+    async fn keys_are_used_to_their_end_where_no_others_can_be_got() {
+        let down = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let broken = Arc::clone(&down);
+        let server = FakeServer::start(move |asked| match &*asked.line {
+            "GET /keys" if broken.load(std::sync::atomic::Ordering::SeqCst) => Reply::Answer(500, "CANARY".into()),
+            "GET /keys" => {
+                let ends = humantime::format_rfc3339_seconds(SystemTime::now() + Duration::from_secs(1000));
+                ok(format!(
+                    r#"{{"AccessKeyId":"AKIDEXAMPLE","SecretAccessKey":"CANARY-secret","Token":"CANARY-session","Expiration":"{ends}"}}"#
+                ))
+            }
+            _ => answer(asked),
+        })
+        .await;
+        let settings = format!(
+            "region: eu-west-1\naddress: {url}\nauth: {{ container: {{ endpoint: '{url}/keys' }} }}",
+            url = server.url
+        );
+        let config: AwsConfig = serde_yaml::from_str(&settings).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = AwsStore::new("a", &config, None, &store_env(directory.path())).unwrap();
+        let reference: SecretRef = "a:stripe#key".parse().unwrap();
+        let read = async || store.read(&reference).await.is_ok();
+        let asked = || server.lines().iter().filter(|line| *line == "GET /keys").count();
+        assert!(read().await && read().await);
+        assert_eq!(asked(), 1);
+        down.store(true, std::sync::atomic::Ordering::SeqCst);
+        crate::secret::fake::pass(Duration::from_secs(850)).await;
+        for _ in 0..20 {
+            assert!(read().await, "they live for another while");
+        }
+        assert!((1..=3).contains(&asked()), "and their source is left alone");
+        crate::secret::fake::pass(Duration::from_secs(200)).await;
+        for _ in 0..20 {
+            assert!(!read().await, "never after their end");
+        }
+        assert!((1..=3).contains(&asked()));
+        down.store(false, std::sync::atomic::Ordering::SeqCst);
+        crate::secret::fake::pass(Duration::from_secs(61)).await;
+        assert!(read().await);
     }
 
     #[test]

@@ -13,9 +13,10 @@
 //! killed with its process group when it takes too long, writes more than 64 KiB, or is not wanted any more. A failure
 //! tells the exit code, never output.
 
+use std::collections::VecDeque;
 use std::io;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -24,7 +25,7 @@ use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::server::check_refresh;
@@ -86,11 +87,43 @@ impl ExecConfig {
 pub struct ExecStore {
     config: ExecConfig,
     programs: Arc<Semaphore>,
+    failures: Mutex<Failures>,
+}
+
+/// Failed runs within [`WINDOW`], where none succeeds: after as many the program is left alone. What fails for one reference
+/// alone is left alone by whoever keeps the values.
+const MAX_FAILURES: usize = 10;
+/// The time in which they are counted.
+const WINDOW: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+struct Failures {
+    at: VecDeque<Instant>,
+    last: Option<StoreFault>,
+}
+
+impl Failures {
+    /// The fault to give in place of a run.
+    fn holds(&mut self) -> Option<StoreFault> {
+        while self.at.front().is_some_and(|at| at.elapsed() >= WINDOW) {
+            self.at.pop_front();
+        }
+        self.last.clone().filter(|_| self.at.len() >= MAX_FAILURES)
+    }
+
+    fn add(&mut self, fault: &StoreFault) {
+        self.at.push_back(Instant::now());
+        self.last = Some(fault.clone());
+    }
 }
 
 impl ExecStore {
     pub(crate) fn new(config: &ExecConfig) -> Self {
-        Self { config: config.clone(), programs: Arc::new(Semaphore::new(MAX_PROGRAMS)) }
+        Self {
+            config: config.clone(),
+            programs: Arc::new(Semaphore::new(MAX_PROGRAMS)),
+            failures: Mutex::default(),
+        }
     }
 
     async fn read_now(&self, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
@@ -102,8 +135,15 @@ impl ExecStore {
         let Ok(_permit) = self.programs.acquire().await else {
             return Err(fault(StoreFault::NotStarted(io::ErrorKind::Interrupted)));
         };
+        if let Some(last) = self.failures().holds() {
+            return Err(fault(last));
+        }
         let limit = self.config.timeout();
         let output = timeout(limit, run(command)).await.unwrap_or(Err(StoreFault::Overdue(limit)));
+        match &output {
+            Ok(_) => *self.failures() = Failures::default(),
+            Err(last) => self.failures().add(last),
+        }
         let mut bytes = output.map_err(fault)?;
         if bytes.len() > MAX_OUTPUT {
             return Err(SecretError::TooLarge { reference: reference.clone(), limit: MAX_OUTPUT });
@@ -114,6 +154,10 @@ impl ExecStore {
         let kept = file::without_line_end(&bytes).len();
         bytes.truncate(kept);
         Ok(bytes)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn command(&self, path: &str) -> Result<Command, StoreFault> {
@@ -227,6 +271,26 @@ mod tests {
                 error.code().to_owned()
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_only_fails_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("runs");
+        let script =
+            format!("echo x >> {}; test -e {}", log.display(), directory.path().join("good").display());
+        let store = store(&format!("command: [/bin/sh, -c, '{script}', x]"));
+        let runs = || std::fs::read_to_string(&log).unwrap().lines().count();
+        for number in 0..30 {
+            assert_eq!(read(&store, &format!("x:{number}")).await, "exec_exit");
+        }
+        assert_eq!(runs(), MAX_FAILURES);
+        std::fs::write(directory.path().join("good"), "").unwrap();
+        crate::secret::fake::pass(WINDOW).await;
+        for number in 0..30 {
+            assert_eq!(read(&store, &format!("x:{number}")).await, "");
+        }
+        assert_eq!(runs(), MAX_FAILURES + 30);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! 1. A process that wants an access token looks whether another has got a newer one; then it takes that, and asks nobody.
 //! 2. Else it writes into the shelf that it is busy. So the shelf can be written before anything is used up; and the
-//!    others wait. A mark that nobody takes away counts for twelve seconds, by the watch of who waits: clocks are not compared.
+//!    others wait. A mark that nobody takes away counts for 40 seconds, by the watch of who waits: clocks are not compared.
 //! 3. It asks, once: such a request is never repeated.
 //! 4. It writes what it got, and only then is the access token used. What cannot be written stays in memory, and is
 //!    written before anything else is done.
@@ -44,9 +44,9 @@ use super::endpoint::TokenAnswer;
 use crate::secret::TokenFault;
 
 /// How long the mark of a busy process counts. Longer than an exchange with the endpoint and a write.
-const LEASE: Duration = Duration::from_secs(12);
+const LEASE: Duration = Duration::from_secs(40);
 /// How long after it began a try may still ask the endpoint; so that its end comes before that of its patience.
-const ASK_BEFORE: Duration = Duration::from_secs(14);
+const ASK_BEFORE: Duration = Duration::from_secs(42);
 /// Wait between two looks at a shelf where another is busy: at first, and at most.
 const LOOK_FIRST: Duration = Duration::from_millis(100);
 const LOOK_MOST: Duration = Duration::from_millis(500);

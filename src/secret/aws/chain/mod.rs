@@ -19,7 +19,7 @@ mod profile;
 mod sts;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -174,6 +174,14 @@ pub struct Chain {
     own: OwnSecrets,
     files: FileStore,
     directory: PathBuf,
+    clients: Mutex<Vec<KeptClient>>,
+}
+
+/// One for each way to ask; kept, because it keeps the count of failures.
+struct KeptClient {
+    scheme: Scheme,
+    addresses: AddressRules,
+    client: Arc<HttpClient>,
 }
 
 impl Chain {
@@ -186,6 +194,7 @@ impl Chain {
             own: OwnSecrets::new(directory),
             files: FileStore::new(directory),
             directory: directory.to_owned(),
+            clients: Mutex::default(),
         }
     }
 
@@ -264,19 +273,30 @@ impl Chain {
     }
 
     async fn send(&self, call: HttpCall, addresses: AddressRules) -> Result<HttpAnswer, StoreFault> {
-        let scheme = call.target.scheme;
+        let client = self.client(call.target.scheme, addresses)?;
+        Ok(client.send(call).await?)
+    }
+
+    /// There are as many as sources have ways to ask: two schemes, two sets of addresses.
+    fn client(&self, scheme: Scheme, addresses: AddressRules) -> Result<Arc<HttpClient>, StoreFault> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = clients.iter().find(|kept| kept.scheme == scheme && kept.addresses == addresses);
+        if let Some(known) = known {
+            return Ok(Arc::clone(&known.client));
+        }
         let settings = ClientSettings {
             name: "aws.credentials".into(),
             scheme,
             ca: None,
             connect: CONNECT,
             total: TOTAL,
-            addresses,
+            addresses: addresses.clone(),
         };
-        // Made for each exchange: they are an hour apart, and who asks keeps the count of failures.
         let client = HttpClient::new(settings, &self.upstream)
             .map_err(|_| StoreFault::Keys("TLS to their endpoint cannot be set up"))?;
-        Ok(client.send(call).await?)
+        let client = Arc::new(client);
+        clients.push(KeptClient { scheme, addresses, client: Arc::clone(&client) });
+        Ok(client)
     }
 }
 
