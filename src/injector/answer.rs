@@ -129,12 +129,7 @@ impl Webhook {
     }
 
     /// The bytes of a body, up to the bounds.
-    async fn collect(
-        &self,
-        body: &mut Incoming,
-        room: &mut Room,
-        peer: &Peer,
-    ) -> Result<Bytes, Unanswered> {
+    async fn collect(&self, body: &mut Incoming, room: &mut Room, peer: &Peer) -> Result<Bytes, Unanswered> {
         let mut read = BytesMut::new();
         let mut values = 0;
         while let Some(frame) = body.frame().await {

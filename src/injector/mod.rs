@@ -93,7 +93,9 @@ pub enum Refusal {
     #[error("the pod has {0} containers, and outgate takes at most 100 of all kinds together")]
     TooManyContainers(usize),
     /// What would be added is too much.
-    #[error("variables and mounts for {0} containers would be more than 1 MiB; a shorter `outgate.dev/no-proxy`, or fewer containers")]
+    #[error(
+        "variables and mounts for {0} containers would be more than 1 MiB; a shorter `outgate.dev/no-proxy`, or fewer containers"
+    )]
     TooMuch(usize),
     /// The network of the node.
     #[error(

@@ -141,9 +141,9 @@ fn fits(sidecar: &Map<String, Value>, options: &Options) -> Result<(), Refusal> 
         Some(Refusal::BadAnnotation { key, value, wanted })
     };
     let refusal = if exceeds("memory") {
-        wrong(MEMORY_REQUEST, &options.memory_request, "at most the sidecar's limit of memory").or_else(|| {
-            wrong(MEMORY_LIMIT, &options.memory_limit, "at least the sidecar's request of memory")
-        })
+        wrong(MEMORY_REQUEST, &options.memory_request, "at most the sidecar's limit of memory").or_else(
+            || wrong(MEMORY_LIMIT, &options.memory_limit, "at least the sidecar's request of memory"),
+        )
     } else if exceeds("cpu") {
         wrong(CPU_REQUEST, &options.cpu_request, "at most the sidecar's limit of CPU")
     } else {

@@ -234,10 +234,8 @@ async fn a_body_without_a_length_takes_a_step() {
     // And one grows as it comes.
     let mut stream = connect(&injector, &trusted, "http/1.1").await.unwrap();
     let body = large(700_000);
-    let head = format!(
-        "POST /mutate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
-        body.len()
-    );
+    let head =
+        format!("POST /mutate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len());
     stream.write_all(&[head.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat()).await.unwrap();
     let mut start = [0; 12];
     stream.read_exact(&mut start).await.unwrap();
