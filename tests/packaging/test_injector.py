@@ -565,6 +565,10 @@ class CommandLine(unittest.TestCase):
             self.assertEqual((done.returncode, done.stdout, out.exists()), (1, "", False))
             self.assertEqual(len(re.findall("^outgate: Pod shop-: ", done.stderr, re.M)), 2, done.stderr)
             self.assertEqual(subprocess.run([OUTGATE, "inject"], capture_output=True).returncode, 2)
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([OUTGATE, "inject", "-f", "-"], input="kind: Service\napiVersion: v1\n", stdout=full, stderr=subprocess.PIPE, text=True)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("outgate: standard output: ", done.stderr)
             self.assertEqual(subprocess.run([OUTGATE, "inject", "-f", "/nowhere"], capture_output=True).returncode, 1)
             none = subprocess.run([OUTGATE, "inject", "-f", "-", "-o", out], input="kind: Service\napiVersion: v1\n", capture_output=True, text=True)
             self.assertEqual((none.returncode, out.read_text()), (0, "kind: Service\napiVersion: v1\n"))
