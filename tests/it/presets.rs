@@ -585,7 +585,14 @@ async fn quota_is_learned_from_the_providers_own_fields() {
         let path = path_of(fact, &Value::Null);
         assert_eq!(ask(&proxy, "GET", name, path, name, "", "").await.status, 200);
         let second = ask(&proxy, "GET", name, path, name, "", "").await;
-        assert!(is_held(&second) && mock.seen(name).len() == 1, "{name}: {second:?}");
+        // Where the field tells no reset, the preset says when to ask again.
+        let held = if fact["used_of_limit"].is_array() {
+            (second.header("outgate-error"), second.header("retry-after"))
+                == (Some("rate_limited"), Some("300"))
+        } else {
+            is_held(&second)
+        };
+        assert!(held && mock.seen(name).len() == 1, "{name}: {second:?}");
         // A path that the same quota does not cover.
         for other in list(fact, "quota_free") {
             let got = ask(&proxy, "POST", name, other, name, "", "{}").await;
@@ -683,7 +690,8 @@ async fn keys_make_a_repetition_safe_and_nothing_else_does() {
         // Where the provider honours none, none is written.
         let nowhere = format!("{preset}-nowhere");
         ask(&proxy, "POST", preset, "/x", &nowhere, "content-type: application/json\r\n", &bare).await;
-        assert!(header.is_some() || mock.seen(&nowhere)[0].body == bare, "{preset} elsewhere");
+        let whole = mock.seen(&nowhere).iter().all(|seen| seen.body == bare);
+        assert!(header.is_some() || whole, "{preset} elsewhere");
         // Where the provider does not know keys, one changes nothing, and none is added.
         for path in list(key, "elsewhere") {
             let case = format!("{preset}-{path}");
