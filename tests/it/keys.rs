@@ -26,7 +26,7 @@ impl World {
         let ca = TestCa::new();
         let asked = AtomicUsize::new(0);
         let origin = HttpOrigin::with(Some(ca.server(&[HOST], alpn)), move |_: Seen| {
-            let down = asked.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            let down = asked.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
             text(if down { 503 } else { 200 }, "{}")
         })
         .await;
