@@ -337,7 +337,7 @@ class Webhook(unittest.TestCase):
         pod = a_pod()
         with Injector(injector_objects()) as injector:
             for count, allowed in ((100, True), (101, False), (16_000, False)):
-                pod["spec"]["containers"] = [{"name": f"c{i}", "securityContext": SECURE if count <= 101 else {}} for i in range(count)]
+                pod["spec"]["containers"] = [{"name": f"c{i}"} | ({"securityContext": SECURE} if count <= 101 else {}) for i in range(count)]
                 with injector.connection() as connection:
                     status, body = connection.post(json.dumps(review(pod)))
                 self.assertEqual(status, 200)
