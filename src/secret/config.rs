@@ -49,6 +49,20 @@ pub enum StoreConfig {
 pub type StoreMistake = (&'static str, String);
 
 impl StoreConfig {
+    /// Of a store that outgate can write to: whether it tells who wrote last, which a KV of version 1 does not.
+    #[must_use]
+    pub fn tells_writers(&self) -> Option<bool> {
+        match self {
+            Self::Vault(vault) => Some(vault.kv != Some(vault::KvVersion::V1)),
+            Self::AwsSecretsManager(_)
+            | Self::GcpSecretManager(_)
+            | Self::AzureKeyVault(_)
+            | Self::Kubernetes(_)
+            | Self::Exec(_)
+            | Self::Sealed(_) => None,
+        }
+    }
+
     /// The kind, as written in the policy.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -5,9 +5,7 @@ use crate::credential::kinds::{KeepSettings, MemberSettings};
 use crate::policy::schema::ProviderConfig;
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::PolicyPath;
-use crate::secret::StoreConfig;
 use crate::secret::reference::SecretRef;
-use crate::secret::stores::vault::KvVersion;
 
 impl Compiler<'_> {
     /// What is injected, in order of preference; nothing where it has a mistake.
@@ -121,11 +119,8 @@ impl Compiler<'_> {
         }
         let Some(reference) = keep.written() else { return };
         let store = self.stores.iter().find(|(name, _)| name == reference.store());
-        let vault = match store {
-            Some((_, StoreConfig::Vault(vault))) => Some(vault.kv == Some(KvVersion::V1)),
-            _ => None,
-        };
-        if vault.is_none() {
+        let tells_writers = store.and_then(|(_, config)| config.tells_writers());
+        if tells_writers.is_none() {
             self.mistake_with(
                 path,
                 format!(
@@ -135,7 +130,7 @@ impl Compiler<'_> {
                 "a store under `secrets` such as `payments: { vault: { address: ... } }`",
             );
         }
-        if vault == Some(true) {
+        if tells_writers == Some(false) {
             self.mistake(
                 path,
                 format!(
