@@ -1,0 +1,136 @@
+//! What one quota covers.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::HeaderName;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::resilience::mistake::Mistakes;
+use crate::resilience::pointer::Pointer;
+use crate::resilience::responses::config::header_name;
+
+/// What `bucket` may be.
+const BUCKETS: &str =
+    "`host`, `route`, `path`, `{ header: X-RateLimit-Resource }`, or `{ field: /model }` of the request";
+
+/// `bucket:` what one quota covers.
+#[derive(Clone, Debug)]
+pub enum BucketConfig {
+    /// One for each host.
+    Host,
+    /// One for each route.
+    Route,
+    /// One for each method and beginning of a path.
+    Path,
+    /// Named by the answers or by the request itself.
+    Named(BucketName),
+}
+
+/// What names a bucket; one of the two.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BucketName {
+    /// The field of the answers that names the bucket. Default: none.
+    pub header: Option<String>,
+    /// The text in the JSON body of the request that names it, as a JSON Pointer through maps (`/model`). It is looked for in the
+    /// first 64 KiB, and shown in `/status` and metrics. Without one the request is of the host's bucket. Default: none.
+    pub field: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for BucketConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BucketVisitor;
+        impl<'de> de::Visitor<'de> for BucketVisitor {
+            type Value = BucketConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(BUCKETS)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<BucketConfig, E> {
+                match text {
+                    "host" => Ok(BucketConfig::Host),
+                    "route" => Ok(BucketConfig::Route),
+                    "path" => Ok(BucketConfig::Path),
+                    _ => Err(E::custom(format!("expected {BUCKETS}"))),
+                }
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<BucketConfig, A::Error> {
+                let name = BucketName::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(BucketConfig::Named(name))
+            }
+        }
+        deserializer.deserialize_any(BucketVisitor)
+    }
+}
+
+impl JsonSchema for BucketConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "QuotaBucket".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let name = generator.subschema_for::<BucketName>();
+        json_schema!({ "anyOf": [{ "enum": ["host", "route", "path"] }, name] })
+    }
+}
+
+/// What one quota covers, as true.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Bucket {
+    /// One for each host.
+    Host,
+    /// One for each route.
+    Route,
+    /// One for each method and beginning of a path.
+    Path,
+    /// Named by a field of the answers.
+    Header(HeaderName),
+    /// Named by a text in the JSON body of the request.
+    Field(Pointer),
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Route => f.write_str("route"),
+            Self::Path => f.write_str("path"),
+            Self::Header(name) => write!(f, "header {name}"),
+            Self::Field(pointer) => write!(f, "field {} of the request", pointer.as_str()),
+        }
+    }
+}
+
+impl BucketConfig {
+    pub(super) fn compile(&self, mistakes: &mut Mistakes) -> Bucket {
+        match self {
+            Self::Host => Bucket::Host,
+            Self::Route => Bucket::Route,
+            Self::Path => Bucket::Path,
+            Self::Named(name) => name.compile(mistakes).unwrap_or(Bucket::Host),
+        }
+    }
+}
+
+impl BucketName {
+    fn compile(&self, mistakes: &mut Mistakes) -> Option<Bucket> {
+        match (&self.header, &self.field) {
+            (Some(name), None) => header_name(name, "bucket.header", mistakes).map(Bucket::Header),
+            (None, Some(text)) => {
+                let pointer = Pointer::parse(text).filter(|pointer| pointer.keys().is_some());
+                if pointer.is_none() {
+                    let message = "not a JSON Pointer (RFC 6901) that leads through maps to one place";
+                    mistakes.hint("bucket.field", message, "such as `/model`");
+                }
+                pointer.map(Bucket::Field)
+            }
+            (header, _) => {
+                let both = "a bucket is named by the answers or by the request, not by both";
+                let none = "nothing says what names the bucket";
+                let message = if header.is_some() { both } else { none };
+                mistakes.hint("bucket", message, "`header` or `field`");
+                None
+            }
+        }
+    }
+}
