@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::leak::assert_without;
-use super::support::client::{Got, admin, http2, local_get, request};
+use super::support::client::{admin, get_many, local_get};
 use super::support::origin::{HttpOrigin, RawOrigin, Seen, Stream, read_request, text};
 use super::support::proxy::Proxy;
 use super::world::until;
@@ -82,17 +82,6 @@ async fn api(good: Arc<Mutex<Option<usize>>>, stale: Arc<AtomicUsize>) -> HttpOr
     .await
 }
 
-async fn get_many(proxy: &Proxy, count: usize) -> Vec<u16> {
-    let address = proxy.address();
-    let mut sender = http2(TcpStream::connect(address).await.unwrap()).await;
-    let mut answers = Vec::new();
-    for _ in 0..count {
-        sender.ready().await.unwrap();
-        answers.push(sender.send_request(request("GET", &format!("http://{address}/api/x"), None, "")));
-    }
-    join_all(answers.into_iter().map(async |answer| Got::read(answer.await.unwrap()).await.status)).await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_on_an_ended_token_leads_to_one_refresh_and_no_stale_request() {
     let _machine = crate::support::the_machine().await;
@@ -106,18 +95,18 @@ async fn a_storm_on_an_ended_token_leads_to_one_refresh_and_no_stale_request() {
         origin.address, provider.origin.address
     );
     let proxy = Proxy::start_in(dir, &policy).await;
-    assert_eq!(get_many(&proxy, 1).await, [200]);
+    assert_eq!(get_many(proxy.address(), 1).await, [200]);
     // It ends while the next one is made: nothing may be sent with it any more.
     let deadline = Instant::now() + Duration::from_secs(20);
     while !admin(&proxy, "GET", "/status").await.text().contains("\"expired\"") {
         assert!(Instant::now() < deadline, "the first token does not end");
     }
     provider.storming.store(true, Ordering::SeqCst);
-    let answers = join_all((0..STORM / 50).map(|_| get_many(&proxy, 50))).await.concat();
+    let answers = join_all((0..STORM / 50).map(|_| get_many(proxy.address(), 50))).await.concat();
     assert_eq!((answers.len(), answers.iter().filter(|status| **status == 200).count()), (STORM, STORM));
     assert_eq!(provider.asked.load(Ordering::SeqCst), 2, "the first token, and exactly one refresh");
     assert_eq!(stale.load(Ordering::SeqCst), 0, "no request carried a stale token");
-    assert_eq!(get_many(&proxy, 1).await, [200]);
+    assert_eq!(get_many(proxy.address(), 1).await, [200]);
 }
 
 /// What token endpoints say to who asks for a token; each repeats the client's secret where it can.

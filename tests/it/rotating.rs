@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+
 use tokio::sync::Semaphore;
 
 use super::fleet::Redis;
 use super::program::{Program, ended_with};
-use super::support::client::{Got, Raw, http2, local_request, request};
+use super::support::client::{Raw, get_many, local_request};
 use super::support::origin::{HttpOrigin, RawOrigin, Script, Seen, Stream, read_request, text};
 use super::world::until;
 
@@ -146,16 +146,6 @@ fn seed(directory: &Path) -> std::path::PathBuf {
 
 async fn get(program: &Program) -> u16 {
     local_request(program.listener, "GET", "/api/x", "", "").await.status
-}
-
-async fn get_many(address: SocketAddr, count: usize) -> Vec<u16> {
-    let mut sender = http2(TcpStream::connect(address).await.unwrap()).await;
-    let mut answers = Vec::new();
-    for _ in 0..count {
-        sender.ready().await.unwrap();
-        answers.push(sender.send_request(request("GET", &format!("http://{address}/api/x"), None, "")));
-    }
-    join_all(answers.into_iter().map(async |answer| Got::read(answer.await.unwrap()).await.status)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

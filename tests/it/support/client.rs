@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -286,4 +287,15 @@ pub fn sample(metrics: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let line = found.next()?;
     assert!(found.next().is_none(), "more than one {name} {labels:?}");
     line.rsplit(' ').next()?.parse().ok()
+}
+
+/// Asks for `/api/x` so many times at once over one HTTP/2 connection; the statuses.
+pub async fn get_many(address: SocketAddr, count: usize) -> Vec<u16> {
+    let mut sender = http2(TcpStream::connect(address).await.unwrap()).await;
+    let mut answers = Vec::new();
+    for _ in 0..count {
+        sender.ready().await.unwrap();
+        answers.push(sender.send_request(request("GET", &format!("http://{address}/api/x"), None, "")));
+    }
+    join_all(answers.into_iter().map(async |answer| Got::read(answer.await.unwrap()).await.status)).await
 }
