@@ -199,6 +199,11 @@ impl SecretEntry {
         }
     }
 
+    /// When the value in use ends by itself; none where there is no value, or it has no end.
+    pub fn ends(&self) -> Option<Instant> {
+        self.current.load().as_ref().as_ref().ok()?.expires
+    }
+
     /// Reads again. Calls at the same time share one read, which begins after each of them asked: so a change that a
     /// caller knows of is seen. A value that cannot change is not read twice.
     pub async fn refresh(&self) -> RefreshOutcome {
