@@ -147,7 +147,7 @@ impl Member {
 
     /// When the first of its secrets ends by itself. Not kept with what is prepared: a value may get another end.
     pub fn ends(&self) -> Option<Instant> {
-        self.secrets().filter_map(|entry| entry.ends()).min()
+        self.secrets().filter_map(|entry| entry.ends_at()).min()
     }
 
     /// When the stores of what is missing have all been asked again; none where nothing is missing, or never will be there.

@@ -432,7 +432,8 @@ async fn a_request_whose_credential_ended_in_the_line_comes_back_unsent() {
     let mut failure = second.await.unwrap().err().unwrap();
     assert_eq!((failure.fault, failure.progress), (Fault::Credential, Progress::NotSent));
     assert!(failure.retry_after.is_some() && !exchange.may_have_acted());
-    assert_eq!((exchange.facts().attempts, exchange.facts().credential.is_some()), (0, false));
+    let facts = exchange.facts().clone();
+    assert_eq!((facts.attempts, facts.credential), (0, None));
     assert_eq!(answered.load(Ordering::SeqCst), 1);
     // The connection was not used for it, and serves the same request with another credential.
     let again = failure.handed_back.take().unwrap().into_request();

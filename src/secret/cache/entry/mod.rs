@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::tenants::TenantLog;
 use super::{SecretState, SecretStatus};
 use crate::secret::error::SecretError;
 use crate::secret::reference::SecretRef;
@@ -78,6 +79,8 @@ pub struct SecretEntry {
     pub(super) wake: Arc<Notify>,
     /// A read came to an end.
     pub(super) ended: Notify,
+    /// Of a tenant's secret: whether a failure may be told.
+    log: Option<Arc<TenantLog>>,
     /// What outgate makes from this secret. Locked for moments, never over an await.
     products: Mutex<Vec<Weak<SecretEntry>>>,
 }
@@ -147,8 +150,9 @@ impl SecretEntry {
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
         wake: Arc<Notify>,
+        log: Arc<TenantLog>,
     ) -> Self {
-        Self::with(reference, Some(template), rules, store, wake)
+        Self { log: Some(log), ..Self::with(reference, Some(template), rules, store, wake) }
     }
 
     fn with(
@@ -170,6 +174,7 @@ impl SecretEntry {
             over: Arc::new(over),
             book: Mutex::default(),
             turn: Semaphore::new(1),
+            log: None,
             required: AtomicBool::new(false),
             wake,
             ended: Notify::new(),
@@ -199,9 +204,9 @@ impl SecretEntry {
         }
     }
 
-    /// When the value in use ends by itself; none where there is no value, or it has no end.
-    pub fn ends(&self) -> Option<Instant> {
-        self.current.load().as_ref().as_ref().ok()?.expires
+    /// The last good value, also where it has ended.
+    pub(super) fn latest(&self) -> Option<Arc<SecretVersion>> {
+        self.current.load().as_ref().as_ref().ok().cloned()
     }
 
     /// Reads again. Calls at the same time share one read, which begins after each of them asked: so a change that a
