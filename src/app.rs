@@ -20,10 +20,10 @@ use crate::admin::Admin;
 use crate::pipeline::reload::{FIRST_READ, ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::watch;
-use crate::policy::compiled::{Ca, CompiledPolicy, Fixed, Runtime};
+use crate::policy::compiled::{Ca, CompiledPolicy, Fixed, ListenerTokens, Runtime};
 use crate::policy::load::PolicyOrigin;
 use crate::policy::schema;
-use crate::proxy::context::{DownstreamBounds, Guesses, Proxy, Pseudonym, TokenCheck};
+use crate::proxy::context::{DownstreamBounds, Guesses, Owner, Proxy, Pseudonym, TokenCheck, TokenOwner};
 use crate::proxy::original::{self, OriginalDestination};
 use crate::proxy::overload::Overload;
 use crate::proxy::socket::SocketTimeouts;
@@ -350,6 +350,18 @@ fn overload(max_connections: usize) -> Overload {
 fn token_check(secrets: &Arc<SecretCache>, reference: &SecretRef) -> TokenCheck {
     let entry = secrets.entry(reference);
     Arc::new(move |token: &[u8]| entry.current().is_ok_and(|version| version.value.same_bytes(token)))
+}
+
+/// Every token is compared, so that the time does not tell whose it was.
+fn token_owner(secrets: &Arc<SecretCache>, tokens: &ListenerTokens) -> TokenOwner {
+    let plain = tokens.plain.iter().map(|reference| (Owner::Anyone, token_check(secrets, reference)));
+    let of_tenants = tokens.tenants.iter();
+    let of_tenants =
+        of_tenants.map(|(name, reference)| (Owner::Tenant(name.clone()), token_check(secrets, reference)));
+    let all: Vec<_> = plain.chain(of_tenants).collect();
+    Arc::new(move |token: &[u8]| {
+        all.iter().fold(None, |found, (owner, is_it)| if is_it(token) { Some(owner.clone()) } else { found })
+    })
 }
 
 /// Values that are read when somebody scrapes, not kept up to date for nobody.
