@@ -85,6 +85,19 @@ async fn a_field_of_json_and_form_is_written_and_the_rest_stays() {
 
 #[tokio::test]
 async fn both_protocols_and_both_doors_carry_it_and_a_length_is_not_needed() {
+#[tokio::test]
+async fn the_fields_twin_in_the_query_is_removed_and_masked_in_the_log() {
+    let world = World::new(BODY).await;
+    for (lines, body) in [(FORM, "api_key=app&a=1"), (JSON, r#"{"a":1}"#)] {
+        let path = "/api/x?api_key=app-sent-0001&b=2&API%5Fkey[]=app-sent-0002&api.key=app-sent-0003";
+        assert_eq!(local_request(world.proxy.address(), "POST", path, lines, body).await.status, 200);
+        assert_eq!(world.origin.requests().last().unwrap().uri.to_string(), "/x?b=2");
+        assert!(world.last_body().contains(CANARY) && !world.last_body().contains("app&"));
+    }
+    let records = world.proxy.records(2).await;
+    assert!(records.iter().all(|record| !record.to_string().contains("app-sent-")), "{records:?}");
+}
+
     let world = World::answering(BODY, &["h2", "http/1.1"], |_| 200).await;
     let expected = format!(r#"{{"a":1,"api_key":"{CANARY}"}}"#);
 

@@ -91,6 +91,13 @@ impl MemberSettings {
     /// The places that belong to it.
     #[must_use]
     pub fn locations(&self) -> Vec<Location> {
+        let twins = self.per_request.as_ref().map(|work| work.rewriter().twins());
+        self.written().into_iter().chain(twins.into_iter().flatten()).collect()
+    }
+
+    /// Those of them that it writes.
+    #[must_use]
+    pub fn written(&self) -> Vec<Location> {
         let own = self.per_request.as_ref().map(|work| work.rewriter().locations());
         self.parts.iter().map(|part| part.location.clone()).chain(own.into_iter().flatten()).collect()
     }
