@@ -133,6 +133,14 @@ impl MemberSettings {
         self.tokens.iter().filter_map(|token| Some((&token.reference, token.settings.grant().keep()?)))
     }
 
+    /// The refresh tokens that each of its tokens begins with, and where what follows from them is kept, if they rotate.
+    pub fn grants(&self) -> impl Iterator<Item = (&[SecretRef], Option<&KeepSettings>)> {
+        self.tokens.iter().map(|token| {
+            let grant = token.settings.grant();
+            (grant.seeds(), grant.keep())
+        })
+    }
+
     /// Refresh tokens: each with the token that is got with it, and whether it rotates.
     pub fn seeds(&self) -> impl Iterator<Item = (&SecretRef, &SecretRef, bool)> {
         self.tokens.iter().flat_map(|token| {
