@@ -109,9 +109,12 @@ pub fn value(path: &str, request: &str, text: &str) -> String {
     document.to_string()
 }
 
+/// A kind of store, how it is written, its reference, and its ways of failing.
+type Server = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// The stores behind HTTP: each with how it is written (`{url}` stands for the server), its reference, and its ways of failing
 /// with the code of each. Those that differ in their login alone fail in that alone.
-pub const SERVERS: [(&str, &str, &str, &[(&str, &str)]); 14] = [
+pub const SERVERS: [Server; 14] = [
     (
         "vault",
         "{ vault: { address: \"{url}\", kv: 1, auth: { app_role: { role_id: r, secret_id: \"file:{dir}/login\" } } } }",
