@@ -75,15 +75,34 @@ fn assert_clean(sink: &str, text: &str) {
 }
 
 pub fn assert_without(secrets: &[&str], sink: &str, text: &str) {
-    for (number, secret) in secrets.iter().enumerate() {
-        let spellings = spellings(secret);
-        let search = aho_corasick::AhoCorasick::new(spellings.iter().map(|(spelling, _)| spelling)).unwrap();
-        if let Some(hit) = search.find(text) {
-            let form = spellings[hit.pattern().as_usize()].1;
-            let before =
-                String::from_utf8_lossy(&text.as_bytes()[hit.start().saturating_sub(300)..hit.start()]);
-            panic!("{sink} holds a piece of canary {number} ({form}): ...{before}");
+    Search::new(secrets).assert_clean(sink, text);
+}
+
+/// Looks for every spelling of every piece of some canaries.
+struct Search {
+    search: aho_corasick::AhoCorasick,
+    /// By number of the pattern: the canary's, and the form.
+    found: Vec<(usize, &'static str)>,
+}
+
+impl Search {
+    fn new(secrets: &[&str]) -> Self {
+        let (mut patterns, mut found) = (Vec::new(), Vec::new());
+        for (number, secret) in secrets.iter().enumerate() {
+            for (spelling, form) in spellings(secret) {
+                patterns.push(spelling);
+                found.push((number, form));
+            }
         }
+        Self { search: aho_corasick::AhoCorasick::new(&patterns).unwrap(), found }
+    }
+
+    /// Fails where a piece of a canary stands in the text.
+    fn assert_clean(&self, sink: &str, text: &str) {
+        let Some(hit) = self.search.find(text) else { return };
+        let (number, form) = self.found[hit.pattern().as_usize()];
+        let before = String::from_utf8_lossy(&text.as_bytes()[hit.start().saturating_sub(300)..hit.start()]);
+        panic!("{sink} holds a piece of canary {number} ({form}): ...{before}");
     }
 }
 

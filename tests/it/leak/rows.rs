@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::super::capture::Capture;
 use super::super::program::{Program, outgate, output};
 use super::super::support::proxy::Proxy;
-use super::{assert_without, dial, raw};
+use super::{Search, dial, raw};
 
 /// One provider of a table.
 pub struct Row {
@@ -39,9 +39,10 @@ pub struct Out {
 
 impl Out {
     pub fn assert_without(&self, secrets: &[&str]) {
+        let search = Search::new(secrets);
         for (name, text) in &self.sinks {
             assert!(!text.is_empty(), "{name} is empty");
-            assert_without(secrets, name, text);
+            search.assert_clean(name, text);
         }
     }
 }
