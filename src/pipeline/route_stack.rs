@@ -122,6 +122,12 @@ impl RouteStack {
         guard.check(headers, target).map_err(|_| EgressError::denied(MISPLACED))
     }
 
+    /// The same for a trailer section, in which none is replaced; `Err` tells the app what is wrong.
+    pub fn check_trailers(&self, trailers: &HeaderMap) -> Result<(), &'static str> {
+        let Some(guard) = &self.placeholders else { return Ok(()) };
+        guard.check_trailers(trailers).map_err(|_| MISPLACED)
+    }
+
     /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers.
     pub fn prepare(&self, headers: &mut HeaderMap, target: PathAndQuery) -> PathAndQuery {
         self.locations.strip_headers(headers);

@@ -32,6 +32,7 @@ mod rewrite;
 mod rotating;
 mod shadow;
 mod signed;
+mod store_faults;
 mod stores;
 mod streaming;
 mod support;

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
 
+use outgate::pipeline::reload::ReloadOutcome;
 use tokio::sync::Semaphore;
 
 use super::fleet::Redis;
 use super::program::{Program, ended_with};
-use super::support::client::{Raw, get_many, local_request};
+use super::support::client::{Raw, get_many, local_get, local_request};
 use super::support::origin::{HttpOrigin, RawOrigin, Script, Seen, Stream, read_request, text};
+use super::support::proxy::Proxy;
 use super::world::until;
 
 /// Requests of the storm, a quarter of them for each process.
@@ -232,4 +234,64 @@ async fn four_processes_that_share_a_redis_make_one_refresh_in_a_storm() {
     let dir = tempfile::tempdir().unwrap();
     let redis = Redis::start().await;
     storm("{ redis: { url: \"env:REDIS_URL\" } }", &[("REDIS_URL", &redis.url())], dir.path()).await;
+}
+
+/// A token endpoint that takes each refresh token once, and how often it was asked.
+async fn once_each() -> (HttpOrigin, Arc<AtomicUsize>) {
+    let asked = Arc::<AtomicUsize>::default();
+    let count = asked.clone();
+    let origin = HttpOrigin::with(None, move |seen: Seen| {
+        let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+        let wanted = if number == 1 { "the-first-one".to_owned() } else { format!("refresh-{}", number - 1) };
+        if !format!("{}&", String::from_utf8_lossy(&seen.body)).contains(&format!("refresh_token={wanted}&")) {
+            return text(400, "{\"error\":\"invalid_grant\"}");
+        }
+        text(200, &format!("{{\"access_token\":\"access-{number}\",\"refresh_token\":\"refresh-{number}\",\"expires_in\":3600}}"))
+    })
+    .await;
+    (origin, asked)
+}
+
+#[tokio::test]
+async fn a_reload_that_would_lose_the_newest_refresh_token_is_refused_and_says_what_to_do() {
+    let (identity, asked) = once_each().await;
+    let api = HttpOrigin::with(None, |_| text(200, "{}")).await;
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    seed(dir.path());
+    let policy = |rotates: &str, more: &str| {
+        format!(
+            "providers:\n  api:\n    hosts: [api.x.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n    credential:\n      oauth2_refresh_token: {{ token_url: \"http://{}/token\", client_id: \"plain:app\", refresh_token: \"file:{{dir}}/seed\", {rotates} }}\n{more}",
+            api.address, identity.address
+        )
+    };
+    let at = |file: &str| format!("rotates: true, store: {{ file: \"{{dir}}/{file}\" }}");
+    let more = "    headers: { set: { X-Policy: other } }\n";
+    let proxy = Proxy::start_in(dir.clone(), &policy(&at("one"), "")).await;
+    let get = async |proxy: &Proxy| local_get(proxy, "/api/x").await.status;
+    assert_eq!((get(&proxy).await, asked.load(Ordering::SeqCst)), (200, 1));
+    for (other, words) in [(at("two"), "/two"), ("rotates: false".to_owned(), "does not let it rotate")] {
+        let text = match proxy.reload(&policy(&other, more)).await {
+            ReloadOutcome::Refused(error) => error.to_string(),
+            outcome => panic!("{other}: {outcome:?}"),
+        };
+        for words in [words, "/seed`", "/one", "move what is kept"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        // The old policy goes on, with its token.
+        assert_eq!(get(&proxy).await, 200);
+    }
+    // Another change at the same place is taken, also where a policy without the grant ran meanwhile.
+    let outcome = proxy.reload(&policy(&at("one"), more)).await;
+    assert!(matches!(outcome, ReloadOutcome::Applied(_)), "{outcome:?}");
+    assert!(matches!(proxy.reload("providers: {}").await, ReloadOutcome::Applied(_)));
+    assert!(matches!(proxy.reload(&policy(&at("two"), "")).await, ReloadOutcome::Refused(_)));
+    assert!(matches!(proxy.reload(&policy(&at("one"), "")).await, ReloadOutcome::Applied(_)));
+    assert_eq!((get(&proxy).await, asked.load(Ordering::SeqCst)), (200, 1), "what is kept is taken again");
+    assert!(!dir.path().join("two").exists());
+    // What the message says: ended, moved, started.
+    drop(proxy);
+    std::fs::rename(dir.path().join("one"), dir.path().join("two")).unwrap();
+    let proxy = Proxy::start_in(dir.clone(), &policy(&at("two"), "")).await;
+    assert_eq!((get(&proxy).await, asked.load(Ordering::SeqCst)), (200, 1));
+    assert!(api.requests().iter().all(|seen| seen.header("authorization") == Some("Bearer access-1")));
 }

@@ -78,6 +78,8 @@ pub struct SecretStatus {
     pub version: Option<u64>,
     /// Seconds since that version was first read.
     pub age_seconds: Option<u64>,
+    /// When a read was good last, whether or not it brought another value; RFC 3339, UTC. None before the first.
+    pub last_good_read: Option<String>,
     /// Seconds until the value in use ends; none where it has no end.
     pub ends_in_seconds: Option<u64>,
     /// Seconds until it is read next without being asked for; none where only a change or a request leads to a read.

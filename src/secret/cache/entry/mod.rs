@@ -117,6 +117,8 @@ pub(super) struct Book {
     pub(super) ended: u64,
     /// The number (by `begun`) of the last read that came to an end, and what it came to.
     pub(super) last: Option<(u64, RefreshOutcome)>,
+    /// When the last good read ended, by the wall clock, for people.
+    good_at: Option<SystemTime>,
     failed_at: Option<Instant>,
     failures: u32,
     /// Failed reads since the start; never reset.
@@ -336,10 +338,10 @@ impl SecretEntry {
 
     pub(super) fn status(&self) -> SecretStatus {
         let (current, bound) = (self.current(), self.bound.load_full());
-        let (tried, error, failed_reads, due_at) = {
+        let (tried, error, failed_reads, due_at, good_at) = {
             let book = self.book();
             let error = book.error.as_ref().map(|error| error.code());
-            (book.ended > 0, error, book.failures_in_all, book.due_at)
+            (book.ended > 0, error, book.failures_in_all, book.due_at, book.good_at)
         };
         let until = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
         let error = error.or(current.as_ref().err().filter(|_| tried).map(|error| error.code()));
@@ -355,6 +357,7 @@ impl SecretEntry {
             },
             version: version.as_ref().map(|version| version.number),
             age_seconds: version.as_ref().map(|version| version.read_at.elapsed().as_secs()),
+            last_good_read: good_at.map(|at| humantime::format_rfc3339_millis(at).to_string()),
             ends_in_seconds: until(version.and_then(|version| version.expires)),
             next_read_in_seconds: until(due_at),
             reading: self.turn.available_permits() == 0,

@@ -89,6 +89,7 @@ impl SecretEntry {
             let mut book = self.book();
             book.end(read, outcome);
             (book.failures, book.failed_at, book.error) = (0, None, None);
+            book.good_at = Some(SystemTime::now());
             // A reload may have bound it anew meanwhile: then it stays due.
             if !book.rebound {
                 book.due_at = again;
