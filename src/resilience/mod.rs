@@ -8,6 +8,7 @@
 //! limits > concurrency > quota: again > breaker: take > judgement of the answer > attempt timeouts.
 
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -147,6 +148,8 @@ pub struct Layers {
     pub quota: Option<(Arc<Quota>, QuotaSettings, Option<Arc<str>>)>,
     /// Rate limits; all of them must admit.
     pub limits: Vec<Arc<Limiter>>,
+    /// What one request takes of the limits that count cost.
+    pub cost: NonZeroU32,
     /// Answers that are kept.
     pub cache: Option<(Arc<ResponseCache>, RouteCache)>,
     /// Caches of the provider's other routes: what this route changes there is no longer true.
@@ -184,7 +187,13 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     }
     // Each attempt takes a token, because the provider counts attempts. The wait for it is not upstream time.
     if !layers.limits.is_empty() {
-        stack = RouteService::new(RateLimit::new(stack, layers.limits, layers.keys.clone(), layers.shadow));
+        stack = RouteService::new(RateLimit::costing(
+            stack,
+            layers.limits,
+            layers.keys.clone(),
+            layers.shadow,
+            layers.cost,
+        ));
     }
     let named = layers.quota.as_ref().and_then(|(quota, settings, _)| NameBucket::field(quota, settings));
     // Outside the limits: a quota that is held spends none of their tokens.

@@ -15,11 +15,12 @@ use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
 /// Keys of a provider that need to see the request: written anywhere, they make `intercept: auto` intercept.
-const SEE_THE_REQUEST: [&str; 16] = [
+const SEE_THE_REQUEST: [&str; 17] = [
     "headers",
     "max_body",
     "tenant",
     "limits",
+    "cost",
     "concurrency",
     "quota",
     "responses",

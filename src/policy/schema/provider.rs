@@ -62,6 +62,8 @@ pub struct ProviderConfig {
     pub timeouts: Option<TimeoutsConfig>,
     /// Rate limits; all of them must admit. Default: none.
     pub limits: Option<Switch<LimitsConfig>>,
+    /// What one request takes of the limits that count cost (`unit: cost`): 1 to 1000000. Default: 1.
+    pub cost: Option<u32>,
     /// How many requests run at a time. Default: any number.
     pub concurrency: Option<Switch<ConcurrencyConfig>>,
     /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
@@ -256,6 +258,8 @@ pub struct RouteConfig {
     pub timeouts: Option<TimeoutsConfig>,
     /// Rate limits; all of them must admit. Default: none.
     pub limits: Option<Switch<LimitsConfig>>,
+    /// What one request takes of the limits that count cost (`unit: cost`): 1 to 1000000. Default: 1.
+    pub cost: Option<u32>,
     /// How many requests run at a time. Default: any number.
     pub concurrency: Option<Switch<ConcurrencyConfig>>,
     /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
