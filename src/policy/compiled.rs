@@ -16,6 +16,7 @@ use super::pattern::{HostMap, PathPattern};
 use super::schema::{LogFormat, LogOutput, QueryConfig, Unmatched, Workers};
 use super::tenant_pattern::TenantPattern;
 use super::tree::{Node, Place, PolicyPath, Sources};
+use crate::credential::Locations;
 use crate::credential::kinds::MemberSettings;
 use crate::credential::scrub::Scrub;
 use crate::message::target::{Host, Target};
@@ -374,6 +375,8 @@ pub struct RouteSettings {
     pub headers: HeaderEdits,
     /// Largest request body in bytes.
     pub max_body: Option<u64>,
+    /// Query parameters that are taken out.
+    pub query: Locations,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// What stands between the judged request and the provider.

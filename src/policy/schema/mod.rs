@@ -12,8 +12,8 @@ pub use process::{
     ListenerConfig, LogFormat, LogOutput, QueryConfig, RuntimeConfig, TelemetryConfig, Workers,
 };
 pub use provider::{
-    HeadersConfig, Intercept, LocalConfig, MatchConfig, ParameterConfig, Paths, ProviderConfig, RedactConfig,
-    RouteConfig, TenantConfig, TimeoutsConfig,
+    HeadersConfig, Intercept, LocalConfig, MatchConfig, ParameterConfig, Paths, ProviderConfig,
+    QueryEditsConfig, RedactConfig, RouteConfig, TenantConfig, TimeoutsConfig,
 };
 
 use std::borrow::Cow;

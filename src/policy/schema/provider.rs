@@ -37,6 +37,8 @@ pub struct ProviderConfig {
     pub hosts: Option<Vec<String>>,
     /// Changes of request headers.
     pub headers: Option<HeadersConfig>,
+    /// Changes of a request's query.
+    pub query: Option<QueryEditsConfig>,
     /// How it is reached.
     pub upstream: Option<UpstreamConfig>,
     /// The doors by which its hosts are found. Default: all of `forward`, `connect`, `local`.
@@ -187,6 +189,14 @@ pub struct HeadersConfig {
     pub remove: Option<Vec<String>>,
 }
 
+/// Changes of a request's query.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryEditsConfig {
+    /// Parameters that are taken out, by name, in every spelling in which a server may read it; the rest stays byte for byte.
+    pub remove: Option<Vec<String>>,
+}
+
 /// Where a provider is found at the local endpoint.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -246,6 +256,8 @@ pub struct RouteConfig {
     pub deny: Option<String>,
     /// Changes of request headers.
     pub headers: Option<HeadersConfig>,
+    /// Changes of a request's query.
+    pub query: Option<QueryEditsConfig>,
     /// Largest request body.
     pub max_body: Option<ByteSize>,
     /// What is injected.
