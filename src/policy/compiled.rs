@@ -306,6 +306,8 @@ pub struct Provider {
     pub redact_query: Vec<String>,
     /// Path patterns in which `*` segments are masked.
     pub redact_path: Vec<String>,
+    /// The merged text, for `explain`: where each value comes from.
+    pub effective: Node,
 }
 
 /// Where a request names its tenant.
@@ -373,10 +375,10 @@ pub struct RouteSettings {
     pub scrub: Scrub,
     /// Changes of request headers.
     pub headers: HeaderEdits,
-    /// Largest request body in bytes.
-    pub max_body: Option<u64>,
     /// Query parameters that are taken out.
     pub query: Locations,
+    /// Largest request body in bytes.
+    pub max_body: Option<u64>,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// What stands between the judged request and the provider.

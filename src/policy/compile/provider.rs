@@ -178,6 +178,7 @@ impl Compiler<'_> {
             tenant: self.tenant(&config, &path.key("tenant")),
             redact_query: redact.query.unwrap_or_default(),
             redact_path: redact.path.unwrap_or_default(),
+            effective: text.merged.clone(),
         })
     }
 
