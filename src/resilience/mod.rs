@@ -45,6 +45,7 @@ use circuit_breaker::Breakers;
 use concurrency::Permits;
 use idempotency::IdempotencySettings;
 use key::KeySource;
+use quota::config::Bucket;
 use quota::{NameBucket, Quota, QuotaLayer, QuotaSettings, Recheck};
 use rate_limit::{Limiter, RateLimit};
 use responses::{Judge, Table};
@@ -166,6 +167,7 @@ pub const REPLAY_BUFFER: usize = 64 * 1024;
 /// Builds the stack of one route around the credential layer. THE order of the layers, from the inside out. Each is erased
 /// as it is put on: a stack of eight layers that may each be absent would else be a type for each combination.
 pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
+    let pauses_hosts = layers.responses.pauses_hosts();
     // Innermost: each attempt has its own timeouts, so a second attempt does not inherit what the first used up.
     let mut stack = RouteService::new(timeout::Timeout::new(credential, layers.attempt));
     // Around the attempt's timeouts, so that they bound a look into the body; inside all that act on the verdict.
@@ -198,14 +200,15 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     let named = layers.quota.as_ref().and_then(|(quota, settings, _)| NameBucket::field(quota, settings));
     // Outside the limits: a quota that is held spends none of their tokens.
     if let Some((quota, settings, shadow)) = layers.quota {
-        stack = RouteService::new(QuotaLayer::new(
-            stack,
-            quota,
-            settings,
-            layers.keys.clone(),
-            shadow,
-            rechecked,
-        ));
+        let wide = pauses_hosts && settings.learn && settings.bucket != Bucket::Host;
+        let wide = wide.then(|| (quota.clone(), settings.clone(), shadow.clone()));
+        let keys = layers.keys.clone();
+        stack = RouteService::new(QuotaLayer::new(stack, quota, settings, keys, shadow, rechecked));
+        // Around it: a bucket is waited for when the host as a whole may be asked again.
+        if let Some((quota, settings, shadow)) = wide {
+            let keys = layers.keys.clone();
+            stack = RouteService::new(QuotaLayer::wide(stack, quota, settings, keys, shadow));
+        }
     }
     // An open breaker refuses before a token is spent, and before anything waits.
     if let Some((breakers, shadow)) = layers.breaker {

@@ -534,6 +534,46 @@ async fn a_quota_covers_what_the_facts_say() {
     }
 }
 
+/// How far a refusal reaches: its bucket, or where the facts say so all buckets of the host.
+#[tokio::test]
+async fn a_pause_reaches_as_far_as_the_facts_say() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        for (number, row) in fact["answers"].as_array().unwrap().iter().enumerate() {
+            let pauses = ["throttle", "quota"].contains(&row["is"].as_str().unwrap());
+            assert!(pauses || row["pauses"].is_null(), "{preset}: {row}");
+            if !pauses || fact["bucket"].is_null() || row["path"].is_string() {
+                assert!(row["pauses"].is_null() || !fact["bucket"].is_null(), "{preset}: {row}");
+                continue;
+            }
+            let name = format!("{preset}-{number}");
+            let keys = "    retry: { attempts: 1 }\n    limits: off\n    quota: { on_excess: reject }\n";
+            policy.push_str(&provider(&name, &preset, &fact, "none", keys));
+            let mut case = Case::of(row);
+            if let Some(field) = fact["bucket"]["header"].as_str() {
+                case.headers.push((field.to_owned(), "first".to_owned()));
+            }
+            cases.insert(name.clone(), case);
+            asks.push((name, path_of(&fact, row).to_owned(), row["pauses"] == "host"));
+        }
+    }
+    assert!(asks.iter().filter(|(.., host)| *host).count() >= 7 && asks.iter().any(|(.., host)| !host));
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    let mut wrong = String::new();
+    for (name, path, host) in &asks {
+        let json = "content-type: application/json\r\n";
+        let (one, other) = (json!({ "model": "a" }).to_string(), json!({ "model": "b" }).to_string());
+        ask(&proxy, "POST", name, path, name, json, &one).await;
+        let got = ask(&proxy, "POST", name, &format!("{path}/else/where"), name, json, &other).await;
+        let held = got.header("outgate-error") == Some("rate_limited");
+        if held != *host || mock.seen(name).len() != 2 - usize::from(held) {
+            let _ = writeln!(wrong, "{name}: {got:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
 /// Where an answer says nothing of a wait, what the provider's documents say holds.
 #[tokio::test]
 async fn a_wait_that_no_answer_tells_is_the_documented_one() {

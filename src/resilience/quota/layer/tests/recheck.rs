@@ -6,6 +6,7 @@ use super::*;
 use crate::resilience::RouteService;
 use crate::resilience::concurrency::{Concurrency, ConcurrencySettings, Permits};
 use crate::resilience::key::Per;
+use crate::resilience::quota::Recheck;
 use crate::resilience::rate_limit::settings::{OnExcess, Unit};
 use crate::resilience::rate_limit::{LimitSettings, Limiter, RateLimit, Scope, Tokens};
 
