@@ -426,6 +426,7 @@ mod tests {
 - when: { header: {} }
   is: final
   wait: { format: delta_s }
+  pauses: host
 "#,
         );
         let messages: Vec<_> = mistakes.iter().map(|(_, message)| message.as_str()).collect();
@@ -438,6 +439,7 @@ mod tests {
             "not a JSON Pointer",
             "`acted` means nothing",
             "`wait` means nothing",
+            "pauses nothing",
             "never guessed",
             "name of the field is missing",
         ] {

@@ -259,15 +259,84 @@ async fn the_credential_goes_to_its_place() {
     assert!(!log.contains(CANARY) && !log.contains(DUMMY));
 }
 
-/// Whether the credential is written once and put into each request. Tokens, bodies and signatures have tests of their own.
+/// A field of the body is written over the app's, and a signature is made anew, with the preset's region and service.
+#[tokio::test]
+async fn fields_of_bodies_and_signatures_are_the_credentials_own() {
+    let mock = Mock::start(HashMap::new()).await;
+    let (mut policy, mut ways) = (String::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let forms = Preset::named(&preset).unwrap().credential_forms(false);
+        for (number, (form, _)) in forms.into_iter().enumerate() {
+            let credential = form
+                .replace("key_id: env:NAME", "key_id: \"file:{dir}/id\"")
+                .replace("access_id: env:NAME", "access_id: \"file:{dir}/id\"")
+                .replace("env:NAME", "\"file:{dir}/secret\"")
+                .replace("{ file: PATH }", "{ file: \"{dir}/kept\" }")
+                .replace(": text", ": bot");
+            let credential = credential.strip_prefix("credential: ").unwrap().to_owned();
+            let name = format!("{preset}-{number}");
+            let text = provider(&name, &preset, &fact, &credential, "");
+            if members_of(&text) == (false, true) {
+                policy.push_str(&text);
+                ways.push((name, fact.clone()));
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), CANARY).unwrap();
+    std::fs::write(dir.path().join("id"), "AKIDEXAMPLE").unwrap();
+    let policy = format!("providers:\n{policy}").replace("{origin}", &mock.origin.address.to_string());
+    let proxy = Proxy::start_in(Arc::new(dir), &policy).await;
+    let (mut bodies, mut signatures) = (0, 0);
+    for (name, fact) in &ways {
+        let fields: Vec<&str> =
+            list(fact, "auth").iter().filter_map(|place| place.strip_prefix("body ")).collect();
+        let body: Map<String, Value> =
+            fields.iter().map(|field| ((*field).to_owned(), DUMMY.into())).collect();
+        let lines = format!("authorization: Bearer {DUMMY}\r\ncontent-type: application/json\r\n");
+        let body = Value::Object(body).to_string();
+        let got = ask(&proxy, "POST", name, path_of(fact, &Value::Null), name, &lines, &body).await;
+        assert_eq!(got.status, 200, "{name}: {got:?}");
+        let seen = mock.seen(name).pop().unwrap();
+        assert!(!String::from_utf8_lossy(&seen.body).contains(DUMMY), "{name}: {seen:?}");
+        let authorization = seen.header("authorization").unwrap_or_default();
+        match fact["signs"].as_str() {
+            Some(scope) => {
+                let began = authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/");
+                let signed = began.is_some_and(|rest| rest.contains(&format!("/{scope}/aws4_request,")));
+                assert!(signed && !authorization.contains(DUMMY), "{name}: {seen:?}");
+                signatures += 1;
+            }
+            None => {
+                let body: Value = serde_json::from_slice(&seen.body).unwrap();
+                assert!(fields.iter().any(|field| body[*field] == CANARY), "{name}: {seen:?}");
+                // The place of another way is not the app's either.
+                let other = list(fact, "auth").iter().any(|place| ["bearer", "basic"].contains(place));
+                assert!(!other || authorization.is_empty(), "{name}: {seen:?}");
+                bodies += 1;
+            }
+        }
+    }
+    assert!(bodies >= 5 && signatures >= 6, "{bodies} {signatures}");
+    let told = facts().values().filter(|fact| fact["signs"].is_string()).count();
+    assert_eq!(told, signatures, "each that signs has one such way");
+}
+
+/// Whether the credential is written once and put into each request.
 fn is_written_once(provider: &str) -> bool {
+    members_of(provider) == (false, false)
+}
+
+/// Whether it gets tokens, and whether it does work for each request.
+fn members_of(provider: &str) -> (bool, bool) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.yaml");
     let provider = provider.replace("{dir}", "/nowhere").replace("{origin}", "127.0.0.1:1");
     std::fs::write(&file, format!("version: 1\nproviders:\n{provider}")).unwrap();
     let policy = read(&file).unwrap_or_else(|rejection| panic!("{}", rejection.render(false)));
     let members = &policy.providers[0].routes[0].settings.credential;
-    members.iter().all(|member| member.tokens.is_empty() && member.per_request.is_none())
+    let tokens = members.iter().any(|member| !member.tokens.is_empty());
+    (tokens, members.iter().any(|member| member.per_request.is_some()))
 }
 
 /// What stands at a place of a request, as the facts name places.
