@@ -43,6 +43,7 @@ pub struct RouteStack {
     tenant: Option<Tenant>,
     locations: Locations,
     edits: HeaderEdits,
+    query: Locations,
     placeholders: Option<Guard>,
     service: RouteService,
 }
@@ -96,6 +97,7 @@ impl RouteStack {
             tenant: provider.tenant.clone(),
             locations,
             edits: settings.headers.clone(),
+            query: settings.query.clone(),
             placeholders: placeholders.map(|known| known.guard(&settings.credential)),
             service,
         }
@@ -128,11 +130,11 @@ impl RouteStack {
         guard.check_trailers(trailers).map_err(|_| MISPLACED)
     }
 
-    /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers.
+    /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers and query.
     pub fn prepare(&self, headers: &mut HeaderMap, target: PathAndQuery) -> PathAndQuery {
         self.locations.strip_headers(headers);
         self.edits.apply(headers);
-        self.locations.strip_query(target)
+        self.query.strip_query(self.locations.strip_query(target))
     }
 
     /// Whether a field of this name in a trailer section belongs to outgate.

@@ -16,6 +16,7 @@ use super::pattern::{HostMap, PathPattern};
 use super::schema::{LogFormat, LogOutput, QueryConfig, Unmatched, Workers};
 use super::tenant_pattern::TenantPattern;
 use super::tree::{Node, Place, PolicyPath, Sources};
+use crate::credential::Locations;
 use crate::credential::kinds::MemberSettings;
 use crate::credential::scrub::Scrub;
 use crate::message::target::{Host, Target};
@@ -314,6 +315,8 @@ pub struct Provider {
     pub redact_query: Vec<String>,
     /// Path patterns in which `*` segments are masked.
     pub redact_path: Vec<String>,
+    /// The merged text, for `explain`: where each value comes from.
+    pub effective: Node,
 }
 
 /// Where a request names its tenant.
@@ -388,6 +391,8 @@ pub struct RouteSettings {
     pub scrub: Scrub,
     /// Changes of request headers.
     pub headers: HeaderEdits,
+    /// Query parameters that are taken out.
+    pub query: Locations,
     /// Largest request body in bytes.
     pub max_body: Option<u64>,
     /// How long things may take.

@@ -15,11 +15,13 @@ use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
 /// Keys of a provider that need to see the request: written anywhere, they make `intercept: auto` intercept.
-const SEE_THE_REQUEST: [&str; 16] = [
+const SEE_THE_REQUEST: [&str; 18] = [
     "headers",
+    "query",
     "max_body",
     "tenant",
     "limits",
+    "cost",
     "concurrency",
     "quota",
     "responses",
@@ -176,6 +178,7 @@ impl Compiler<'_> {
             tenant: self.tenant(&config, &path.key("tenant")),
             redact_query: redact.query.unwrap_or_default(),
             redact_path: redact.path.unwrap_or_default(),
+            effective: text.merged.clone(),
         })
     }
 
@@ -255,8 +258,11 @@ impl Compiler<'_> {
                 "leave `intercept` out, or take `connect` out of `doors`",
             );
         }
-        for (key, written) in [("max_body", config.max_body.is_some()), ("headers", config.headers.is_some())]
-        {
+        for (key, written) in [
+            ("max_body", config.max_body.is_some()),
+            ("headers", config.headers.is_some()),
+            ("query", config.query.is_some()),
+        ] {
             if written {
                 self.warnings
                     .push(format!("{path}.{key}: does nothing for CONNECT, which is a blind tunnel here"));

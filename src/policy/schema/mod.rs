@@ -13,8 +13,8 @@ pub use process::{
     Workers,
 };
 pub use provider::{
-    HeadersConfig, Intercept, LocalConfig, MatchConfig, ParameterConfig, Paths, ProviderConfig, RedactConfig,
-    RouteConfig, TenantConfig, TenantFromConfig, TimeoutsConfig,
+    HeadersConfig, Intercept, LocalConfig, MatchConfig, ParameterConfig, Paths, ProviderConfig,
+    QueryEditsConfig, RedactConfig, RouteConfig, TenantConfig, TenantFromConfig, TimeoutsConfig,
 };
 
 use std::borrow::Cow;

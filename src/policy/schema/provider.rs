@@ -37,6 +37,8 @@ pub struct ProviderConfig {
     pub hosts: Option<Vec<String>>,
     /// Changes of request headers.
     pub headers: Option<HeadersConfig>,
+    /// Changes of a request's query.
+    pub query: Option<QueryEditsConfig>,
     /// How it is reached.
     pub upstream: Option<UpstreamConfig>,
     /// The doors by which its hosts are found. Default: all of `forward`, `connect`, `local`.
@@ -62,6 +64,8 @@ pub struct ProviderConfig {
     pub timeouts: Option<TimeoutsConfig>,
     /// Rate limits; all of them must admit. Default: none.
     pub limits: Option<Switch<LimitsConfig>>,
+    /// What one request takes of the limits that count cost (`unit: cost`): 1 to 1000000. Default: 1.
+    pub cost: Option<u32>,
     /// How many requests run at a time. Default: any number.
     pub concurrency: Option<Switch<ConcurrencyConfig>>,
     /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
@@ -200,6 +204,14 @@ pub struct HeadersConfig {
     pub remove: Option<Vec<String>>,
 }
 
+/// Changes of a request's query.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryEditsConfig {
+    /// Parameters that are taken out, by name, in every spelling in which a server may read it; the rest stays byte for byte.
+    pub remove: Option<Vec<String>>,
+}
+
 /// Where a provider is found at the local endpoint.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -259,6 +271,8 @@ pub struct RouteConfig {
     pub deny: Option<String>,
     /// Changes of request headers.
     pub headers: Option<HeadersConfig>,
+    /// Changes of a request's query.
+    pub query: Option<QueryEditsConfig>,
     /// Largest request body.
     pub max_body: Option<ByteSize>,
     /// What is injected.
@@ -271,6 +285,8 @@ pub struct RouteConfig {
     pub timeouts: Option<TimeoutsConfig>,
     /// Rate limits; all of them must admit. Default: none.
     pub limits: Option<Switch<LimitsConfig>>,
+    /// What one request takes of the limits that count cost (`unit: cost`): 1 to 1000000. Default: 1.
+    pub cost: Option<u32>,
     /// How many requests run at a time. Default: any number.
     pub concurrency: Option<Switch<ConcurrencyConfig>>,
     /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
