@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,8 @@ use crate::upstream::guard::OwnListeners;
 use crate::upstream::resolver::Resolver;
 use crate::upstream::service::UpstreamError;
 
-/// How long the end waits for a refresh token that is on its way: its request takes at most 30 s, and then it is written.
+/// How long after the begin of the drain the end still waits for a refresh token that is on its way: its request takes at most 30 s,
+/// and then it is written.
 const EXCHANGE: Duration = Duration::from_secs(40);
 
 /// Why outgate did not start.
@@ -205,6 +206,10 @@ impl App {
     /// finished by itself.
     pub async fn shutdown(&self) -> bool {
         self.ready.store(false, Ordering::Release);
+        // Whoever ends this process gives it so long and no longer. So what must not be broken off is begun no more from here on, and
+        // the drain's time counts for what is on its way.
+        let begun = Instant::now();
+        self.reloader.shared().unbroken().begin_no_more();
         self.proxy.drain.cancel();
         self.proxy.tasks.close();
         let finished = tokio::time::timeout(self.runtime.drain, self.proxy.tasks.wait()).await.is_ok();
@@ -217,7 +222,7 @@ impl App {
             let _ = tokio::time::timeout(Duration::from_millis(500), self.proxy.tasks.wait()).await;
         }
         // A refresh token that was used up and whose successor is not written would be lost.
-        self.reloader.shared().unbroken().end(EXCHANGE).await;
+        self.reloader.shared().unbroken().end(EXCHANGE.saturating_sub(begun.elapsed())).await;
         // What is leased of the fleet's limits goes back when nothing is sent any more.
         self.reloader.shared().layers.fleet.leave().await;
         self.background.cancel();
