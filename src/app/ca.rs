@@ -123,10 +123,13 @@ impl Renewal {
 
     fn look(&mut self, now: SystemTime) {
         let mark = Some([&self.certificate, &self.key].map(|path| about(path)));
-        if mark == self.seen && self.leaves.next_authority().is_none() {
-            return;
-        }
-        match self.take(now) {
+        let looked = match self.leaves.next_authority() {
+            // One that waits is looked at for its time, and not read again.
+            Some(next) if mark == self.seen => self.take(next, now),
+            None if mark == self.seen => return,
+            Some(_) | None => self.read().and_then(|found| self.take(found, now)),
+        };
+        match looked {
             Ok(()) => (self.seen, self.told) = (mark, None),
             Err(error) if self.told != mark => {
                 self.told = mark;
@@ -136,9 +139,12 @@ impl Renewal {
         }
     }
 
-    fn take(&self, now: SystemTime) -> Result<(), TlsError> {
+    fn read(&self) -> Result<Arc<Authority>, TlsError> {
         let source = CaSource::Files { certificate: self.certificate.clone(), key: self.key.clone() };
-        let found = Arc::new(Authority::load_or_create(&source)?);
+        Authority::load_or_create(&source).map(Arc::new)
+    }
+
+    fn take(&self, found: Arc<Authority>, now: SystemTime) -> Result<(), TlsError> {
         let (former, succession) = (self.leaves.authority(), self.leaves.succession(&found, now));
         let own: &[&Authority] = match succession {
             Succession::Unchanged => return Ok(()),
@@ -160,7 +166,12 @@ impl Renewal {
                 sha256,
                 "a new CA of interception stands in the bundle; it signs when the one in use ends, and apps that were started before trust that one alone"
             ),
-            _ => tracing::info!(sha256, "a changed CA of interception signs from now on"),
+            Succession::Withdrawn => {
+                tracing::info!(sha256, "the CA of interception in use is the one of the files again")
+            }
+            Succession::Signs | Succession::Unchanged => {
+                tracing::info!(sha256, "a changed CA of interception signs from now on");
+            }
         }
         Ok(())
     }

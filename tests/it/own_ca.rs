@@ -48,12 +48,21 @@ struct Running {
 
 impl Running {
     async fn with(pem: &str, key: &KeyPair) -> Self {
+        Self::beside(pem, key, None).await
+    }
+
+    /// The same, with this certificate among the roots of the system.
+    async fn beside(pem: &str, key: &KeyPair, root: Option<&str>) -> Self {
         let ca = TestCa::new();
         let origin = HttpOrigin::start(Some(ca.server(&[HOST], &["http/1.1"]))).await;
         let dir = directory(&ca);
         bring(dir.path(), pem, key);
         let top = "interception: { ca: { certificate: \"{dir}/own.pem\", key: \"{dir}/own.key\" }, bundle: \"{dir}/bundle.pem\", truststore: \"{dir}/trust.p12\" }\n";
-        let program = Program::start(dir.path(), &policy(origin.address, "", top), "info", &[]);
+        let roots = dir.path().join("roots.pem").to_string_lossy().into_owned();
+        std::fs::write(&roots, root.unwrap_or_default()).unwrap();
+        let environment = root.map(|_| ("SSL_CERT_FILE", roots.as_str()));
+        let program =
+            Program::start(dir.path(), &policy(origin.address, "", top), "info", environment.as_slice());
         Self { program, dir, _origin: origin }
     }
 
@@ -172,4 +181,18 @@ async fn a_new_key_signs_when_the_old_one_is_about_to_end() {
     assert_eq!(served(&mut running.app(&second).await.unwrap()).await, 200);
     assert!(running.app(&first).await.is_err());
     assert!(running.gives(&second));
+}
+
+/// outgate would take a leaf of its own for a provider's.
+#[tokio::test]
+async fn a_new_ca_that_providers_are_verified_with_wants_a_restart() {
+    let (old, new) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let (first, second) = (certificate(&old, 30 * DAY), certificate(&new, 90 * DAY));
+    let running = Running::beside(&first, &old, Some(&second)).await;
+    let before = running.status().await;
+    bring(running.dir.path(), &second, &new);
+    until("it is told", || running.program.stderr().contains("restart outgate")).await;
+    assert_eq!(running.status().await["ca_sha256"], before["ca_sha256"]);
+    assert_eq!(running.status().await["ca_next"], Value::Null);
+    assert_eq!(served(&mut running.app(&first).await.unwrap()).await, 200);
 }
