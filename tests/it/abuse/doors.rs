@@ -103,8 +103,7 @@ async fn fr_19_and_20_behind_a_refusal() {
     let world = World::start(Policy::Inj).await;
     let smuggled = get("/v1/smuggled", "api.example.test");
     let own = world.proxy.address();
-    let refused =
-        format!("POST /admin HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 1048576\r\n\r\n");
+    let refused = "POST /admin HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 1048576\r\n\r\n";
     let unknown = format!("POST /nobody HTTP/1.1\r\nHost: {own}\r\nContent-Length: 1048576\r\n\r\n");
     // A body that is not read is no request, inside a tunnel and at the local endpoint.
     let mut inside = world.intercepted("api.example.test").await;

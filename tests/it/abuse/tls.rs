@@ -1,5 +1,5 @@
-//! TLS with the provider that fails: in which way is told by `Proxy-Status`, nothing of the credential was sent, and the client's
-//! connection stays.
+//! TLS that fails. With the provider: in which way is told by `Proxy-Status`, nothing of the credential was sent, and the client's
+//! connection stays. With the client, inside a tunnel: the tunnel ends, and nothing is dialled.
 
 use std::sync::Arc;
 
@@ -7,6 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::after::{Bench, Setup, assert_no_canary, assert_refused};
+use super::bench::{Policy, World, closes, find};
+use super::connect::client_hello;
 use crate::support::CANARY;
 use crate::support::ca::TestCa;
 use crate::support::client::Raw;
@@ -114,5 +116,92 @@ async fn what_is_no_tls() {
         assert!(heard.starts_with(&[0x16, 3, 1]), "{what}: TLS and nothing else was said");
         assert_no_canary(&what, &String::from_utf8_lossy(&heard));
         assert!(!String::from_utf8_lossy(&heard).contains(CANARY));
+    }
+}
+
+/// A first flight for api.example.test in which the name is another one of the same length.
+fn hello_naming(name: &[u8]) -> Vec<u8> {
+    let mut hello = client_hello(HOST, true);
+    let at = find(&hello, HOST.as_bytes()).unwrap();
+    hello[at..at + HOST.len()].copy_from_slice(name);
+    hello
+}
+
+/// Names are compared in their one normal form, whole, and as bytes that a host can have.
+#[tokio::test]
+async fn names_in_a_client_hello() {
+    for (name, served) in [
+        (&b"api.example.test"[..], true),
+        (b"API.Example.TEST", true),
+        (b"apiXexample.test", false),
+        (b"api.example.tes\0", false),
+        (b"api.example.tes.", false),
+        (b"*.i.example.test", false),
+        (b"api%2eexample.te", false),
+        (b"open.example.tes", false),
+        (b"api.example.t\xc3\xa9t", false),
+        (b"127.000.000.0001", false),
+    ] {
+        let what = String::from_utf8_lossy(name).into_owned();
+        let world = World::start(Policy::Inj).await;
+        let before = world.proxy.app.proxy.leaves.stats().minted;
+        let mut stream = world.tunnel(&format!("{HOST}:443")).await;
+        stream.write_all(&hello_naming(name)).await.unwrap();
+        if served {
+            assert_eq!(stream.read_u8().await.unwrap(), 22, "{what}: a ServerHello");
+        } else {
+            assert!(closes(&mut stream).await, "{what}");
+            let seen = stream.seen();
+            let after = &seen[find(&seen, b"\r\n\r\n").unwrap() + 4..];
+            assert!(after.is_empty() || after[0] == 21, "{what}: an alert, or nothing: {after:x?}");
+            assert!(world.proxy.app.proxy.leaves.stats().minted <= before + 1, "{what}");
+        }
+        assert!(world.api.heard().is_empty(), "{what}: nothing is dialled before there is a request");
+        drop(stream);
+        assert_eq!(world.proxy.records(1).await.len(), 1, "{what}");
+    }
+}
+
+/// What is no ClientHello, or too large a one, ends the tunnel, intercepted or blind, and nothing is dialled for it.
+#[tokio::test]
+async fn what_is_no_client_hello() {
+    let message = |length: usize| {
+        let mut hello = vec![1, 0, u8::try_from(length >> 8).unwrap(), u8::try_from(length & 0xff).unwrap()];
+        hello.resize(4 + length, 0x61);
+        let mut records = Vec::new();
+        for piece in hello.chunks(16 * 1024) {
+            records.extend([22, 3, 1]);
+            records.extend(u16::try_from(piece.len()).unwrap().to_be_bytes());
+            records.extend_from_slice(piece);
+        }
+        records
+    };
+    let runs: Vec<(&str, Vec<u8>)> = vec![
+        ("a ServerHello", [&[22, 3, 3, 0, 6, 2, 0, 0, 2, 3, 3][..], &[0; 32]].concat()),
+        ("an alert", vec![21, 3, 3, 0, 2, 2, 40]),
+        ("application data", [&[23, 3, 3, 0, 16][..], &[0; 16]].concat()),
+        ("SSL 2", [&[0x80, 0x2e, 1, 3, 1, 0, 0x15, 0, 0, 0, 0x10][..], &[0; 37]].concat()),
+        ("a record that is too long", [&[22, 3, 1, 0xff, 0xff][..], &[1; 1024]].concat()),
+        ("a record of nothing", [22, 3, 1, 0, 0].repeat(200)),
+        ("a message that is too long", message(60_000)),
+        ("a message of garbage", message(300)),
+        ("lines", b"EHLO example.test\r\n".to_vec()),
+    ];
+    for policy in [Policy::Inj, Policy::Wide] {
+        let world = World::start(policy).await;
+        for (run, bytes) in &runs {
+            let mut stream = world.tunnel("open.example.test:443").await;
+            // It may be closed before all of it is written.
+            let _ = stream.write_all(bytes).await;
+            let _ = stream.flush().await;
+            assert!(closes(&mut stream).await, "{run} closes");
+            assert_eq!(stream.answers(), 1, "{run}");
+        }
+        assert!(
+            world.open_tls.heard().is_empty()
+                && world.api.heard().is_empty()
+                && world.open.heard().is_empty()
+        );
+        world.after(&vec![(200, "DPE"); runs.len()]).await;
     }
 }
