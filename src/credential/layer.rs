@@ -21,7 +21,7 @@ use super::scrub::{Scrub, scrub_response};
 use super::tenants::Credentials;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::resilience::{Inner, Pending};
 
 /// Credentials that may end, one after the other, while one attempt waits for a connection.
@@ -162,7 +162,8 @@ impl<S: Inner> Inject<S> {
         if prepared.over_long(&request.path_and_query) {
             return ready(Failure::not_sent(Fault::TargetTooLong));
         }
-        prepared.inject(&mut request.headers, &mut request.path_and_query);
+        let parts: &mut EgressParts = &mut request;
+        prepared.inject(&mut parts.headers, &mut parts.path_and_query);
         if self.scrub == Scrub::Full {
             request.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }

@@ -1,6 +1,7 @@
 //! A request on its way out, after admission.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,8 +16,32 @@ use super::failure::{Failure, Progress};
 use super::target::Target;
 use crate::telemetry::{Flag, HttpVersion};
 
-/// A request as the layers of a route see it: judged, cleaned, without credential.
-pub struct EgressRequest {
+/// A request as the layers of a route see it: judged, cleaned, without credential. In a box, because each layer hands it on,
+/// and futures that hold it once or twice would be larger than what allocators serve quickly.
+pub struct EgressRequest(Box<EgressParts>);
+
+impl Deref for EgressRequest {
+    type Target = EgressParts;
+
+    fn deref(&self) -> &EgressParts {
+        &self.0
+    }
+}
+
+impl DerefMut for EgressRequest {
+    fn deref_mut(&mut self) -> &mut EgressParts {
+        &mut self.0
+    }
+}
+
+impl From<EgressParts> for EgressRequest {
+    fn from(parts: EgressParts) -> Self {
+        Self(Box::new(parts))
+    }
+}
+
+/// What a request is made of.
+pub struct EgressParts {
     /// The method.
     pub method: Method,
     /// The origin; the decision, DNS, SNI, `Host` and the pool key all come from it.
@@ -43,6 +68,11 @@ pub struct EgressRequest {
 const DIGESTS: [&str; 4] = ["content-md5", "digest", "content-digest", "repr-digest"];
 
 impl EgressRequest {
+    /// Takes it apart.
+    pub fn into_parts(self) -> EgressParts {
+        *self.0
+    }
+
     /// Gives it another body: a stated length follows, and digests of the old one go.
     pub fn replace_body(&mut self, body: Bytes) {
         for name in DIGESTS {

@@ -23,7 +23,7 @@ use super::upload::upload;
 use crate::message::body::Body;
 use crate::message::headers::{OUTGATE_TIMEOUT, clean_request, wants_websocket};
 use crate::message::record::Record;
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::pipeline::error::EgressError;
 use crate::pipeline::generation::Admission;
 use crate::telemetry::TraceParent;
@@ -107,7 +107,7 @@ fn outgoing(
         }
         None => Body::empty(),
     };
-    let request = EgressRequest {
+    let request = EgressRequest::from(EgressParts {
         method: parts.method.clone(),
         target: judged.admission.target.clone(),
         path_and_query,
@@ -118,7 +118,7 @@ fn outgoing(
         tenant,
         leave: None,
         exchange,
-    };
+    });
     Ok((request, client))
 }
 

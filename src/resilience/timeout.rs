@@ -184,10 +184,11 @@ pub(crate) mod tests {
     use tower::service_fn;
 
     use super::*;
+    use crate::message::request::EgressParts;
     use crate::message::target::{Host, Scheme, Target};
 
     pub(crate) fn request_with(body: Body, deadline: Option<Instant>) -> EgressRequest {
-        EgressRequest {
+        EgressRequest::from(EgressParts {
             method: http::Method::POST,
             target: Target { scheme: Scheme::Https, host: Host::parse("api.example").unwrap(), port: 443 },
             path_and_query: "/v1".parse().unwrap(),
@@ -198,7 +199,7 @@ pub(crate) mod tests {
             tenant: None,
             leave: None,
             exchange: Arc::new(Exchange::new(deadline)),
-        }
+        })
     }
 
     /// A provider that never answers; `sent` says whether the request reached it.

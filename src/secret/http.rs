@@ -30,7 +30,7 @@ use self::failures::{Failed, Failures, Running, lock};
 use super::SecretBytes;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::message::target::{Scheme, Target};
 use crate::upstream::guard::{AddressRange, AddressRules};
 use crate::upstream::settings::{HttpVersion, PoolSettings, TlsSettings, UpstreamSettings};
@@ -306,7 +306,7 @@ impl Call {
     }
 
     fn request(&self, deadline: Instant) -> EgressRequest {
-        EgressRequest {
+        EgressRequest::from(EgressParts {
             method: self.call.method.clone(),
             target: self.call.target.clone(),
             path_and_query: self.path.clone(),
@@ -317,7 +317,7 @@ impl Call {
             tenant: None,
             leave: None,
             exchange: Arc::new(Exchange::new(Some(deadline))),
-        }
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use hyper::client::conn::TrySendError;
 
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::message::target::{Scheme, Target};
 use crate::telemetry::HttpVersion;
 
@@ -71,9 +71,9 @@ impl Route {
 impl Outgoing {
     /// Takes a request apart.
     pub fn new(request: EgressRequest) -> Self {
-        let EgressRequest {
+        let EgressParts {
             method, target, path_and_query: path, mut headers, body, upgrade, exchange, ..
-        } = request;
+        } = request.into_parts();
         let body = UploadBody::new(body, exchange.clone());
         frame(&mut headers, &body);
         Self { method, headers, body, route: Route { target, path, upgrade, exchange } }

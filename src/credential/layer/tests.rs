@@ -13,6 +13,7 @@ use crate::credential::CredentialConfig;
 use crate::credential::location::Location;
 use crate::credential::token::TokenEnv;
 use crate::message::failure::Progress;
+use crate::message::request::EgressParts;
 use crate::message::target::{Host, Scheme, Target};
 use crate::secret::fake::{FakeServer, ok, pass, upstream_env};
 use crate::secret::{SecretCache, Stores};
@@ -90,7 +91,7 @@ fn rig(server: &FakeServer, place: Location, directory: &Path, waits: &[u64]) ->
 }
 
 fn request() -> EgressRequest {
-    EgressRequest {
+    EgressRequest::from(EgressParts {
         method: Method::GET,
         target: Target { scheme: Scheme::Https, host: Host::parse("api.test").unwrap(), port: 443 },
         path_and_query: "/v1?a=b".parse().unwrap(),
@@ -101,7 +102,7 @@ fn request() -> EgressRequest {
         tenant: None,
         leave: None,
         exchange: Arc::new(Exchange::new(None)),
-    }
+    })
 }
 
 /// Tokens `token-1`, `token-2` and so on, which live for 100 seconds, and may be used for 95.

@@ -17,7 +17,7 @@ use super::semantics::Suits;
 use super::state::{ResponseCache, count};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::resilience::Inner;
 
 /// The longest wait for another's answer; half of what is left until the deadline if that is less.
@@ -222,7 +222,7 @@ fn patience(exchange: &Exchange) -> Instant {
 
 /// The request without its body: none that comes here has one.
 pub(super) fn copy_head(request: &EgressRequest) -> EgressRequest {
-    EgressRequest {
+    EgressRequest::from(EgressParts {
         method: request.method.clone(),
         target: request.target.clone(),
         path_and_query: request.path_and_query.clone(),
@@ -233,5 +233,5 @@ pub(super) fn copy_head(request: &EgressRequest) -> EgressRequest {
         tenant: request.tenant.clone(),
         leave: None,
         exchange: request.exchange.clone(),
-    }
+    })
 }

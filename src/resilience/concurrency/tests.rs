@@ -199,7 +199,7 @@ async fn no_wait_and_no_queue_refuse_at_once() {
 async fn a_newcomer_does_not_overtake_who_waits() {
     let permits = permits(settings(1));
     let held = permits.try_enter().unwrap();
-    let exchange = request().exchange;
+    let exchange = request().into_parts().exchange;
     let mut first = Box::pin(permits.enter(&exchange));
     assert!(first.as_mut().now_or_never().is_none());
     drop(held);
@@ -213,7 +213,7 @@ async fn a_newcomer_does_not_overtake_who_waits() {
 async fn a_waiter_that_goes_away_with_its_permit_passes_it_on() {
     let permits = permits(settings(1));
     let held = permits.try_enter().unwrap();
-    let (one, two) = (request().exchange, request().exchange);
+    let (one, two) = (request().into_parts().exchange, request().into_parts().exchange);
     let (mut first, mut second) = (Box::pin(permits.enter(&one)), Box::pin(permits.enter(&two)));
     assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
     drop(held);
@@ -243,7 +243,7 @@ async fn in_shadow_mode_nobody_waits() {
 async fn more_permits_let_waiters_in_at_once() {
     let permits = permits(settings(1));
     let _held = permits.try_enter().unwrap();
-    let exchange = request().exchange;
+    let exchange = request().into_parts().exchange;
     let mut waiter = Box::pin(permits.enter(&exchange));
     assert!(waiter.as_mut().now_or_never().is_none());
     permits.update(settings(2));
@@ -255,7 +255,7 @@ async fn fewer_permits_are_reached_as_they_come_back_also_while_others_wait() {
     let permits = permits(settings(4));
     let mut held: Vec<Held> = (0..4).map(|_| permits.try_enter().unwrap()).collect();
     permits.update(settings(2));
-    let exchange = request().exchange;
+    let exchange = request().into_parts().exchange;
     let mut waiter = Box::pin(permits.enter(&exchange));
     assert!(waiter.as_mut().now_or_never().is_none());
     for running in [3, 2] {
@@ -278,7 +278,7 @@ async fn another_max_wait_holds_for_who_comes_later() {
     let _held = permits.try_enter().unwrap();
     permits.update(ConcurrencySettings { max_wait: 3 * SECOND, ..settings(1) });
     let started = Instant::now();
-    assert!(permits.enter(&request().exchange).await.is_err());
+    assert!(permits.enter(&request().into_parts().exchange).await.is_err());
     assert_eq!(started.elapsed(), 3 * SECOND);
     advance(SECOND).await;
 }

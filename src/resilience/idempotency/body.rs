@@ -6,7 +6,7 @@ use super::key::{KEY_LENGTH, Keyed, make};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::media::{Media, media};
-use crate::message::request::EgressRequest;
+use crate::message::request::{EgressParts, EgressRequest};
 use crate::resilience::held::Held;
 use crate::resilience::pointer::{Pointer, Step};
 use crate::upstream::error::body_fault;
@@ -19,9 +19,11 @@ impl IdempotencySettings {
     /// The system gives no random numbers; or the app's body broke while it was held.
     pub async fn provide(&self, request: &mut EgressRequest, most: usize) -> Result<Keyed, Failure> {
         match &self.field {
-            None => self
-                .ensure(&request.method, &mut request.headers)
-                .map_err(|fault| Failure::not_sent(Fault::Internal).because(fault)),
+            None => {
+                let parts: &mut EgressParts = request;
+                self.ensure(&parts.method, &mut parts.headers)
+                    .map_err(|fault| Failure::not_sent(Fault::Internal).because(fault))
+            }
             Some(field) if self.add && self.methods.contains(&request.method) && is_fit(request, most) => {
                 // Few requests come here, and all would carry its state.
                 Box::pin(hold(field, request, most)).await

@@ -237,7 +237,7 @@ mod tests {
             let log = log.clone();
             async move {
                 let length = request.body.exact_length();
-                let whole = request.body.collect().await.unwrap().to_bytes();
+                let whole = request.into_parts().body.collect().await.unwrap().to_bytes();
                 *log.lock().unwrap() = (String::from_utf8(whole.to_vec()).unwrap(), length);
                 Ok::<_, Failure>(Response::new(Body::empty()))
             }

@@ -16,7 +16,7 @@ use super::limiter::{Limiter, Tokens};
 use super::settings::{LimitSettings, OnExcess, Scope, Unit};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
-use crate::message::request::EgressRequest;
+use crate::message::request::{EgressParts, EgressRequest};
 use crate::resilience::Inner;
 use crate::resilience::key::{KeySource, Per};
 use crate::resilience::mode::Mode;
@@ -65,7 +65,7 @@ fn request() -> EgressRequest {
 }
 
 fn of(tenant: impl std::fmt::Display) -> EgressRequest {
-    EgressRequest { tenant: Some(tenant.to_string().into()), ..request() }
+    EgressRequest::from(EgressParts { tenant: Some(tenant.to_string().into()), ..request().into_parts() })
 }
 
 /// The times are those of timers, which are late by a millisecond.

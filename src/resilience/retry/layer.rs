@@ -15,7 +15,7 @@ use super::settings::RetrySettings;
 use super::{Heal, REASON_UNAUTHORIZED};
 use crate::message::body::Body;
 use crate::message::failure::Failure;
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::resilience::idempotency::{IdempotencySettings, Keyed};
 use crate::resilience::replay::Replay;
 use crate::resilience::verdict::{Class, Verdict};
@@ -84,7 +84,8 @@ async fn run(
             return course.finish(outcome, ended).await;
         };
         course.wait(outcome, step.after).await;
-        request = EgressRequest { body: step.body, ..again };
+        request = again;
+        request.body = step.body;
     }
 }
 
@@ -382,7 +383,7 @@ fn is_unauthorized(outcome: Outcome) -> bool {
 
 /// The request without its body, for another attempt.
 fn copy_head(request: &EgressRequest) -> EgressRequest {
-    EgressRequest {
+    EgressRequest::from(EgressParts {
         method: request.method.clone(),
         target: request.target.clone(),
         path_and_query: request.path_and_query.clone(),
@@ -393,5 +394,5 @@ fn copy_head(request: &EgressRequest) -> EgressRequest {
         tenant: request.tenant.clone(),
         leave: None,
         exchange: request.exchange.clone(),
-    }
+    })
 }

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::message::body::Body;
 use crate::message::failure::Failure;
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::message::target::{Host, Scheme, Target};
 
 use super::connector::UpstreamEnv;
@@ -65,7 +65,7 @@ fn plain() -> Arc<Upstream> {
 }
 
 fn request(scheme: Scheme, port: u16, path: &str) -> EgressRequest {
-    EgressRequest {
+    EgressRequest::from(EgressParts {
         method: Method::GET,
         target: Target { scheme, host: Host::parse(HOST).unwrap(), port },
         path_and_query: path.parse().unwrap(),
@@ -76,7 +76,7 @@ fn request(scheme: Scheme, port: u16, path: &str) -> EgressRequest {
         tenant: None,
         leave: None,
         exchange: Arc::new(Exchange::new(None)),
-    }
+    })
 }
 
 fn get(origin: &Origin, path: &str) -> EgressRequest {

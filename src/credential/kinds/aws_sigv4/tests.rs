@@ -15,7 +15,7 @@ use crate::credential::location::Locations;
 use crate::credential::rewrite::{Rewrite, Secrets};
 use crate::message::body::{Body, BodyError};
 use crate::message::failure::Fault;
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::message::target::{Host, Scheme, Target};
 use crate::secret::aws::sign::{ChunkKey, EMPTY_SHA256, Scope, sha256_hex};
 use crate::secret::{SecretValue, SecretVersion};
@@ -55,7 +55,7 @@ fn request(method: Method, url: &str, headers: &[(&str, &str)], body: Body) -> E
     for (name, value) in headers {
         fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
     }
-    EgressRequest {
+    EgressRequest::from(EgressParts {
         method,
         target: Target { scheme, host: Host::parse(host).unwrap(), port: scheme.default_port() },
         path_and_query: path.parse().unwrap(),
@@ -66,7 +66,7 @@ fn request(method: Method, url: &str, headers: &[(&str, &str)], body: Body) -> E
         tenant: None,
         leave: None,
         exchange: Arc::new(Exchange::new(None)),
-    }
+    })
 }
 
 fn field<'a>(request: &'a EgressRequest, name: &str) -> &'a str {
@@ -175,7 +175,11 @@ async fn bodies_are_declared_trusted_or_held_and_the_scope_is_the_hosts() {
                 assert!(authorization.contains("Credential=AKIDOURS/"), "{authorization}");
                 assert!(authorization.contains(&format!("/{scope}/aws4_request")), "{url}: {authorization}");
                 assert_eq!(field(&signed, "x-amz-security-token"), "our-session");
-                assert_eq!(signed.body.collect().await.unwrap().to_bytes(), body, "the body is the same");
+                assert_eq!(
+                    signed.into_parts().body.collect().await.unwrap().to_bytes(),
+                    body,
+                    "the body is the same"
+                );
             }
             (Err(failure), Err(fault)) => {
                 assert!(format!("{:?}", failure.fault).starts_with(fault), "{url}: {failure:?}")

@@ -12,7 +12,7 @@ use crate::credential::location::Location;
 use crate::credential::rewrite::Secrets;
 use crate::message::body::Body;
 use crate::message::failure::Fault;
-use crate::message::request::{EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::message::target::{Host, Scheme, Target};
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretCache, Stores};
@@ -22,7 +22,7 @@ fn members(text: &str) -> Result<Vec<MemberSettings>, String> {
 }
 
 fn request(method: Method, host: &str, target: &str, body: &str) -> EgressRequest {
-    EgressRequest {
+    EgressRequest::from(EgressParts {
         method,
         target: Target { scheme: Scheme::Https, host: Host::parse(host).unwrap(), port: 443 },
         path_and_query: target.parse().unwrap(),
@@ -33,7 +33,7 @@ fn request(method: Method, host: &str, target: &str, body: &str) -> EgressReques
         tenant: None,
         leave: None,
         exchange: Arc::new(Exchange::new(None)),
-    }
+    })
 }
 
 async fn secrets(values: &[&str]) -> Secrets {

@@ -236,7 +236,7 @@ async fn what_is_accepted_is_narrowed_only_where_a_row_looks() {
         let seen = Arc::new(Mutex::new(HeaderMap::new()));
         let log = seen.clone();
         let service = service_fn(move |request: EgressRequest| {
-            *log.lock().unwrap() = request.headers;
+            *log.lock().unwrap() = request.into_parts().headers;
             async { Ok::<_, Failure>(Response::new(Body::empty())) }
         });
         let mut request = request_with(Body::empty(), None);

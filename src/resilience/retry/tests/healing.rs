@@ -49,7 +49,7 @@ fn provider(accepts: usize) -> (impl Inner, Seen) {
         let log = log.clone();
         async move {
             let choice = request.credential_choice;
-            let body = request.body.collect().await.unwrap().to_bytes();
+            let body = request.into_parts().body.collect().await.unwrap().to_bytes();
             log.lock().unwrap().push((choice, String::from_utf8(body.to_vec()).unwrap()));
             let status = if choice == accepts { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
             let mut response = Response::new(Body::empty());

@@ -2,6 +2,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::message::body::BodyError;
+use crate::message::request::EgressParts;
 use crate::resilience::timeout::tests::{channel, stuck};
 
 const HINTED: &str = "{ hint: { header: x-should-retry } }";
@@ -254,7 +255,7 @@ async fn the_deadline_hands_on_what_is_here_of_an_answer() {
     sender.send(Bytes::from_static(b"{")).await.unwrap();
     let started = Instant::now();
     let request = request_with(Body::full("x"), Some(started + Duration::from_secs(3)));
-    let request = EgressRequest { method: Method::POST, ..request };
+    let request = EgressRequest::from(EgressParts { method: Method::POST, ..request.into_parts() });
     let retry = repeating(slow, settings(HINTED));
     let answer = crate::resilience::deadline::Deadline::new(retry).call(request).await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_secs(3));

@@ -15,7 +15,7 @@ use super::{Retry, RetrySettings};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
 use crate::message::quantity::Ratio;
-use crate::message::request::EgressRequest;
+use crate::message::request::{EgressParts, EgressRequest};
 use crate::resilience::Inner;
 use crate::resilience::idempotency::{IdempotencyConfig, IdempotencySettings};
 use crate::resilience::mistake::Mistakes;
@@ -40,7 +40,7 @@ fn keys() -> IdempotencySettings {
 }
 
 fn request(method: Method, body: Body) -> EgressRequest {
-    EgressRequest { method, ..request_with(body, None) }
+    EgressRequest::from(EgressParts { method, ..request_with(body, None).into_parts() })
 }
 
 fn answer(status: u16) -> Response<Body> {
@@ -123,8 +123,9 @@ fn script(plays: impl IntoIterator<Item = Play>) -> (impl Inner, Log) {
             if !matches!(play, Play::Fail(_, Progress::NotSent)) {
                 request.exchange.handed_over();
             }
-            let body = request.body.collect().await.unwrap().to_bytes();
-            let key = request.headers.get(KEY).cloned();
+            let EgressParts { body, headers, .. } = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let key = headers.get(KEY).cloned();
             let body = String::from_utf8(body.to_vec()).unwrap();
             seen.lock().unwrap().push(Attempt { at: Instant::now(), body, key });
             match play {

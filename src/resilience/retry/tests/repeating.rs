@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::message::request::Exchange;
+use crate::message::request::{EgressParts, Exchange};
 use crate::resilience::deadline::Deadline;
 use crate::resilience::timeout::tests::{channel, stuck};
 
@@ -137,7 +137,10 @@ async fn a_deadline_in_a_later_attempt_tells_what_an_earlier_one_may_have_done()
         }
     });
     let deadline = Some(Instant::now() + Duration::from_secs(3));
-    let request = EgressRequest { method: Method::GET, ..request_with(Body::empty(), deadline) };
+    let request = EgressRequest::from(EgressParts {
+        method: Method::GET,
+        ..request_with(Body::empty(), deadline).into_parts()
+    });
     let exchange = request.exchange.clone();
     let given = Deadline::new(repeating(service, settings("{}"))).call(request).await;
     assert_eq!(told(&given), "Deadline Sent");
@@ -234,7 +237,7 @@ async fn a_body_beyond_the_buffer_is_streamed_and_sent_once() {
             if first {
                 return Err(Failure::not_sent(Fault::ConnectRefused));
             }
-            assert_eq!(request.body.collect().await.unwrap().to_bytes().len(), 17);
+            assert_eq!(request.into_parts().body.collect().await.unwrap().to_bytes().len(), 17);
             Ok(answer(200))
         }
     });
@@ -253,12 +256,12 @@ async fn an_answer_in_the_middle_of_an_upload_hands_the_upload_on() {
         async move {
             if kept.lock().unwrap().is_none() {
                 request.body.frame().await.unwrap().unwrap();
-                *kept.lock().unwrap() = Some(request.body);
+                *kept.lock().unwrap() = Some(request.into_parts().body);
                 let mut answer = answer(429);
                 Verdict { class: Class::Throttle, acted: false, wait: None }.note(&mut answer);
                 return Ok::<_, Failure>(answer);
             }
-            let body = request.body.collect().await.unwrap().to_bytes();
+            let body = request.into_parts().body.collect().await.unwrap().to_bytes();
             Ok(Response::new(Body::full(body)))
         }
     });
@@ -302,7 +305,10 @@ async fn an_answer_is_let_go_before_the_wait() {
 async fn an_upgrade_is_repeated_only_where_nothing_was_sent() {
     for (play, attempts) in [(Play::refused(), 2), (Play::unavailable(), 1), (Play::throttle(), 1)] {
         let (service, log) = script([play]);
-        let request = EgressRequest { upgrade: true, ..request(Method::GET, Body::empty()) };
+        let request = EgressRequest::from(EgressParts {
+            upgrade: true,
+            ..request(Method::GET, Body::empty()).into_parts()
+        });
         let _ = repeating(service, settings("{}")).call(request).await;
         assert_eq!(log.lock().unwrap().len(), attempts);
     }
