@@ -2,7 +2,8 @@
 //!
 //! Whoever reaches the port may send, so all is bounded: a body by its bytes ([`MAX_BODY`]) and by the number of values in it (a byte of
 //! JSON may become a hundred of memory), the bodies of one address together by as many bytes as one may have, all bodies by twice that, the
-//! whole by ten seconds.
+//! whole by ten seconds. Small bodies, which nearly all reviews are, have room of their own beside that, and little time: who holds the
+//! room with large ones that come slowly holds up large ones only.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,15 @@ const TIME: Duration = Duration::from_secs(10);
 /// same address, or comes while two addresses send as much as they may.
 const BODY: Duration = Duration::from_secs(2);
 
+/// A body of which it is said that it has no more bytes than this is small. A pod that people write has a few KiB.
+const SMALL: usize = 64 * 1024;
+/// How long a small one may take to come: it is sent at once, by whoever has it.
+const SMALL_BODY: Duration = Duration::from_secs(1);
+/// So many small ones of one address at a time.
+pub(super) const SMALL_PLACES: usize = 16;
+/// So many of all, which is 8 MiB.
+const ALL_SMALL_PLACES: usize = 128;
+
 /// A body takes room in steps of this many bytes.
 const STEP: usize = 256 * 1024;
 /// So many steps there are for all bodies of one address together.
@@ -45,6 +55,7 @@ pub struct Webhook {
     live: Arc<Live>,
     metrics: Arc<Metrics>,
     room: Arc<Semaphore>,
+    small: Arc<Semaphore>,
 }
 
 /// Why there is no review to answer.
@@ -59,7 +70,8 @@ enum Unanswered {
 impl Webhook {
     /// A webhook with these files.
     pub fn new(live: Arc<Live>, metrics: Arc<Metrics>) -> Self {
-        Self { live, metrics, room: Arc::new(Semaphore::new(ALL_ROOM)) }
+        let (room, small) = (Semaphore::new(ALL_ROOM), Semaphore::new(ALL_SMALL_PLACES));
+        Self { live, metrics, room: Arc::new(room), small: Arc::new(small) }
     }
 
     /// Answers a request of this peer.
@@ -111,9 +123,24 @@ impl Webhook {
             return Err(Unanswered::TooLarge);
         }
         let mut room = Room::default();
-        self.widen(&mut room, announced.max(1), peer).await?;
-        let read = tokio::time::timeout(BODY, self.collect(&mut body, &mut room, peer)).await;
+        let time = if (1..=SMALL).contains(&announced) {
+            self.squeeze(&mut room, peer).await?;
+            SMALL_BODY
+        } else {
+            self.widen(&mut room, announced.max(1), peer).await?;
+            BODY
+        };
+        let read = tokio::time::timeout(time, self.collect(&mut body, &mut room, peer)).await;
         Ok((read.unwrap_or(Err(Unanswered::Late))?, room))
+    }
+
+    /// Room for a small body: of the peer's first. No more comes than was announced, so it never has to be widened.
+    async fn squeeze(&self, room: &mut Room, peer: &Peer) -> Result<(), Unanswered> {
+        for semaphore in [&peer.small, &self.small] {
+            room.permits.push(semaphore.clone().acquire_owned().await.map_err(|_| Unanswered::Late)?);
+        }
+        room.steps = SMALL.div_ceil(STEP);
+        Ok(())
     }
 
     /// Room for so many bytes: of the peer's first, so that it waits where only it is held up.

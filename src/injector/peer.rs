@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer::ROOM;
+use super::answer::{ROOM, SMALL_PLACES};
 
 /// Connections of one address at a time.
 pub const CONNECTIONS: usize = 64;
@@ -25,6 +25,8 @@ pub struct Peer {
     connections: Arc<Semaphore>,
     /// Room for its bodies, in steps.
     pub(super) room: Arc<Semaphore>,
+    /// Places for its small bodies.
+    pub(super) small: Arc<Semaphore>,
 }
 
 impl Peers {
@@ -41,7 +43,8 @@ impl Peers {
 
 impl Peer {
     fn new() -> Self {
-        Self { connections: Arc::new(Semaphore::new(CONNECTIONS)), room: Arc::new(Semaphore::new(ROOM)) }
+        let of = |count| Arc::new(Semaphore::new(count));
+        Self { connections: of(CONNECTIONS), room: of(ROOM), small: of(SMALL_PLACES) }
     }
 }
 

@@ -192,22 +192,61 @@ async fn half_a_body_holds_up_its_own_address_only() {
     let (folder, trusted) = Folder::new();
     let injector = folder.start(Duration::ZERO).await;
     let mut stream = connect(&injector, &trusted, "http/1.1").await.unwrap();
-    let head = format!("POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BODY}\r\n\r\n{{");
-    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(HALF.as_bytes()).await.unwrap();
     stream.flush().await.unwrap();
-    let waiting = send(&injector, &trusted, Method::POST, "/mutate", good());
+    let waiting = send(&injector, &trusted, Method::POST, "/mutate", large(100_000));
     tokio::pin!(waiting);
     assert!(
         tokio::time::timeout(Duration::from_millis(300), &mut waiting).await.is_err(),
         "there is no room for this address"
     );
     let mut other = connect_from([127, 0, 0, 2], &injector, &trusted, "http/1.1").await.unwrap();
-    other.write_all(&request(&good())).await.unwrap();
+    other.write_all(&request(&large(100_000))).await.unwrap();
     let mut start = [0; 12];
     other.read_exact(&mut start).await.unwrap();
     assert_eq!(&start, b"HTTP/1.1 200");
     drop(stream);
     assert_eq!(waiting.await.0, StatusCode::OK);
+}
+
+/// The begin of a body that takes all room that one address may have.
+const HALF: &str = "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n{";
+
+/// Several addresses hold all room with bodies that do not come, and others wait for it. A review is small, and does not.
+#[tokio::test]
+async fn large_bodies_that_do_not_come_hold_up_no_review() {
+    assert!(HALF.contains(&MAX_BODY.to_string()));
+    let (folder, trusted) = Folder::new();
+    let injector = folder.start(Duration::ZERO).await;
+    let mut held = Vec::new();
+    for last in 2..12 {
+        let mut stream = connect_from([127, 0, 0, last], &injector, &trusted, "http/1.1").await.unwrap();
+        stream.write_all(HALF.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        held.push(stream);
+    }
+    // From one of them even.
+    for address in [[127, 0, 0, 1], [127, 0, 0, 2]] {
+        let begun = std::time::Instant::now();
+        let mut stream = connect_from(address, &injector, &trusted, "http/1.1").await.unwrap();
+        stream.write_all(&request(&good())).await.unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    }
+    // Small ones that do not come are given up soon, so those that fill their places hold up others for moments.
+    for last in 2..12 {
+        for _ in 0..16 {
+            let mut stream = connect_from([127, 0, 0, last], &injector, &trusted, "http/1.1").await.unwrap();
+            stream.write_all(&request(&good())[..200]).await.unwrap();
+            stream.flush().await.unwrap();
+            held.push(stream);
+        }
+    }
+    let begun = std::time::Instant::now();
+    assert_eq!(send(&injector, &trusted, Method::POST, "/mutate", good()).await.0, StatusCode::OK);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 fn request(body: &[u8]) -> Vec<u8> {
@@ -320,7 +359,8 @@ async fn the_end_is_in_good_order() {
     let (folder, trusted) = Folder::new();
     let injector = Arc::new(folder.start(Duration::from_millis(400)).await);
     let mut running = connect(&injector, &trusted, "http/1.1").await.unwrap();
-    let body = good();
+    // Longer than what has to come within a second.
+    let body = large(100_000);
     let head = format!("POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
     running.write_all(head.as_bytes()).await.unwrap();
     running.flush().await.unwrap();
