@@ -7,6 +7,7 @@ use http::{HeaderName, Method};
 use serde_json::{Value as Json, json};
 
 use super::explain_layers::layers;
+use super::explain_request::values;
 use super::{DENIED, PolicyArgument, Style, fail, load, print};
 use crate::credential::kinds::MemberSettings;
 use crate::credential::{Location, Locations};
@@ -197,7 +198,7 @@ fn allowed(
     let seconds = |duration: std::time::Duration| humantime::format_duration(duration).to_string();
     let timeouts = &settings.timeouts;
     let upstream = &provider.upstream.settings;
-    json!({
+    let mut explained = json!({
         "decision": "allowed",
         "target": format!("{target}{path}"),
         "provider": &*provider.name,
@@ -225,7 +226,11 @@ fn allowed(
             "total": value(&["timeouts", "total"], timeouts.total.map_or_else(|| "none".to_owned(), seconds)),
         },
         "layers": layers(route, &|path| at_path(policy, &route.effective, path)),
-    })
+    });
+    if let Json::Object(explained) = &mut explained {
+        explained.extend(values(provider, route, &|place| source(policy, place)));
+    }
+    explained
 }
 
 fn upstream_identity(provider: &Provider) -> Option<String> {
@@ -353,17 +358,43 @@ fn details(explanation: &Json, line: &mut impl FnMut(&str, String, String)) {
     line("credential", if references.is_empty() { "none".to_owned() } else { references }, from.to_owned());
     line("  injected into", list(credential.and_then(|credential| credential.get("places"))), String::new());
     line("  stripped from the app", list(explanation.get("stripped")), String::new());
-    for key in ["intercept", "scrub", "max_body"] {
-        value_line(key, explanation.get(key), line);
-    }
-    for (key, value) in explanation.get("timeouts").and_then(Json::as_object).into_iter().flatten() {
-        value_line(&format!("timeouts.{key}"), Some(value), line);
+    for key in BESIDE_LAYERS {
+        value_lines(key, explanation.get(key), line);
     }
     for (layer, values) in explanation.get("layers").and_then(Json::as_object).into_iter().flatten() {
         for (key, value) in values.as_object().into_iter().flatten() {
             let name = if key.is_empty() { layer.clone() } else { format!("{layer}.{key}") };
             value_line(&name, Some(value), line);
         }
+    }
+}
+
+/// What is said of a request that is no layer, in the order of saying it.
+const BESIDE_LAYERS: [&str; 15] = [
+    "hosts",
+    "doors",
+    "upstream",
+    "local",
+    "paths",
+    "intercept",
+    "tenant",
+    "headers",
+    "query",
+    "scrub",
+    "redact",
+    "max_body",
+    "timeouts",
+    "cost",
+    "mode",
+];
+
+/// A value, or all that lie below a key.
+fn value_lines(name: &str, value: Option<&Json>, line: &mut impl FnMut(&str, String, String)) {
+    let Some(below) = value.and_then(Json::as_object).filter(|value| !value.contains_key("value")) else {
+        return value_line(name, value, line);
+    };
+    for (key, value) in below {
+        value_lines(&format!("{name}.{key}"), Some(value), line);
     }
 }
 

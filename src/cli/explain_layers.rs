@@ -78,6 +78,7 @@ fn limit_section<'a>(
     let mut section = Section { at, origin, values: Map::new() };
     section.say("rate", settings.rate.to_string());
     section.say("burst", settings.burst.to_string());
+    section.say("unit", word(&settings.unit));
     section.say("per", word(&settings.per));
     section.say("scope", word(&settings.scope));
     section.say("on_excess", word(&settings.on_excess));

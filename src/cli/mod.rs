@@ -22,6 +22,7 @@ mod env;
 mod exec;
 mod explain;
 mod explain_layers;
+mod explain_request;
 mod inject;
 mod injector;
 mod presets;

@@ -145,6 +145,11 @@ impl Member {
         self.secrets.iter().map(|(_, entry)| entry)
     }
 
+    /// When the first of its secrets ends by itself. Not kept with what is prepared: a value may get another end.
+    pub fn ends(&self) -> Option<Instant> {
+        self.secrets().filter_map(|entry| entry.ends_at()).min()
+    }
+
     /// When the stores of what is missing have all been asked again; none where nothing is missing, or never will be there.
     pub fn asked_again_at(&self) -> Option<Instant> {
         let missing = self.secrets().filter(|entry| entry.current().is_err());

@@ -119,6 +119,7 @@ impl LayerStates {
                 let shadow = shadow(quota.mode.is_shadow(), "quota");
                 (self.quota(&provider.name, fleet), quota.clone(), shadow)
             }),
+            cost: settings.cost,
             limits: settings
                 .limits
                 .iter()

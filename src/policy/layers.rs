@@ -1,5 +1,6 @@
 //! The resilience layers of a route as true: what each of them shall do, and whose traffic it counts.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::resilience::cache::CacheSettings;
@@ -35,6 +36,8 @@ pub struct Owned<S> {
 pub struct LayerSettings {
     /// Rate limits; all of them must admit.
     pub limits: Vec<Owned<LimitSettings>>,
+    /// What one request takes of the limits that count cost.
+    pub cost: NonZeroU32,
     /// Requests at a time.
     pub concurrency: Option<Owned<ConcurrencySettings>>,
     /// What is learned from answers; its state is the provider's.

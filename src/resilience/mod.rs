@@ -8,6 +8,7 @@
 //! limits > concurrency > quota: again > breaker: take > judgement of the answer > attempt timeouts.
 
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,6 +45,7 @@ use circuit_breaker::Breakers;
 use concurrency::Permits;
 use idempotency::IdempotencySettings;
 use key::KeySource;
+use quota::config::Bucket;
 use quota::{NameBucket, Quota, QuotaLayer, QuotaSettings, Recheck};
 use rate_limit::{Limiter, RateLimit};
 use responses::{Judge, Table};
@@ -147,6 +149,8 @@ pub struct Layers {
     pub quota: Option<(Arc<Quota>, QuotaSettings, Option<Arc<str>>)>,
     /// Rate limits; all of them must admit.
     pub limits: Vec<Arc<Limiter>>,
+    /// What one request takes of the limits that count cost.
+    pub cost: NonZeroU32,
     /// Answers that are kept.
     pub cache: Option<(Arc<ResponseCache>, RouteCache)>,
     /// Caches of the provider's other routes: what this route changes there is no longer true.
@@ -163,6 +167,7 @@ pub const REPLAY_BUFFER: usize = 64 * 1024;
 /// Builds the stack of one route around the credential layer. THE order of the layers, from the inside out. Each is erased
 /// as it is put on: a stack of eight layers that may each be absent would else be a type for each combination.
 pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
+    let pauses_hosts = layers.responses.pauses_hosts();
     // Innermost: each attempt has its own timeouts, so a second attempt does not inherit what the first used up.
     let mut stack = RouteService::new(timeout::Timeout::new(credential, layers.attempt));
     // Around the attempt's timeouts, so that they bound a look into the body; inside all that act on the verdict.
@@ -184,19 +189,26 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     }
     // Each attempt takes a token, because the provider counts attempts. The wait for it is not upstream time.
     if !layers.limits.is_empty() {
-        stack = RouteService::new(RateLimit::new(stack, layers.limits, layers.keys.clone(), layers.shadow));
+        stack = RouteService::new(RateLimit::costing(
+            stack,
+            layers.limits,
+            layers.keys.clone(),
+            layers.shadow,
+            layers.cost,
+        ));
     }
     let named = layers.quota.as_ref().and_then(|(quota, settings, _)| NameBucket::field(quota, settings));
     // Outside the limits: a quota that is held spends none of their tokens.
     if let Some((quota, settings, shadow)) = layers.quota {
-        stack = RouteService::new(QuotaLayer::new(
-            stack,
-            quota,
-            settings,
-            layers.keys.clone(),
-            shadow,
-            rechecked,
-        ));
+        let wide = pauses_hosts && settings.learn && settings.bucket != Bucket::Host;
+        let wide = wide.then(|| (quota.clone(), settings.clone(), shadow.clone()));
+        let keys = layers.keys.clone();
+        stack = RouteService::new(QuotaLayer::new(stack, quota, settings, keys, shadow, rechecked));
+        // Around it: a bucket is waited for when the host as a whole may be asked again.
+        if let Some((quota, settings, shadow)) = wide {
+            let keys = layers.keys.clone();
+            stack = RouteService::new(QuotaLayer::wide(stack, quota, settings, keys, shadow));
+        }
     }
     // An open breaker refuses before a token is spent, and before anything waits.
     if let Some((breakers, shadow)) = layers.breaker {

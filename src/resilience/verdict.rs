@@ -93,6 +93,22 @@ impl Verdict {
     }
 }
 
+/// Stands beside the verdict on an answer: with its bucket all others of the credential at this host pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WholeHost;
+
+impl WholeHost {
+    /// Whether it stands on an answer.
+    pub fn is_on<B>(response: &Response<B>) -> bool {
+        response.extensions().get::<Self>().is_some()
+    }
+
+    /// Puts it on an answer.
+    pub fn note<B>(self, response: &mut Response<B>) {
+        response.extensions_mut().insert(self);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

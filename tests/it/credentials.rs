@@ -216,3 +216,37 @@ async fn an_endpoint_that_fails_fails_its_provider_alone_and_repeats_no_secret()
         assert_without(&[SECRET], "an answer, the status, the metrics or the log", &sink);
     }
 }
+
+/// With a credential and without, in every spelling in which a server may read the name; the rest stays byte for byte.
+#[tokio::test]
+async fn parameters_that_the_policy_removes_are_not_sent() {
+    let origin = HttpOrigin::start(None).await;
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::write(dir.path().join("secret"), SECRET).unwrap();
+    let provider = |name: &str, credential: &str| {
+        format!(
+            "  {name}:\n    hosts: [{name}.x.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n    credential: {credential}\n    query: {{ remove: [app_key, key] }}\n    routes: [{{ match: {{ path: \"/own/**\" }}, query: {{ remove: [other] }} }}]\n",
+            origin.address
+        )
+    };
+    let policy = format!(
+        "providers:\n{}{}",
+        provider("none", "none"),
+        provider("query", "{ query: { name: key, value: \"file:{dir}/secret\" } }")
+    );
+    let proxy = Proxy::start_in(dir, &policy).await;
+    let brought = format!("key={SECRET}");
+    for (path, expected) in [
+        ("/none/x?a=1&app_key=d&b=%2f&key=d", "/x?a=1&b=%2f".to_owned()),
+        ("/none/x?APP_KEY=d&%61pp.key=d&app_key[]=d&app%5Fkey%00=d;app-key=d", "/x".to_owned()),
+        ("/none/x?app_keys=1&my_app_key=2", "/x?app_keys=1&my_app_key=2".to_owned()),
+        ("/none/own/x?other=d&app_key=1", "/own/x?app_key=1".to_owned()),
+        // The credential is brought after the app's is taken out.
+        ("/query/x?app_key=d&Key=d&c", format!("/x?c&{brought}")),
+        ("/query/own/x?key=d&other=d", format!("/own/x?{brought}")),
+    ] {
+        let got = local_get(&proxy, path).await;
+        let seen = origin.requests().pop().unwrap();
+        assert_eq!((got.status, seen.uri.to_string()), (200, expected), "{path}");
+    }
+}

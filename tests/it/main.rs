@@ -20,6 +20,7 @@ mod keys;
 mod leak;
 mod local;
 mod never_twice;
+mod own_ca;
 mod policy;
 mod presets;
 mod process;

@@ -162,6 +162,9 @@ fn explain_says_what_a_preset_gives() {
         ("stripe", &["POST", "https://api.stripe.com/v1/charges"][..]),
         ("stripe-files", &["GET", "https://files.stripe.com/v1/files/f_1"]),
         ("zendesk", &["GET", "https://acme.zendesk.com/api/v2/tickets"]),
+        ("datadog", &["GET", "https://api.datadoghq.com/api/v1/query"]),
+        ("datadog-events", &["POST", "https://api.datadoghq.com/api/v1/events"]),
+        ("datadog-json", &["--json", "POST", "https://api.datadoghq.com/api/v1/events"]),
     ] {
         let (text, code) = outgate(&[&["explain", "-c", policy][..], arguments].concat());
         assert_eq!(code, 0, "{text}");

@@ -181,6 +181,46 @@ async fn a_refresh_token_on_its_way_is_not_lost_when_the_process_is_told_to_end(
     assert_eq!((get(&program).await, identity.asked(), identity.reused()), (200, 3, 0));
 }
 
+/// From the begin of the drain on: whoever ends the process may not leave it the time to keep what such a request brings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_refresh_token_is_used_once_the_end_has_begun() {
+    let identity = Identity::start([3600, 3600]).await;
+    let (arrived, go) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
+    let (count, wait) = (arrived.clone(), go.clone());
+    // An API that refuses the token, when it is told to.
+    let script: Script = Arc::new(move |mut stream: Box<dyn Stream>, _| {
+        let (count, wait) = (count.clone(), wait.clone());
+        Box::pin(async move {
+            while read_request(&mut stream).await.is_some() {
+                count.fetch_add(1, Ordering::SeqCst);
+                wait.acquire().await.unwrap().forget();
+                let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        })
+    });
+    let api = RawOrigin::start(None, script).await;
+    let dir = tempfile::tempdir().unwrap();
+    let policy = identity
+        .policy(api.address, &seed(dir.path()), "{ file: \"{dir}/grant\" }")
+        .replace("drain: 300ms", "drain: 20s");
+    let mut program = Program::start(dir.path(), &policy, "info", &[]);
+    let mut waiting = Raw::connect(program.listener).await;
+    waiting.send(format!("GET /api/x HTTP/1.1\r\nHost: {}\r\n\r\n", program.listener)).await;
+    until("it is with the API", || arrived.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(identity.asked(), 1);
+    program.signal("TERM");
+    until("it drains", || program.stderr().contains("draining")).await;
+    // Another token would be got for it now, and the drain has time enough.
+    go.add_permits(8);
+    let got = waiting.answer().await;
+    assert!([401, 503].contains(&got.status), "{got:?}");
+    assert!(ended_with(program.wait(Duration::from_secs(10)), 0), "{}", program.stderr());
+    assert_eq!((identity.asked(), identity.reused()), (1, 0), "{}", program.stderr());
+}
+
 /// 500 requests at once over four processes whose token has ended.
 async fn storm(store: &str, environment: &[(&str, &str)], directory: &Path) {
     let _machine = crate::support::the_machine().await;

@@ -24,10 +24,16 @@ pub struct Config {
 impl Config {
     /// The part of this parameter, or what is wrong with it.
     pub fn part(&self) -> Result<Part, String> {
-        if self.name.is_empty() || self.name.bytes().any(|byte| byte.is_ascii_control()) {
+        if !is_parameter(&self.name) {
             return Err("not a parameter name".to_owned());
         }
         let form = Form::Text { before: String::new(), secret: self.value.clone(), after: String::new() };
         Ok(Part { location: Location::Query(self.name.clone()), form })
     }
+}
+
+/// Whether a parameter may be called so.
+#[must_use]
+pub fn is_parameter(name: &str) -> bool {
+    !name.is_empty() && !name.bytes().any(|byte| byte.is_ascii_control())
 }

@@ -1,6 +1,7 @@
 //! The resilience layers of a route: what was typed, with every mistake told at its place, and whose traffic each counts.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 use super::{Compiler, nearest};
 use crate::policy::decode::salvage;
@@ -13,9 +14,12 @@ use crate::resilience::circuit_breaker::Fallback;
 use crate::resilience::key::Per;
 use crate::resilience::mistake::{Mistake, Mistakes, Step};
 use crate::resilience::quota::QuotaConfig;
-use crate::resilience::rate_limit::{LimitSettings, Scope};
+use crate::resilience::rate_limit::{LimitSettings, Scope, Unit};
 use crate::resilience::responses;
 use crate::resilience::retry::{RetryConfig, RetrySettings};
+
+/// The highest cost of a request.
+const MOST_COST: u32 = 1_000_000;
 
 /// What of a route is its own, and what it has from its provider.
 #[derive(Clone, Copy)]
@@ -86,6 +90,7 @@ impl Compiler<'_> {
         let responses = self.told(at, "responses", |mistakes| responses::config::compile(rows, mistakes));
         let layers = LayerSettings {
             limits: self.limits(config, at),
+            cost: NonZeroU32::new(config.cost.unwrap_or(1)).unwrap_or(NonZeroU32::MIN),
             concurrency: concurrency.map(|settings| Owned { owner: written.owner("concurrency"), settings }),
             quota,
             responses,
@@ -95,7 +100,7 @@ impl Compiler<'_> {
             cache: cache.map(|settings| Owned { owner: written.owner("cache"), settings }),
             shadow: config.mode.unwrap_or_default().is_shadow(),
         };
-        self.check_together(&layers, at);
+        self.check_together(&layers, config, at);
         layers
     }
 
@@ -196,7 +201,8 @@ impl Compiler<'_> {
     }
 
     /// What one layer's settings alone cannot tell.
-    fn check_together(&mut self, layers: &LayerSettings, at: At<'_>) {
+    fn check_together(&mut self, layers: &LayerSettings, config: &ProviderConfig, at: At<'_>) {
+        self.told(at, "cost", |mistakes| check_cost(layers, config.cost, mistakes));
         let stale =
             layers.breaker.as_ref().is_some_and(|breaker| breaker.settings.fallback == Fallback::Stale);
         let kept = layers.cache.as_ref().is_some_and(|cache| cache.settings.stale_if_error.is_some());
@@ -209,6 +215,23 @@ impl Compiler<'_> {
                 );
             });
         }
+    }
+}
+
+/// A request that costs more than may go at once would never go.
+fn check_cost(layers: &LayerSettings, cost: Option<u32>, mistakes: &mut Mistakes) {
+    let Some(cost) = cost else { return };
+    if !(1..=MOST_COST).contains(&cost) {
+        mistakes.hint("", "not a cost", format!("1 to {MOST_COST}"));
+        return;
+    }
+    let counting = layers.limits.iter().map(|limit| &limit.settings).filter(|limit| limit.unit == Unit::Cost);
+    for limit in counting.filter(|limit| limit.burst < cost && !limit.mode.is_shadow()) {
+        let message = format!(
+            "a request that costs {cost} could never go: the limit `{}` lets {} go at once",
+            limit.name, limit.burst
+        );
+        mistakes.hint("", message, format!("`burst: {cost}` or more at that limit"));
     }
 }
 

@@ -14,15 +14,18 @@ impl Preset {
         texts.flat_map(|text| self.hosts_of(text)).collect()
     }
 
-    /// A parameter that stands for a list of hosts is written out for its usual value.
+    /// A parameter that stands for a list of hosts is written out: for its usual value, or for none and for any.
     fn hosts_of(&self, text: &str) -> Vec<String> {
-        let parameter = super::fill::whole(text).and_then(|name| self.header.parameters.get(name));
-        let usual = parameter.and_then(|parameter| parameter.values.get(parameter.default.as_ref()?));
-        match usual {
-            Some(Meaning::One(host)) => vec![host.clone()],
-            Some(Meaning::Many(hosts)) => hosts.clone(),
-            None => vec![text.to_owned()],
-        }
+        let Some(parameter) = super::fill::whole(text).and_then(|name| self.header.parameters.get(name))
+        else {
+            return vec![text.to_owned()];
+        };
+        let usual = parameter.default.as_ref().and_then(|word| parameter.values.get(word));
+        let hosts: Vec<String> = match usual {
+            Some(usual) => texts(usual),
+            None => [&parameter.absent, &parameter.is].into_iter().flatten().flat_map(texts).collect(),
+        };
+        if hosts.is_empty() { vec![text.to_owned()] } else { hosts }
     }
 
     /// How its parameters are written, each with what it is.
@@ -41,6 +44,13 @@ impl Preset {
                 (format!("{name}: {value}{note}"), parameter.description.clone())
             })
             .collect()
+    }
+}
+
+fn texts(meaning: &Meaning) -> Vec<String> {
+    match meaning {
+        Meaning::One(text) => vec![text.clone()],
+        Meaning::Many(texts) => texts.clone(),
     }
 }
 

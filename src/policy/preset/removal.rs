@@ -1,14 +1,14 @@
 //! What an app sends elsewhere than where the credential goes.
 //!
-//! A preset's `headers.remove` names the fields where an SDK may put its key. They go wherever outgate brings a credential: on
-//! the provider, and on a route with one of its own. Without a credential of outgate's, and with a placeholder, the app's key is
-//! the one that counts, and stays. A policy's own `headers.remove` adds to the preset's.
+//! A preset's `headers.remove` and `query.remove` name the fields and the parameters where an SDK may put its key. They go
+//! wherever outgate brings a credential: on the provider, and on a route with one of its own. Without a credential of
+//! outgate's, and with a placeholder, the app's key is the one that counts, and stays. A policy's own lists add to the preset's.
 
 use crate::policy::tree::{Entry, Node, Value};
 
-/// The fields that a preset removes, and whether they go on the provider.
+/// What a preset removes, section by section, and whether it goes on the provider.
 pub(super) struct Removal {
-    fields: Vec<Node>,
+    sections: [(&'static str, Vec<Node>); 2],
     brings: bool,
 }
 
@@ -16,26 +16,40 @@ impl Removal {
     /// Of a preset's keys and what the policy writes of the provider.
     pub(super) fn of(base: &Node, provider: &Node) -> Self {
         let brings = provider.get(CREDENTIAL).is_some_and(is_brought);
-        Self { fields: removed(base).unwrap_or_default().to_vec(), brings }
+        let sections = SECTIONS.map(|section| (section, removed(base, section).unwrap_or_default().to_vec()));
+        Self { sections, brings }
     }
 
-    /// Leaves the preset's fields alone, where the provider has no credential.
+    /// Leaves the preset's lists alone, where the provider has no credential.
     pub(super) fn in_base(&self, base: &mut Node) {
         let Value::Mapping(keys) = &mut base.value else { return };
-        for entry in keys.iter_mut().filter(|entry| entry.key == HEADERS && !self.brings) {
+        for entry in keys.iter_mut().filter(|entry| SECTIONS.contains(&&*entry.key) && !self.brings) {
             if let Value::Mapping(edits) = &mut entry.value.value {
                 edits.retain(|edit| edit.key != REMOVE);
             }
         }
     }
 
-    /// What the policy writes, with the preset's fields where its own lists would take their place, and where a route differs
-    /// from its provider.
+    /// What the policy writes, with the preset's lists where its own would take their place, and where a route differs from
+    /// its provider.
     pub(super) fn in_own(&self, provider: &Node) -> Node {
-        if self.fields.is_empty() {
-            return provider.clone();
-        }
-        let own = removed(provider);
+        let sections = self.sections.iter().filter(|(_, names)| !names.is_empty());
+        sections.fold(provider.clone(), |node, (section, names)| {
+            Listed { section, names, brings: self.brings }.in_own(&node)
+        })
+    }
+}
+
+/// The preset's list of one section.
+struct Listed<'a> {
+    section: &'a str,
+    names: &'a [Node],
+    brings: bool,
+}
+
+impl Listed<'_> {
+    fn in_own(&self, provider: &Node) -> Node {
+        let own = removed(provider, self.section);
         let mut node = match own {
             Some(own) if self.brings => self.with(provider, own, true),
             _ => provider.clone(),
@@ -45,35 +59,36 @@ impl Removal {
         let Value::Sequence(routes) = &mut routes.value.value else { return node };
         for route in routes {
             let brings = route.get(CREDENTIAL).map_or(self.brings, is_brought);
-            if brings != self.brings || removed(route).is_some() {
-                let list = removed(route).or(own).unwrap_or_default().to_vec();
+            let written = removed(route, self.section);
+            if brings != self.brings || written.is_some() {
+                let list = written.or(own).unwrap_or_default().to_vec();
                 *route = self.with(route, &list, brings);
             }
         }
         node
     }
 
-    /// The node with a list of its own: what the policy writes, and the preset's fields where a credential is brought.
+    /// The node with a list of its own: what the policy writes, and the preset's names where a credential is brought.
     fn with(&self, node: &Node, own: &[Node], brings: bool) -> Node {
-        let more = self.fields.iter().filter(|field| brings && !own.iter().any(|one| same(one, field)));
+        let more = self.names.iter().filter(|name| brings && !own.iter().any(|one| same(one, name)));
         let list = Value::Sequence(own.iter().chain(more).cloned().collect());
-        put(node, HEADERS, |headers| {
+        put(node, self.section, |section| {
             let empty = Node { value: Value::Mapping(Vec::new()), place: node.place };
-            let headers = headers.cloned().unwrap_or(empty);
+            let section = section.cloned().unwrap_or(empty);
             // `headers: off` stays what it is, and a mistake is told when the whole is decoded.
-            if !matches!(headers.value, Value::Mapping(_)) {
-                return headers;
+            if !matches!(section.value, Value::Mapping(_)) {
+                return section;
             }
-            put(&headers, REMOVE, |old| Node {
+            put(&section, REMOVE, |old| Node {
                 value: list.clone(),
-                place: old.map_or(headers.place, |old| old.place),
+                place: old.map_or(section.place, |old| old.place),
             })
         })
     }
 }
 
 const CREDENTIAL: &str = "credential";
-const HEADERS: &str = "headers";
+const SECTIONS: [&str; 2] = ["headers", "query"];
 const REMOVE: &str = "remove";
 const ROUTES: &str = "routes";
 
@@ -82,15 +97,15 @@ fn is_brought(credential: &Node) -> bool {
     credential.as_str() != Some("none") && credential.get("placeholder").is_none()
 }
 
-/// The list under `headers.remove`.
-fn removed(node: &Node) -> Option<&[Node]> {
-    match &node.get(HEADERS)?.get(REMOVE)?.value {
+/// The list under `remove` of a section.
+fn removed<'a>(node: &'a Node, section: &str) -> Option<&'a [Node]> {
+    match &node.get(section)?.get(REMOVE)?.value {
         Value::Sequence(list) => Some(list),
         _ => None,
     }
 }
 
-/// Whether two names are of one field.
+/// Whether two names are of one field or parameter.
 fn same(a: &Node, b: &Node) -> bool {
     a.as_str().zip(b.as_str()).is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
 }

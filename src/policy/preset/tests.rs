@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use super::fill::Filling;
 use super::header::{Confidence, Parameter};
 use super::*;
 use crate::credential::CredentialConfig;
@@ -144,8 +145,10 @@ fn presets_routes_count_nothing_that_others_count() {
         {
             assert!(preset.base.get(key).is_none(), "{name} says `{key}`");
         }
+        let nothing = preset.header.parameters.keys().map(|name| (name.clone(), Filling::Nothing)).collect();
         for node in &preset.routes {
-            let route: RouteConfig = decode(node, &PolicyPath::root(), &mut Diagnostics::new()).unwrap();
+            let node = fill::fill(node, &nothing).unwrap();
+            let route: RouteConfig = decode(&node, &PolicyPath::root(), &mut Diagnostics::new()).unwrap();
             assert!(route.credential.is_none() && route.name.is_some(), "{name}");
             assert!(route.breaker.is_none() && route.cache.is_none() && route.mode.is_none(), "{name}");
         }
@@ -283,6 +286,8 @@ fn what_a_policy_writes_wins_key_by_key() {
 fn the_clients_own_paths_go_by_their_routes() {
     for (preset, method, path, route) in [
         ("stripe", "POST", "/v1/files", "files"),
+        ("stripe", "GET", "/v1/customers/search", "search"),
+        ("onesignal", "POST", "/notifications", "notifications"),
         ("github", "POST", "/repos/o/r/releases/1/assets", "uploads"),
         ("sentry", "POST", "/api/1/envelope/", "ingest"),
         ("posthog", "POST", "/api/projects/1/query/", "queries"),
@@ -295,7 +300,9 @@ fn the_clients_own_paths_go_by_their_routes() {
         ("zendesk", "POST", "/api/v2/tickets.json", "tickets-json"),
         ("zendesk", "POST", "/api/v2/uploads.json", "uploads-json"),
         ("salesforce", "PUT", "/services/data/v59.0/jobs/ingest/750/batches", "bulk"),
-        ("gmail", "POST", "/upload/gmail/v1/users/me/messages/send", "uploads"),
+        ("gmail", "POST", "/gmail/v1/users/me/messages/send", "send"),
+        ("gmail", "POST", "/upload/gmail/v1/users/me/messages/send", "send-upload"),
+        ("gmail", "PUT", "/upload/gmail/v1/users/me/drafts/r1", "uploads"),
         ("cloudinary", "POST", "/v1_1/demo/image/upload", "uploads"),
         ("segment", "POST", "/v1/batch", "batch"),
         ("mixpanel", "POST", "/import", "import"),
@@ -312,7 +319,7 @@ fn the_clients_own_paths_go_by_their_routes() {
         let chosen = policy.route(0, &method, path).unwrap();
         assert_eq!(&*chosen.settings.name, format!("preset:{route}"), "{preset} {method} {path}");
         if let Some(rest) =
-            ["files", "uploads", "attachments", "bulk"].iter().find(|name| route.starts_with(**name))
+            ["files", "upload", "attachments", "bulk"].iter().find(|name| route.contains(**name))
         {
             let deadline = chosen.settings.settings.timeouts.deadline.as_secs();
             assert!(deadline >= 600, "{preset}: {rest} end after {deadline} s");
@@ -341,6 +348,64 @@ fn what_the_app_sends_elsewhere_goes_where_outgate_brings_a_credential() {
         "    credential: { placeholder: { token: sk-ant-the-apps-own, value: env:K, in: [header] } }\n";
     for keys in ["", "    credential: none\n", placeholder] {
         assert!(removed(keys).is_empty(), "{keys}");
+    }
+}
+
+/// Parameters go as fields do, on the provider and on its routes.
+#[test]
+fn a_key_in_the_query_goes_where_outgate_brings_a_credential() {
+    let removed = |keys: &str| {
+        let policy = format!("version: 1\nproviders:\n  d:\n    preset: datadog\n{keys}");
+        let provider = compiled(&policy).unwrap().providers.remove(0);
+        let names = |route: &crate::policy::compiled::Route| {
+            let names = route.settings.query.iter().map(|location| match location {
+                crate::credential::Location::Query(name) => name.clone(),
+                crate::credential::Location::Header(name) => panic!("{name}"),
+            });
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let routes = &provider.routes;
+        (names(routes.first().unwrap()), names(routes.last().unwrap()))
+    };
+    let pair = |route: &str, provider: &str| (route.to_owned(), provider.to_owned());
+    let route = |keys: &str| format!("    routes: [{{ match: {{ path: /x }}, {keys} }}]\n");
+    let with = "    credential: { api_key: env:K }\n";
+    let both = "api_key application_key";
+    assert_eq!(removed(with), pair(both, both));
+    assert_eq!(removed("    credential: none\n"), pair("", ""));
+    let own = "    query: { remove: [own, API_KEY] }\n";
+    assert_eq!(
+        removed(&format!("{with}{own}")),
+        pair("own API_KEY application_key", "own API_KEY application_key")
+    );
+    assert_eq!(removed(&format!("{with}{}", route("credential: none"))), pair("", both));
+    assert_eq!(
+        removed(&format!("    credential: none\n{}", route("credential: { api_key: env:K }"))),
+        pair(both, "")
+    );
+    assert_eq!(
+        removed(&format!("{with}{}", route("query: { remove: [more] }"))),
+        pair(&format!("more {both}"), both)
+    );
+}
+
+/// A stream has no end of its own: a `total` for everybody is not for it, one for the provider is.
+#[test]
+fn a_total_of_the_defaults_ends_no_stream() {
+    for (preset, with) in [
+        ("openai", ""),
+        ("anthropic", ""),
+        ("google-gemini", ""),
+        ("azure-openai", "with: { resource: acme }, "),
+    ] {
+        let total = |keys: &str| {
+            let policy = format!(
+                "version: 1\ndefaults: {{ timeouts: {{ total: 1m }} }}\nproviders: {{ p: {{ preset: {preset}, {with}credential: none{keys} }} }}"
+            );
+            compiled(&policy).unwrap().providers[0].routes.last().unwrap().settings.timeouts.total
+        };
+        assert_eq!(total(""), None, "{preset}");
+        assert_eq!(total(", timeouts: { total: 5m }"), Some(std::time::Duration::from_secs(300)), "{preset}");
     }
 }
 

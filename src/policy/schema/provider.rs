@@ -37,6 +37,8 @@ pub struct ProviderConfig {
     pub hosts: Option<Vec<String>>,
     /// Changes of request headers.
     pub headers: Option<HeadersConfig>,
+    /// Changes of a request's query.
+    pub query: Option<QueryEditsConfig>,
     /// How it is reached.
     pub upstream: Option<UpstreamConfig>,
     /// The doors by which its hosts are found. Default: all of `forward`, `connect`, `local`.
@@ -62,6 +64,8 @@ pub struct ProviderConfig {
     pub timeouts: Option<TimeoutsConfig>,
     /// Rate limits; all of them must admit. Default: none.
     pub limits: Option<Switch<LimitsConfig>>,
+    /// What one request takes of the limits that count cost (`unit: cost`): 1 to 1000000. Default: 1.
+    pub cost: Option<u32>,
     /// How many requests run at a time. Default: any number.
     pub concurrency: Option<Switch<ConcurrencyConfig>>,
     /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.
@@ -153,13 +157,28 @@ pub enum Intercept {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantConfig {
-    /// The request header that names the tenant; it is taken out before the provider sees the request. Required.
+    /// What names the tenant: a `header` of the request, or the `token` that the client sends to the listener
+    /// (`listeners.auth.tenants`), which proves it. Default: `header`.
+    pub from: Option<TenantFromConfig>,
+    /// The request header that names the tenant; it is taken out before the provider sees the request. Required with
+    /// `from: header`.
     pub header: Option<String>,
-    /// Whether a request without it is refused (400). `{tenant}` in a secret reference needs `true`. Default: false.
+    /// Whether a request that names none is refused (400; with `from: token` 403). `{tenant}` in a secret reference needs `true`. Default: false.
     pub required: Option<bool>,
     /// What a tenant's name looks like, as a whole; any other is refused (400). Characters, classes (`[a-z0-9]`), and how often
     /// (`{16}`, `{1,64}`, `?`, `+`, `*`), at most 128 in all; never `.` or what holds `..`. Default: `[A-Za-z0-9._-]{1,128}`.
     pub pattern: Option<String>,
+}
+
+/// What names the tenant of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TenantFromConfig {
+    /// A header of the request.
+    #[default]
+    Header,
+    /// The token that the client sends to the listener.
+    Token,
 }
 
 /// How paths are judged.
@@ -182,6 +201,14 @@ pub struct HeadersConfig {
     /// Written only where the app sent none.
     pub default: Option<BTreeMap<String, String>>,
     /// Removed.
+    pub remove: Option<Vec<String>>,
+}
+
+/// Changes of a request's query.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryEditsConfig {
+    /// Parameters that are taken out, by name, in every spelling in which a server may read it; the rest stays byte for byte.
     pub remove: Option<Vec<String>>,
 }
 
@@ -244,6 +271,8 @@ pub struct RouteConfig {
     pub deny: Option<String>,
     /// Changes of request headers.
     pub headers: Option<HeadersConfig>,
+    /// Changes of a request's query.
+    pub query: Option<QueryEditsConfig>,
     /// Largest request body.
     pub max_body: Option<ByteSize>,
     /// What is injected.
@@ -256,6 +285,8 @@ pub struct RouteConfig {
     pub timeouts: Option<TimeoutsConfig>,
     /// Rate limits; all of them must admit. Default: none.
     pub limits: Option<Switch<LimitsConfig>>,
+    /// What one request takes of the limits that count cost (`unit: cost`): 1 to 1000000. Default: 1.
+    pub cost: Option<u32>,
     /// How many requests run at a time. Default: any number.
     pub concurrency: Option<Switch<ConcurrencyConfig>>,
     /// What is learned from answers, and kept before the provider has to say 429. Default: on, with the values shown.

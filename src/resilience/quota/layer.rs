@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, HeaderName, Response};
 use tokio::time::Instant;
 use tower::Service;
@@ -17,16 +16,18 @@ use super::fields;
 use super::key_state::{Answer, Pass};
 use super::state::{Quota, count};
 use crate::message::body::Body;
-use crate::message::failure::{Failure, Fault, Progress};
+use crate::message::failure::{Failure, Progress};
 use crate::message::request::{EgressRequest, Exchange, Leave};
 use crate::message::target::Host;
 use crate::resilience::key::{Key, KeySource};
-use crate::resilience::verdict::Verdict;
+use crate::resilience::verdict::{Verdict, WholeHost};
 use crate::resilience::{Inner, Pending};
 
 /// How often a request may be called back while it waits for a limit or a permit; after that it goes on, so that one without
 /// a deadline does not go round for ever.
 const MOST_RECALLS: u32 = 16;
+/// How long all buckets pause where the answer does not say; then one request asks, and the rest follow when it is answered.
+const UNTOLD: Duration = Duration::from_secs(10);
 
 /// Keeps the learned quota around one route.
 #[derive(Clone)]
@@ -41,8 +42,10 @@ struct Route {
     settings: QuotaSettings,
     source: KeySource,
     shadow: Option<Arc<str>>,
-    /// [`Recheck`] stands further in.
+    /// [`Recheck`](super::Recheck) stands further in.
     rechecked: bool,
+    /// Around all buckets of the host: holds them while an answer to one of them says so, and learns nothing else.
+    wide: bool,
     /// The key of the last request: nearly always that of the next one too.
     recent: ArcSwapOption<Recent>,
 }
@@ -56,7 +59,7 @@ struct Recent {
 
 impl<S> QuotaLayer<S> {
     /// Keeps `quota` around `inner`. `shadow`: the label under which what would be held is counted and passes. `rechecked`:
-    /// requests may wait further in, and [`Recheck`] stands behind those waits.
+    /// requests may wait further in, and [`Recheck`](super::Recheck) stands behind those waits.
     pub fn new(
         inner: S,
         quota: Arc<Quota>,
@@ -73,9 +76,31 @@ impl<S> QuotaLayer<S> {
                 source,
                 shadow,
                 rechecked,
+                wide: false,
                 recent: ArcSwapOption::empty(),
             }),
         }
+    }
+
+    /// Holds all buckets of a host while an answer to one of them says so ([`WholeHost`]). Stands around the layer that keeps the
+    /// buckets, where there is more than one; what waits further in already is not called back for the sake of another bucket.
+    pub fn wide(
+        inner: S,
+        quota: Arc<Quota>,
+        settings: QuotaSettings,
+        source: KeySource,
+        shadow: Option<Arc<str>>,
+    ) -> Self {
+        let route = Route {
+            quota,
+            settings,
+            source,
+            shadow,
+            rechecked: false,
+            wide: true,
+            recent: ArcSwapOption::empty(),
+        };
+        Self { inner, route: Arc::new(route) }
     }
 }
 
@@ -131,37 +156,6 @@ async fn run(
     }
 }
 
-/// Stands behind the waits for limits and permits: what queued there before the provider throttled, or before it told that
-/// nothing is left, goes back to wait for its quota, and what it had taken meanwhile is given back.
-#[derive(Clone)]
-pub struct Recheck<S> {
-    inner: S,
-}
-
-impl<S> Recheck<S> {
-    /// Puts the second look around `inner`.
-    pub fn new(inner: S) -> Self {
-        Self { inner }
-    }
-}
-
-impl<S: Inner> Service<EgressRequest> for Recheck<S> {
-    type Response = Response<Body>;
-    type Error = Failure;
-    type Future = Either<Ready<Result<Response<Body>, Failure>>, S::Future>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: EgressRequest) -> Self::Future {
-        if request.leave.as_ref().is_none_or(Leave::holds) {
-            return Either::Right(self.inner.call(request));
-        }
-        Either::Left(ready(Err(Failure::not_sent(Fault::QuotaHeld).handing_back(request))))
-    }
-}
-
 /// The method and the first three segments of the path: as deep as APIs name what they count.
 fn beginning(request: &EgressRequest) -> String {
     let segments = request.path_and_query.path().split('/').skip(1).take(3);
@@ -173,6 +167,9 @@ impl Route {
     fn entry_of(&self, request: &EgressRequest, now: Instant) -> (Arc<Entry>, Option<Named>) {
         let [credential, tenant] = self.source.credential_names(request);
         let host = request.target.host.as_str();
+        if self.wide {
+            return (self.entry_of_route(request, [credential, tenant, host, "all", "buckets"], now), None);
+        }
         match &self.settings.bucket {
             Bucket::Host => (self.entry_of_route(request, [credential, tenant, host, "host", ""], now), None),
             Bucket::Route => {
@@ -339,6 +336,17 @@ impl Ticket {
     fn answered(&mut self, answer: &Response<Body>) {
         let route = self.route.clone();
         let settings = &route.settings;
+        if route.wide {
+            let pause = WholeHost::is_on(answer).then(|| Verdict::of(answer).wait.unwrap_or(UNTOLD));
+            if let Some(pass) = self.pass.take() {
+                route.quota.answered_for_all(
+                    &self.entry,
+                    pass,
+                    pause.map(|pause| pause.min(settings.max_hold)),
+                );
+            }
+            return;
+        }
         let learned = Answer {
             verdict: Verdict::of(answer),
             readings: fields::read(&settings.fields, answer.headers(), settings.max_hold),

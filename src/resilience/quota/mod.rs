@@ -24,10 +24,14 @@
 //! | `buckets` | which bucket a request falls in, where they have names |
 //! | `look` | the name of a bucket, looked for in the body of a request |
 //! | `layer` | the layer |
+//! | `recheck` | the second look, behind the waits for limits and permits |
 //!
 //! **A key** is the credential, the tenant, the host, and the route, the path's beginning, or the bucket that the provider
 //! or the request names. Ports of one host
 //! share a quota.
+//!
+//! **All buckets** of a host pause together where a row of `responses` says so (`pauses: host`): a second layer stands around the one
+//! that keeps the buckets ([`QuotaLayer::wide`]).
 //!
 //! **Its place** is around the rate limits: a held request has taken no token yet, and a hold that ends lets requests go on
 //! to the limit, which has the last word on their pace. The other way round tokens would be spent long before their
@@ -55,11 +59,13 @@ mod layer;
 mod learned_rate;
 mod look;
 mod meter;
+mod recheck;
 mod state;
 
 pub use config::{QuotaConfig, QuotaSettings};
-pub use layer::{QuotaLayer, Recheck};
+pub use layer::QuotaLayer;
 pub use look::NameBucket;
+pub use recheck::Recheck;
 pub use state::{KeyStatus, MOST_KEYS, MeterStatus, OnThrottle, Quota, QuotaStatus};
 
 #[cfg(test)]

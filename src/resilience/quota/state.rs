@@ -17,9 +17,10 @@ use tokio::time::Instant;
 use super::buckets::Buckets;
 use super::config::ReserveConfig;
 use super::entry::{Entry, Names};
+use super::fields::Readings;
 use super::key_state::{Answer, Pass};
 use crate::resilience::key::{ByHash, Key};
-use crate::resilience::verdict::Class;
+use crate::resilience::verdict::{Class, Verdict};
 
 /// Keys of one provider.
 pub const MOST_KEYS: usize = 65_536;
@@ -239,10 +240,31 @@ impl Quota {
             count(&self.counters.throttled, 1);
         }
         if let Some(pause) = learned.paused {
-            let told = self.on_throttle.read().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(told) = told {
-                told(&self.stable_name(&entry.names), pause);
+            self.tell(entry, pause);
+        }
+    }
+
+    /// The answer to a request that was let through here says that all buckets pause, or nothing of that.
+    pub(super) fn answered_for_all(&self, entry: &Entry, pass: Pass, pause: Option<Duration>) {
+        let now = Instant::now();
+        if let Some(pause) = pause {
+            let known = entry.look(|state, _| state.paused_for(now).is_some());
+            // Before the answer counts as one: who waits would go on with it.
+            entry.pause(now, pause);
+            if !known {
+                self.tell(entry, pause);
             }
+        }
+        let answer =
+            Answer { verdict: Verdict::SUCCESS, readings: Readings::default(), max_hold: Duration::ZERO };
+        entry.answered(now, pass, &answer, ReserveConfig::Count(0));
+    }
+
+    /// Tells the other instances of a pause.
+    fn tell(&self, entry: &Entry, pause: Duration) {
+        let told = self.on_throttle.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(told) = told {
+            told(&self.stable_name(&entry.names), pause);
         }
     }
 

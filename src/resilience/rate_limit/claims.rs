@@ -7,6 +7,7 @@
 //! Lines are joined in an order that is the same for all requests, so none waits for another in a circle; narrow limits (per
 //! tenant, credential, route) come first, so one tenant that waits for its own limit does not hold up the others.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub(super) struct Limits {
     /// The first so many are enforced; the rest is tried out.
     enforced: usize,
     source: KeySource,
+    cost: NonZeroU32,
 }
 
 impl Limits {
@@ -42,7 +44,12 @@ impl Limits {
         let tried = |limit: &Limiter| shadow || limit.settings().mode.is_shadow();
         all.sort_by_key(|limit| (tried(limit), limit.rank()));
         let enforced = all.iter().filter(|limit| !tried(limit)).count();
-        Self { all, enforced, source }
+        Self { all, enforced, source, cost: NonZeroU32::MIN }
+    }
+
+    /// The same, of a route whose requests cost so much.
+    pub fn costing(self, cost: NonZeroU32) -> Self {
+        Self { cost, ..self }
     }
 }
 
@@ -67,7 +74,7 @@ impl Claims {
     /// Claims that hold nothing yet; `None` where there is no limit.
     pub fn new(limits: &Arc<Limits>, request: &EgressRequest) -> Option<Self> {
         let mut claims = limits.all.iter().map(|limit| Claim {
-            who: limit.who(&limits.source, request),
+            who: limit.who(&limits.source, request, limits.cost),
             place: None,
             taken: None,
             waited: false,

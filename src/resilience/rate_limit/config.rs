@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::pace::MAX_DEBT;
-use super::settings::{LimitSettings, OnExcess, Scope};
+use super::settings::{LimitSettings, OnExcess, Scope, Unit};
 use crate::message::quantity::{Rate, TimeSpan};
 use crate::resilience::key::Per;
 use crate::resilience::mistake::Mistakes;
@@ -40,6 +40,9 @@ pub struct LimitConfig {
     pub rate: Option<Rate>,
     /// How many may go at once; tokens come back at `rate - burst + 1` per window. Default: a tenth of the rate, at least 1.
     pub burst: Option<u32>,
+    /// What it counts: `requests`, or `cost`, of which a request takes what its route says (`cost: 100`; quota units, points).
+    /// `cost` wants `scope: pod`. Default: `requests`.
+    pub unit: Option<Unit>,
     /// What is counted apart: `provider` (all together), `credential`, `tenant` or `route`. Default: `provider`.
     pub per: Option<Per>,
     /// Whether each pod has the rate for itself (`pod`), or all pods share it (`fleet`, which needs `fleet:`). Default: `pod`.
@@ -70,7 +73,7 @@ impl LimitsConfig {
                 wrong.at(key, "another limit of this list has the same name", "a name of its own");
             }
             let Some(limit) = limit.as_ref().filter(|limit| !limit.mode.is_shadow()) else { continue };
-            if let Some(first) = rates.insert((limit.rate, limit.per), &limit.name) {
+            if let Some(first) = rates.insert((limit.rate, limit.unit, limit.per), &limit.name) {
                 let message = format!(
                     "overlaps `{first}`: both count the same by the same rate, so one of them is never reached"
                 );
@@ -89,12 +92,21 @@ impl LimitConfig {
         let burst = self.burst(rate, &mut wrong);
         let max_wait = self.max_wait(&mut wrong);
         let max_queue = self.max_queue(&mut wrong);
+        let (unit, scope) = (self.unit.unwrap_or_default(), self.scope.unwrap_or_default());
+        if (unit, scope) == (Unit::Cost, Scope::Fleet) {
+            wrong.at(
+                "unit",
+                "a limit that all pods share counts requests",
+                "`scope: pod`, or `unit: requests`",
+            );
+        }
         Some(LimitSettings {
+            unit,
             name,
             rate: rate?,
             burst,
             per: self.per.unwrap_or_default(),
-            scope: self.scope.unwrap_or_default(),
+            scope,
             on_excess: self.on_excess.unwrap_or_default(),
             max_wait,
             max_queue,
@@ -218,6 +230,7 @@ mod tests {
             name: "limit-1".into(),
             rate: "100/s".parse().unwrap(),
             burst: 10,
+            unit: Unit::Requests,
             per: Per::Provider,
             scope: Scope::Pod,
             on_excess: OnExcess::Wait,
@@ -257,6 +270,10 @@ mod tests {
             (r#"[{"rate": "10/s", "burst": 0}]"#, "0.burst: a burst of zero"),
             (r#"[{"rate": "10/s", "burst": 11}]"#, "0.burst: the burst is larger than the rate, 10"),
             (r#"[{"rate": "100000/31d", "burst": 100000}]"#, "0.burst: once used"),
+            (
+                r#"[{"rate": "10/s", "unit": "cost", "scope": "fleet"}]"#,
+                "0.unit: a limit that all pods share",
+            ),
             (r#"[{"rate": "10/s", "max_wait": "0s"}]"#, "0.max_wait: nothing can wait"),
             (r#"[{"rate": "10/s", "max_wait": "2h"}]"#, "0.max_wait: nobody"),
             (r#"[{"rate": "10/s", "max_queue": 0}]"#, "0.max_queue: nothing can wait"),
@@ -287,6 +304,7 @@ mod tests {
         for json in [
             r#"[{"rate": "60/m"}, {"rate": "60/s"}]"#,
             r#"[{"rate": "60/m"}, {"rate": "60/m", "per": "tenant"}]"#,
+            r#"[{"rate": "60/m"}, {"rate": "60/m", "unit": "cost"}]"#,
             r#"[{"rate": "60/m"}, {"rate": "60/m", "mode": "shadow", "burst": 1}]"#,
         ] {
             let (_, told) = compile(json);

@@ -1,5 +1,6 @@
 //! The layer: each attempt takes a token of each limit before it goes on, because the provider counts attempts.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -25,7 +26,18 @@ pub struct RateLimit<S> {
 impl<S> RateLimit<S> {
     /// Puts the limits around `inner`; all must admit a request. With `shadow` (the provider's `mode`) none is enforced.
     pub fn new(inner: S, limits: Vec<Arc<Limiter>>, source: KeySource, shadow: bool) -> Self {
-        Self { inner, limits: Arc::new(Limits::new(limits, source, shadow)) }
+        Self::costing(inner, limits, source, shadow, NonZeroU32::MIN)
+    }
+
+    /// The same, of a route whose requests cost so much of the limits that count cost.
+    pub fn costing(
+        inner: S,
+        limits: Vec<Arc<Limiter>>,
+        source: KeySource,
+        shadow: bool,
+        cost: NonZeroU32,
+    ) -> Self {
+        Self { inner, limits: Arc::new(Limits::new(limits, source, shadow).costing(cost)) }
     }
 }
 

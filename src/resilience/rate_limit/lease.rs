@@ -7,6 +7,7 @@
 //!
 //! Uses [`Pace`] beside it and nothing else of this folder. The locks are held for a few instructions, never across an await.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -51,7 +52,7 @@ struct Level {
     given: u64,
 }
 
-/// A token that was taken, as far as is needed to give it back.
+/// What was taken, as far as is needed to give it back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     /// The moment at which this token and all before it would have come back.
@@ -60,6 +61,8 @@ pub(super) struct Taken {
     pub given: u64,
     /// Of which pace it was.
     pub edition: u64,
+    /// How many tokens it is.
+    pub tokens: NonZeroU32,
 }
 
 impl RateLease {
@@ -177,7 +180,8 @@ impl RateLease {
     pub(super) fn take(&self) -> Result<Taken, Option<u64>> {
         let mut level = self.settled();
         level.debt = level.pace.ok_or(None)?.take(level.debt).map_err(Some)?;
-        Ok(Taken { after: level.as_of + level.debt, given: level.given, edition: level.edition })
+        let after = level.as_of + level.debt;
+        Ok(Taken { after, given: level.given, edition: level.edition, tokens: NonZeroU32::MIN })
     }
 
     /// Gives back what of a token has not come back by itself. See `store` for why that is safe.

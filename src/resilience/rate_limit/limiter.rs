@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -151,11 +152,11 @@ impl Limiter {
         (waits, self.settings.per == Per::Provider, Reverse(self.state.order))
     }
 
-    /// Whose tokens a request takes.
-    pub(super) fn who(&self, source: &KeySource, request: &EgressRequest) -> Who {
+    /// Whose tokens a request takes, and how many. Leased ones are taken one by one: such a limit counts requests.
+    pub(super) fn who(&self, source: &KeySource, request: &EgressRequest, cost: NonZeroU32) -> Who {
         let id = Id::from(source.key(self.settings.per, request));
         if self.edition.source.is_none() {
-            return Store::own(id);
+            return Store::own_many(id, self.settings.tokens(cost));
         }
         let tenant = request.tenant.as_deref().unwrap_or_default();
         let lease = |names: &[&str]| self.state.store.leased(id, names, &self.edition);

@@ -47,4 +47,4 @@ mod tests;
 pub use config::LimitsConfig;
 pub use layer::RateLimit;
 pub use limiter::{Limiter, Tokens};
-pub use settings::{LimitSettings, Scope};
+pub use settings::{LimitSettings, Scope, Unit};

@@ -88,6 +88,11 @@ impl Pace {
         }
     }
 
+    /// Takes so many at once, as if they were taken one by one in this moment; none where not all are there.
+    pub fn take_many(self, debt: u64, tokens: NonZeroU32) -> Result<u64, u64> {
+        self.take(debt.saturating_add(self.interval.saturating_mul(u64::from(tokens.get() - 1))))
+    }
+
     /// How long it takes until a token is there for one who lets `ahead` others take theirs first, each as soon as it can.
     pub fn wait(self, debt: u64, ahead: u64) -> u64 {
         let tolerance = self.full() - self.interval + self.grace;
@@ -186,6 +191,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn many_at_once_are_as_many_one_by_one((rate, burst, window) in limits(), many in 1u32..20, debt: u64) {
+            let pace = whole(rate, Duration::from_nanos(window), burst);
+            let debt = debt % (2 * pace.full());
+            let one_by_one = (0..many).try_fold(debt, |debt, _| pace.take(debt));
+            let at_once = pace.take_many(debt, NonZeroU32::new(many).unwrap());
+            prop_assert_eq!(at_once.ok(), one_by_one.ok());
+            if let (Err(wait), true) = (at_once, many <= burst) {
+                prop_assert_eq!(wait, pace.wait(debt, u64::from(many - 1)));
+                prop_assert!(pace.take_many(debt - wait, NonZeroU32::new(many).unwrap()).is_ok());
+            }
+        }
+
         #[test]
         fn no_window_holds_more_than_the_rate((rate, burst, window) in limits(), seed: u64) {
             let pace = whole(rate, Duration::from_nanos(window), burst);

@@ -23,6 +23,17 @@ pub enum Scope {
     Fleet,
 }
 
+/// `unit:` of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Each request takes one.
+    #[default]
+    Requests,
+    /// Each request takes the `cost` of its route.
+    Cost,
+}
+
 /// `on_excess:` of a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -43,6 +54,8 @@ pub struct LimitSettings {
     pub rate: Rate,
     /// How many may go at once; 1 to the rate.
     pub burst: u32,
+    /// What it counts.
+    pub unit: Unit,
     /// What is counted apart.
     pub per: Per,
     /// Who shares it.
@@ -61,6 +74,14 @@ impl LimitSettings {
     /// Thousandths of a token that come back per window: what a fleet has to share out, besides the burst.
     pub fn refill(&self) -> u64 {
         (u64::from(self.rate.count().saturating_sub(self.burst)) + 1) * 1_000
+    }
+
+    /// How many tokens a request of this cost takes.
+    pub(super) fn tokens(&self, cost: NonZeroU32) -> NonZeroU32 {
+        match self.unit {
+            Unit::Requests => NonZeroU32::MIN,
+            Unit::Cost => cost,
+        }
     }
 
     /// The whole limit's pace.

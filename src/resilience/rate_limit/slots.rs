@@ -4,6 +4,7 @@
 //! keys that still owe, new keys count together as one (see `store`).
 
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU32;
 
 use super::lease::Taken;
 use super::pace::Pace;
@@ -81,22 +82,23 @@ impl Slots {
         self.clear_at.get(&id).map_or(0, |clear_at| clear_at.saturating_sub(now))
     }
 
-    /// Takes a token of a key; `known` ones find room in any case.
-    pub fn take(&mut self, id: Id, now: u64, known: bool) -> Result<Taken, NoToken> {
+    /// Takes tokens of a key, all or none; `known` ones find room in any case.
+    pub fn take(&mut self, id: Id, now: u64, known: bool, tokens: NonZeroU32) -> Result<Taken, NoToken> {
         let refused = |wait| NoToken::Until(Some(wait));
         let after = match self.clear_at.get_mut(&id) {
             Some(clear_at) => {
-                *clear_at = now + self.pace.take(clear_at.saturating_sub(now)).map_err(refused)?;
+                *clear_at =
+                    now + self.pace.take_many(clear_at.saturating_sub(now), tokens).map_err(refused)?;
                 *clear_at
             }
             None => {
                 self.make_room(now, known || id == Id::OVERFLOW)?;
-                let after = now + self.pace.take(0).map_err(refused)?;
+                let after = now + self.pace.take_many(0, tokens).map_err(refused)?;
                 self.clear_at.insert(id, after);
                 after
             }
         };
-        Ok(Taken { after, given: self.given, edition: self.edition })
+        Ok(Taken { after, given: self.given, edition: self.edition, tokens })
     }
 
     /// Gives back what of a token has not come back by itself.
@@ -111,7 +113,8 @@ impl Slots {
         }
         let Some(clear_at) = self.clear_at.get_mut(&id) else { return };
         let since = self.given - taken.given;
-        let rest = taken.after.saturating_sub(since).saturating_sub(now).min(self.pace.interval());
+        let cost = self.pace.interval().saturating_mul(u64::from(taken.tokens.get()));
+        let rest = taken.after.saturating_sub(since).saturating_sub(now).min(cost);
         *clear_at = clear_at.saturating_sub(rest);
         self.given += rest;
     }
@@ -154,6 +157,7 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+    const ONE: NonZeroU32 = NonZeroU32::MIN;
 
     fn slots(rate: u32, burst: u32) -> Slots {
         Slots::new(Pace::new(Duration::from_secs(1), u64::from(rate - burst + 1) * 1_000, burst).unwrap())
@@ -174,9 +178,16 @@ mod tests {
             for _ in 0..400 {
                 now += if random.bool() { random.u64(..slots.pace.interval() / 2) } else { 0 };
                 match random.u8(..10) {
-                    0..=5 => if let Ok(taken) = slots.take(id(1), now, false) {
-                        if random.bool() { held.push(taken) } else { used.push(now) }
-                    },
+                    0..=5 => {
+                        // At most what may be taken at once.
+                        let tokens = NonZeroU32::new(random.u32(1..=burst.min(3))).unwrap();
+                        if let Ok(taken) = slots.take(id(1), now, false, tokens) {
+                            match random.bool() {
+                                true => held.push(taken),
+                                false => used.extend(std::iter::repeat_n(now, tokens.get() as usize)),
+                            }
+                        }
+                    }
                     _ if !held.is_empty() => {
                         let taken = held.swap_remove(random.usize(..held.len()));
                         slots.give_back(id(1), taken, now);
@@ -194,15 +205,15 @@ mod tests {
     #[test]
     fn an_unused_token_is_there_again() {
         let mut slots = slots(10, 2);
-        let first = slots.take(id(1), 0, false).unwrap();
-        let second = slots.take(id(1), 0, false).unwrap();
-        assert!(slots.take(id(1), 0, false).is_err());
+        let first = slots.take(id(1), 0, false, ONE).unwrap();
+        let second = slots.take(id(1), 0, false, ONE).unwrap();
+        assert!(slots.take(id(1), 0, false, ONE).is_err());
         slots.give_back(id(1), first, 0);
         slots.give_back(id(1), second, 0);
         assert_eq!(slots.debt(id(1), 0), 0);
         // What has come back by itself is not given twice.
-        let old = slots.take(id(1), 0, false).unwrap();
-        slots.take(id(1), SECOND, false).unwrap();
+        let old = slots.take(id(1), 0, false, ONE).unwrap();
+        slots.take(id(1), SECOND, false, ONE).unwrap();
         let owed = slots.debt(id(1), SECOND);
         slots.give_back(id(1), old, SECOND);
         assert_eq!(slots.debt(id(1), SECOND), owed);
@@ -212,9 +223,9 @@ mod tests {
     fn another_pace_keeps_the_share_that_is_spent() {
         let mut slots = slots(100, 10);
         for _ in 0..5 {
-            slots.take(id(1), 0, false).unwrap();
+            slots.take(id(1), 0, false, ONE).unwrap();
         }
-        let old = slots.take(id(2), 0, false).unwrap();
+        let old = slots.take(id(2), 0, false, ONE).unwrap();
         slots.repace(Pace::new(Duration::from_secs(60), 17_000, 4).unwrap(), 1, 0);
         assert_eq!(slots.debt(id(1), 0), slots.pace.full() / 2);
         // A token of the old pace is not given back into the new one.
@@ -227,13 +238,13 @@ mod tests {
     fn a_full_table_sends_newcomers_elsewhere_until_debts_are_over() {
         let mut slots = slots(10, 10);
         for number in 0..MOST_KEYS as u64 {
-            slots.take(Id(number, 7), 0, false).unwrap();
+            slots.take(Id(number, 7), 0, false, ONE).unwrap();
         }
         let now = 1_000;
-        assert_eq!(slots.take(Id(u64::MAX, 7), now, false).err(), Some(NoToken::NoRoom));
-        assert!(slots.take(Id(3, 7), now, false).is_ok());
-        assert!(slots.take(Id::OVERFLOW, now, false).is_ok());
-        assert!(slots.take(Id(u64::MAX, 7), 30 * SECOND, false).is_ok());
+        assert_eq!(slots.take(Id(u64::MAX, 7), now, false, ONE).err(), Some(NoToken::NoRoom));
+        assert!(slots.take(Id(3, 7), now, false, ONE).is_ok());
+        assert!(slots.take(Id::OVERFLOW, now, false, ONE).is_ok());
+        assert!(slots.take(Id(u64::MAX, 7), 30 * SECOND, false, ONE).is_ok());
         assert_eq!(slots.len(), 1);
         assert!(slots.clear_at.capacity() < 10_000);
     }
@@ -244,7 +255,7 @@ mod tests {
         let mut tables: Vec<_> = (0..TABLES).map(|_| slots(1_000, 100)).collect();
         for number in 0..1_000_000 {
             let id = id(number);
-            tables[id.table(TABLES)].take(id, 0, false).unwrap();
+            tables[id.table(TABLES)].take(id, 0, false, ONE).unwrap();
         }
         assert_eq!(tables.iter().map(Slots::len).sum::<usize>(), 1_000_000);
         // A hash table has a power of two of buckets, at most 7 of 8 used, and a byte of its own for each.

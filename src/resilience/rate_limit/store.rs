@@ -7,6 +7,7 @@
 //! the line wakes the next one. So there is one timer and one wake-up a token, and who gives up leaves nothing behind.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub(super) struct Who {
     id: Id,
     /// `None`: of the store's own tokens.
     pub lease: Option<Arc<RateLease>>,
+    /// How many it wants, all at once.
+    tokens: NonZeroU32,
 }
 
 /// How it stands with one who wants a token.
@@ -68,11 +71,31 @@ pub(super) struct Level {
     pub wait: Option<u64>,
 }
 
+/// Who waits for tokens of one key, by ticket.
+#[derive(Default)]
+struct Queue {
+    waiters: BTreeMap<u64, Waiter>,
+    /// What all of them want.
+    tokens: u64,
+}
+
+struct Waiter {
+    wake: Arc<Notify>,
+    tokens: NonZeroU32,
+}
+
+/// Who is before one: how many, and how many tokens they want.
+#[derive(Clone, Copy, Default)]
+struct Ahead {
+    waiters: usize,
+    tokens: u64,
+}
+
 struct Table {
     slots: Slots,
     source: Option<Arc<dyn Leases>>,
     leases: ById<Arc<RateLease>>,
-    queues: ById<BTreeMap<u64, Arc<Notify>>>,
+    queues: ById<Queue>,
     tickets: u64,
 }
 
@@ -111,7 +134,12 @@ impl Store {
 
     /// One who takes the store's own tokens.
     pub fn own(id: Id) -> Who {
-        Who { id, lease: None }
+        Who { id, lease: None, tokens: NonZeroU32::MIN }
+    }
+
+    /// One who takes so many of the store's own tokens.
+    pub fn own_many(id: Id, tokens: NonZeroU32) -> Who {
+        Who { id, lease: None, tokens }
     }
 
     /// One whose tokens are leased, if the limit's are. Where no lease can be kept for the key, it shares one with all others
@@ -120,7 +148,7 @@ impl Store {
         let (mut guard, _) = self.enter(id, by);
         let table = &mut *guard;
         if let Some(lease) = table.leases.get(&id) {
-            return Who { id, lease: Some(lease.clone()) };
+            return Who { id, lease: Some(lease.clone()), tokens: NonZeroU32::MIN };
         }
         // The newest source, whichever generation asks.
         let Some(source) = &table.source else { return Self::own(id) };
@@ -135,7 +163,7 @@ impl Store {
         }
         let lease = source.lease(names);
         table.leases.insert(id, lease.clone());
-        Who { id, lease: Some(lease) }
+        Who { id, lease: Some(lease), tokens: NonZeroU32::MIN }
     }
 
     /// Takes a token, if one is there and nobody is before this one; `place` is its place in the queue, if it has one, and
@@ -150,7 +178,7 @@ impl Store {
         let taken = match &who.lease {
             Some(lease) => lease.take().map_err(NoToken::Until),
             // Who has waited is not sent to another queue for want of room; those are few.
-            None => table.slots.take(who.id, now, ticket.is_some()),
+            None => table.slots.take(who.id, now, ticket.is_some(), who.tokens),
         };
         match taken {
             Ok(taken) => Ok(taken),
@@ -191,17 +219,19 @@ impl Store {
         let (mut table, now) = self.enter(who.id, by);
         let ahead = table.ahead(who.id, None);
         let wait = table.wait(who, ahead, now);
-        if ahead >= most {
+        if ahead.waiters >= most {
             return Err(NoPlace::Full);
         }
-        let soonest = if who.lease.is_some() { Some(by.pace.wait(0, ahead as u64)) } else { wait };
+        let soonest = if who.lease.is_some() { Some(by.pace.wait(0, ahead.tokens)) } else { wait };
         if soonest.is_some_and(|soonest| soonest > limit) {
             return Err(NoPlace::TooLong);
         }
         let ticket = table.tickets;
         table.tickets += 1;
         let woken = Arc::new(Notify::new());
-        table.queues.entry(who.id).or_default().insert(ticket, woken.clone());
+        let queue = table.queues.entry(who.id).or_default();
+        queue.tokens += u64::from(who.tokens.get());
+        queue.waiters.insert(ticket, Waiter { wake: woken.clone(), tokens: who.tokens });
         drop(table);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         if let Some(lease) = &who.lease {
@@ -217,7 +247,7 @@ impl Store {
         if !table.is_first(place.who.id, Some(place.ticket)) {
             return Turn::Behind;
         }
-        match table.wait(&place.who, 0, self.now()) {
+        match table.wait(&place.who, Ahead::default(), self.now()) {
             Some(0) => Turn::Now,
             wait => Turn::In(wait),
         }
@@ -267,8 +297,8 @@ impl Store {
             // Asked for again: the source now knows another rate.
             table.source = by.source.clone();
             table.leases.clear();
-            for first in table.queues.values().filter_map(|queue| queue.values().next()) {
-                first.notify_one();
+            for first in table.queues.values().filter_map(|queue| queue.waiters.values().next()) {
+                first.wake.notify_one();
             }
         }
         (table, now)
@@ -290,14 +320,18 @@ impl Table {
         if self.queues.is_empty() {
             return true;
         }
-        self.queues.get(&id).is_none_or(|queue| queue.keys().next().copied() == ticket)
+        self.queues.get(&id).is_none_or(|queue| queue.waiters.keys().next().copied() == ticket)
     }
 
-    /// How many are before it. Counts them one by one: for who joins or gives up.
-    fn ahead(&self, id: Id, ticket: Option<u64>) -> usize {
-        self.queues.get(&id).map_or(0, |queue| match ticket {
-            None => queue.len(),
-            Some(ticket) => queue.range(..ticket).count(),
+    /// Who is before it; for the holder of a ticket counted one by one, when it gives up.
+    fn ahead(&self, id: Id, ticket: Option<u64>) -> Ahead {
+        let Some(queue) = self.queues.get(&id) else { return Ahead::default() };
+        let Some(ticket) = ticket else {
+            return Ahead { waiters: queue.waiters.len(), tokens: queue.tokens };
+        };
+        queue.waiters.range(..ticket).fold(Ahead::default(), |ahead, (_, waiter)| Ahead {
+            waiters: ahead.waiters + 1,
+            tokens: ahead.tokens + u64::from(waiter.tokens.get()),
         })
     }
 
@@ -308,21 +342,23 @@ impl Table {
         }
     }
 
-    fn wait(&self, who: &Who, ahead: usize, now: u64) -> Option<u64> {
+    fn wait(&self, who: &Who, ahead: Ahead, now: u64) -> Option<u64> {
         let (pace, debt) = self.level(who, now);
-        pace.map(|pace| pace.wait(debt, ahead as u64))
+        // All of its own but the last are before that one.
+        pace.map(|pace| pace.wait(debt, ahead.tokens + u64::from(who.tokens.get() - 1)))
     }
 
     fn first(&self, id: Id) -> Option<Arc<Notify>> {
-        self.queues.get(&id)?.values().next().cloned()
+        self.queues.get(&id)?.waiters.values().next().map(|first| first.wake.clone())
     }
 
     /// Takes a place out of its queue; who is to be woken, if that was the first.
     fn leave(&mut self, id: Id, ticket: u64) -> Option<Arc<Notify>> {
         let queue = self.queues.get_mut(&id)?;
-        let was_first = queue.keys().next() == Some(&ticket);
-        queue.remove(&ticket);
-        if queue.is_empty() {
+        let was_first = queue.waiters.keys().next() == Some(&ticket);
+        let left = queue.waiters.remove(&ticket).map_or(0, |waiter| u64::from(waiter.tokens.get()));
+        queue.tokens = queue.tokens.saturating_sub(left);
+        if queue.waiters.is_empty() {
             self.queues.remove(&id);
             return None;
         }

@@ -1,5 +1,6 @@
 //! The layer under paused time, around a provider that records when it was called.
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tower::{Service, service_fn};
 use super::layer::RateLimit;
 use super::lease::{Leases, RateLease};
 use super::limiter::{Limiter, Tokens};
-use super::settings::{LimitSettings, OnExcess, Scope};
+use super::settings::{LimitSettings, OnExcess, Scope, Unit};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
@@ -40,6 +41,7 @@ fn settings(rate: &str, burst: u32) -> LimitSettings {
         name: "account".into(),
         rate: rate.parse().unwrap(),
         burst,
+        unit: Unit::Requests,
         per: Per::Provider,
         scope: Scope::Pod,
         on_excess: OnExcess::Wait,
@@ -84,6 +86,37 @@ async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dear_request_takes_its_cost_of_the_limits_that_count_it() {
+    let (provider, calls) = provider();
+    let units = limiter(LimitSettings { unit: Unit::Cost, ..settings("110/s", 11) });
+    let requests = limiter(settings("100/s", 10));
+    let layer = |cost: u32| {
+        let limits = vec![units.clone(), requests.clone()];
+        let source = KeySource { route: "r".into(), ..KeySource::default() };
+        RateLimit::costing(provider.clone(), limits, source, false, NonZeroU32::new(cost).unwrap())
+    };
+    // 11 at once, then 100 units a second: the dear one waits for five, and the cheap one behind it for its own.
+    let costs = [5, 5, 6, 1];
+    let answers = join_all(costs.iter().map(|cost| layer(*cost).call(of(cost)))).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(tenants(&calls), ["5", "5", "6", "1"]);
+    for ((at, _), expected) in calls.lock().unwrap().iter().zip([0, 0, 50, 60]) {
+        assert!(near(*at, Duration::from_millis(expected)), "{at:?}, not {expected} ms");
+    }
+    assert_eq!(requests.status().admitted, 4);
+    // What was not sent is given back, all of it.
+    sleep(Duration::from_secs(1)).await;
+    let unsent = service_fn(|_: EgressRequest| async {
+        Err::<Response<Body>, _>(Failure::not_sent(Fault::BreakerOpen))
+    });
+    let source = KeySource { route: "r".into(), ..KeySource::default() };
+    let cost = NonZeroU32::new(11).unwrap();
+    let mut held_back = RateLimit::costing(unsent, vec![units.clone()], source, false, cost);
+    assert!(held_back.call(request()).await.is_err());
+    assert_eq!(units.status().remaining, Some(11));
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,19 @@ pub struct RowConfig {
     pub acted: Option<bool>,
     /// Where such an answer says how long to wait. Default: `Retry-After`, which is also read where this is missing.
     pub wait: Option<WaitConfig>,
+    /// How far the pause of a `throttle` or `quota` reaches: `bucket`, which is what `quota.bucket` says, or `host`, all buckets of
+    /// the credential there. Default: `bucket`.
+    pub pauses: Option<PausesConfig>,
+}
+
+/// How far a pause reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PausesConfig {
+    /// The bucket of the request that was refused.
+    Bucket,
+    /// All buckets of the credential at this host.
+    Host,
 }
 
 /// Which answers a row is about.
@@ -222,6 +235,12 @@ impl RowConfig {
                 }
             }
         }
+        if self.pauses.is_some()
+            && class.is_some_and(|class| !matches!(class, Class::Throttle | Class::Quota))
+        {
+            let hint = "`is: throttle` or `is: quota`";
+            mistakes.hint(&format!("{place}.pauses"), "such an answer pauses nothing", hint);
+        }
         let Some(when) = self.when.as_ref().filter(|when| when.says_something()) else {
             let hint = "name a `status`, a `header`, a field of the body (`json`) or its `text`";
             mistakes.hint(&format!("{place}.when"), "this row would match every answer", hint);
@@ -233,7 +252,8 @@ impl RowConfig {
         let text = when.text.as_deref().map(Glob::new);
         let class = class?;
         let acted = self.acted.unwrap_or(class.acted());
-        Some(Row { statuses, header, json, text, class, acted, wait })
+        let whole_host = self.pauses == Some(PausesConfig::Host);
+        Some(Row { statuses, header, json, text, class, acted, wait, whole_host })
     }
 }
 
@@ -406,6 +426,7 @@ mod tests {
 - when: { header: {} }
   is: final
   wait: { format: delta_s }
+  pauses: host
 "#,
         );
         let messages: Vec<_> = mistakes.iter().map(|(_, message)| message.as_str()).collect();
@@ -418,6 +439,7 @@ mod tests {
             "not a JSON Pointer",
             "`acted` means nothing",
             "`wait` means nothing",
+            "pauses nothing",
             "never guessed",
             "name of the field is missing",
         ] {

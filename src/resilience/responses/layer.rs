@@ -12,6 +12,7 @@ use super::{encoding, look};
 use crate::message::body::Body;
 use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
+use crate::resilience::verdict::WholeHost;
 use crate::resilience::{Inner, Pending};
 
 /// Notes the verdict of the table on each answer. Stands innermost of the resilience layers, around the attempt timeouts,
@@ -62,6 +63,9 @@ async fn judged(table: &Table, answer: Response<Body>) -> Response<Body> {
     let verdict = table.verdict(row, &head, look.seen.as_ref());
     let mut answer = Response::from_parts(head, body);
     verdict.note(&mut answer);
+    if row.is_some_and(|row| row.whole_host) {
+        WholeHost.note(&mut answer);
+    }
     answer
 }
 

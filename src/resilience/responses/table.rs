@@ -24,6 +24,11 @@ impl TableSettings {
     pub fn looks(&self) -> bool {
         self.rows.iter().any(Row::wants_body)
     }
+
+    /// Whether a row pauses all buckets of a host.
+    pub fn pauses_hosts(&self) -> bool {
+        self.rows.iter().any(|row| row.whole_host)
+    }
 }
 
 /// One row.
@@ -38,6 +43,8 @@ pub(super) struct Row {
     pub(super) class: Class,
     pub(super) acted: bool,
     pub(super) wait: Option<WaitField>,
+    /// All buckets of the host pause.
+    pub(super) whole_host: bool,
 }
 
 /// Statuses from `from` to `to`, both included.
@@ -162,6 +169,11 @@ impl Table {
     /// Whether a row looks into bodies.
     pub(super) fn looks(&self) -> bool {
         self.looks
+    }
+
+    /// Whether a row pauses all buckets of a host.
+    pub fn pauses_hosts(&self) -> bool {
+        self.settings.pauses_hosts()
     }
 
     pub(super) fn rows(&self) -> &[Row] {

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::tenants::TenantLog;
 use super::{SecretState, SecretStatus};
 use crate::secret::error::SecretError;
 use crate::secret::reference::SecretRef;
@@ -78,6 +79,8 @@ pub struct SecretEntry {
     pub(super) wake: Arc<Notify>,
     /// A read came to an end.
     pub(super) ended: Notify,
+    /// Of a tenant's secret: whether a failure may be told.
+    log: Option<Arc<TenantLog>>,
     /// What outgate makes from this secret. Locked for moments, never over an await.
     products: Mutex<Vec<Weak<SecretEntry>>>,
 }
@@ -149,8 +152,9 @@ impl SecretEntry {
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
         wake: Arc<Notify>,
+        log: Arc<TenantLog>,
     ) -> Self {
-        Self::with(reference, Some(template), rules, store, wake)
+        Self { log: Some(log), ..Self::with(reference, Some(template), rules, store, wake) }
     }
 
     fn with(
@@ -172,6 +176,7 @@ impl SecretEntry {
             over: Arc::new(over),
             book: Mutex::default(),
             turn: Semaphore::new(1),
+            log: None,
             required: AtomicBool::new(false),
             wake,
             ended: Notify::new(),
@@ -199,6 +204,11 @@ impl SecretEntry {
             Ok(version) if version.is_over() => Err(Arc::clone(&self.over)),
             other => other.clone(),
         }
+    }
+
+    /// The last good value, also where it has ended.
+    pub(super) fn latest(&self) -> Option<Arc<SecretVersion>> {
+        self.current.load().as_ref().as_ref().ok().cloned()
     }
 
     /// Reads again. Calls at the same time share one read, which begins after each of them asked: so a change that a

@@ -1,4 +1,5 @@
 mod recheck;
+mod wide;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

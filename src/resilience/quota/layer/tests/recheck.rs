@@ -6,7 +6,8 @@ use super::*;
 use crate::resilience::RouteService;
 use crate::resilience::concurrency::{Concurrency, ConcurrencySettings, Permits};
 use crate::resilience::key::Per;
-use crate::resilience::rate_limit::settings::OnExcess;
+use crate::resilience::quota::Recheck;
+use crate::resilience::rate_limit::settings::{OnExcess, Unit};
 use crate::resilience::rate_limit::{LimitSettings, Limiter, RateLimit, Scope, Tokens};
 
 /// Quota, a limit of ten a minute, and one permit, around a provider that takes a tenth of a second for an answer.
@@ -37,6 +38,7 @@ impl Queued {
                 name: "l".into(),
                 rate: "10/m".parse().unwrap(),
                 burst: 10,
+                unit: Unit::Requests,
                 per: Per::Provider,
                 scope: Scope::Pod,
                 on_excess: OnExcess::Wait,

@@ -4,21 +4,23 @@
 //! One origin stands for all of them. A request says in `x-case` which case it belongs to, and the origin answers the first
 //! request of a case with that case's answer, later ones with a plain 200.
 
+mod compare;
+mod tokens;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use outgate::message::quantity::Rate;
 use outgate::pipeline::reload::read;
-use outgate::policy::preset::{Preset, names, text as preset_text};
-use serde_json::{Map, Value};
+use outgate::policy::preset::{Preset, names};
+use serde_json::{Map, Value, json};
 
-use super::support::CANARY;
-use super::support::client::{Got, local_request};
-use super::support::origin::{Answer, HttpOrigin, Seen, text};
-use super::support::proxy::Proxy;
+use crate::support::CANARY;
+use crate::support::client::{Got, local_request};
+use crate::support::origin::{Answer, HttpOrigin, Seen, text};
+use crate::support::proxy::Proxy;
 
 /// What the app sends where its credential would stand.
 const DUMMY: &str = "app-dummy-credential";
@@ -186,143 +188,6 @@ fn facts_and_presets_are_about_the_same_providers() {
     );
 }
 
-/// Every text of a preset that is a host, for every value of its parameters, with `*` for what a customer has.
-fn hosts_of(yaml: &Value) -> BTreeSet<String> {
-    let stars = |text: &str| {
-        let mut out = text.to_owned();
-        while let (Some(from), Some(to)) = (out.find("${"), out.find('}')) {
-            out.replace_range(from..=to, "*");
-        }
-        out
-    };
-    let mut hosts = BTreeSet::new();
-    for text in list(yaml, "hosts") {
-        let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
-        let Some(parameter) = name.map(|name| &yaml["preset"]["parameters"][name]) else {
-            hosts.insert(stars(text));
-            continue;
-        };
-        let values = parameter["values"].as_object().into_iter().flat_map(Map::values);
-        let values: Vec<&Value> =
-            values.chain([&parameter["is"], &parameter["absent"]]).filter(|value| !value.is_null()).collect();
-        if values.is_empty() {
-            hosts.insert(stars(text));
-        }
-        for value in values {
-            let many = value.as_array().into_iter().flatten().chain(std::iter::once(value));
-            hosts.extend(many.filter_map(Value::as_str).map(stars));
-        }
-    }
-    hosts
-}
-
-/// Where each way of the credential gets its tokens, and where it proves itself there.
-fn tokens_of(yaml: &Value) -> Value {
-    let ways = yaml["preset"]["credentials"].as_object().into_iter().flatten();
-    let tokens: Map<String, Value> = ways
-        .filter_map(|(way, text)| {
-            let kind = text["is"].as_object()?.values().next()?;
-            let url = kind["token_url"].as_str()?;
-            let told = ["auth_style", "audience"].map(|key| kind[key].clone());
-            let told =
-                std::iter::once(Value::from(url)).chain(told.into_iter().filter(|value| !value.is_null()));
-            Some((way.clone(), told.collect()))
-        })
-        .collect();
-    if tokens.is_empty() { Value::Null } else { tokens.into() }
-}
-
-/// A changed fact fails here until the preset follows.
-#[test]
-fn presets_say_what_the_facts_say() {
-    let mut wrong = String::new();
-    for (name, fact) in facts() {
-        let preset = Preset::named(&name).unwrap();
-        let yaml: Value = serde_yaml::from_str(preset_text(&name).unwrap()).unwrap();
-        let mut check = |what: &str, same: bool| {
-            if !same {
-                let _ = writeln!(wrong, "{name}: {what}");
-            }
-        };
-        check("confidence", preset.header.confidence.as_str() == fact["confidence"]);
-        let (hosts, said) = (hosts_of(&yaml), list(&fact, "hosts"));
-        let said: BTreeSet<String> = said.into_iter().map(str::to_owned).collect();
-        for host in hosts.symmetric_difference(&said) {
-            check(&format!("host {host} is not in both"), false);
-        }
-        check(&format!("token endpoints {:?}", tokens_of(&yaml)), tokens_of(&yaml) == fact["tokens"]);
-        check("a signature header", {
-            let own =
-                preset.header.webhooks.as_ref().and_then(|webhooks| webhooks.signature_header.as_deref());
-            fact["signature_header"].as_str().is_none_or(|header| own == Some(header))
-        });
-        let prefixes: BTreeSet<&str> = preset
-            .header
-            .keys
-            .iter()
-            .filter(|key| key.secret)
-            .flat_map(|key| &key.prefix)
-            .map(String::as_str)
-            .collect();
-        check("beginnings of keys", prefixes == list(&fact, "key_prefixes").into_iter().collect());
-        let set = |quota: &Value| if quota.is_array() { quota[0].clone() } else { quota.clone() };
-        let quota = set(&yaml["quota"]["headers"]);
-        let told = fact["quota"]
-            .as_array()
-            .map(|all| all.iter().map(|one| one.as_str().unwrap().to_ascii_lowercase()).collect::<Vec<_>>());
-        let used = &quota["used_of_limit"];
-        let of_limit = used.is_string().then(|| [used.clone(), quota["used_name"].clone()]);
-        check(
-            "used of limit",
-            of_limit.as_ref().map(|all| all.as_slice())
-                == fact["used_of_limit"].as_array().map(Vec::as_slice),
-        );
-        let own = quota["remaining"].is_string().then(|| {
-            ["remaining", "reset", "reset_format"]
-                .map(|key| quota[key].as_str().unwrap().to_ascii_lowercase())
-                .to_vec()
-        });
-        check("quota fields", own == told);
-        check("hint", yaml["retry"]["hint"]["header"] == fact["hint"]);
-        check_limits(&yaml, &fact, &mut check);
-        let key = &fact["key"];
-        let own = yaml.get("idempotency").is_some()
-            || yaml["routes"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|route| route.get("idempotency").is_some());
-        check("idempotency", own == key.is_object());
-        check(
-            "retry of low confidence",
-            !is_low(&fact) || !(yaml["retry"].is_null() || yaml["retry"].is_object()),
-        );
-    }
-    assert!(wrong.is_empty(), "presets that do not say what the facts say:\n{wrong}");
-}
-
-/// Numbers only where the provider publishes them; what depends on a plan only where the policy names one.
-fn check_limits(yaml: &Value, fact: &Value, check: &mut impl FnMut(&str, bool)) {
-    let limits = yaml["limits"].as_array().cloned().unwrap_or_default();
-    let rate = |limit: &Value| -> Option<Rate> {
-        let text = limit["rate"].as_str()?;
-        let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
-            return text.parse().ok();
-        };
-        let parameter = &yaml["preset"]["parameters"][name];
-        parameter["values"][parameter["default"].as_str()?].as_str()?.parse().ok()
-    };
-    let usual: Vec<Rate> = limits.iter().filter_map(rate).collect();
-    let said: Vec<Rate> = fact["limit"].as_str().map(|text| text.parse().unwrap()).into_iter().collect();
-    check("limits", usual == said);
-    let somewhere = !limits.is_empty()
-        || yaml["routes"].as_array().into_iter().flatten().any(|route| route.get("limits").is_some());
-    check("limits that nobody publishes", !somewhere || fact["published"] == true);
-    for limit in &limits {
-        check("limits are of one credential", limit["per"] == "credential");
-    }
-}
-
 /// The secret goes where the provider wants it, and the app's own never arrives.
 #[tokio::test]
 async fn the_credential_goes_to_its_place() {
@@ -347,7 +212,7 @@ async fn the_credential_goes_to_its_place() {
     let proxy = mock.proxy(&policy).await;
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (name, preset, fact) in &ways {
-        let places = list(fact, "auth");
+        let places = [list(fact, "auth"), list(fact, "app_keys")].concat();
         let mut lines = format!("authorization: Bearer {DUMMY}\r\n");
         let mut query = Vec::new();
         for place in &places {
@@ -394,15 +259,84 @@ async fn the_credential_goes_to_its_place() {
     assert!(!log.contains(CANARY) && !log.contains(DUMMY));
 }
 
-/// Whether the credential is written once and put into each request. Tokens, bodies and signatures have tests of their own.
+/// A field of the body is written over the app's, and a signature is made anew, with the preset's region and service.
+#[tokio::test]
+async fn fields_of_bodies_and_signatures_are_the_credentials_own() {
+    let mock = Mock::start(HashMap::new()).await;
+    let (mut policy, mut ways) = (String::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let forms = Preset::named(&preset).unwrap().credential_forms(false);
+        for (number, (form, _)) in forms.into_iter().enumerate() {
+            let credential = form
+                .replace("key_id: env:NAME", "key_id: \"file:{dir}/id\"")
+                .replace("access_id: env:NAME", "access_id: \"file:{dir}/id\"")
+                .replace("env:NAME", "\"file:{dir}/secret\"")
+                .replace("{ file: PATH }", "{ file: \"{dir}/kept\" }")
+                .replace(": text", ": bot");
+            let credential = credential.strip_prefix("credential: ").unwrap().to_owned();
+            let name = format!("{preset}-{number}");
+            let text = provider(&name, &preset, &fact, &credential, "");
+            if members_of(&text) == (false, true) {
+                policy.push_str(&text);
+                ways.push((name, fact.clone()));
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), CANARY).unwrap();
+    std::fs::write(dir.path().join("id"), "AKIDEXAMPLE").unwrap();
+    let policy = format!("providers:\n{policy}").replace("{origin}", &mock.origin.address.to_string());
+    let proxy = Proxy::start_in(Arc::new(dir), &policy).await;
+    let (mut bodies, mut signatures) = (0, 0);
+    for (name, fact) in &ways {
+        let fields: Vec<&str> =
+            list(fact, "auth").iter().filter_map(|place| place.strip_prefix("body ")).collect();
+        let body: Map<String, Value> =
+            fields.iter().map(|field| ((*field).to_owned(), DUMMY.into())).collect();
+        let lines = format!("authorization: Bearer {DUMMY}\r\ncontent-type: application/json\r\n");
+        let body = Value::Object(body).to_string();
+        let got = ask(&proxy, "POST", name, path_of(fact, &Value::Null), name, &lines, &body).await;
+        assert_eq!(got.status, 200, "{name}: {got:?}");
+        let seen = mock.seen(name).pop().unwrap();
+        assert!(!String::from_utf8_lossy(&seen.body).contains(DUMMY), "{name}: {seen:?}");
+        let authorization = seen.header("authorization").unwrap_or_default();
+        match fact["signs"].as_str() {
+            Some(scope) => {
+                let began = authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/");
+                let signed = began.is_some_and(|rest| rest.contains(&format!("/{scope}/aws4_request,")));
+                assert!(signed && !authorization.contains(DUMMY), "{name}: {seen:?}");
+                signatures += 1;
+            }
+            None => {
+                let body: Value = serde_json::from_slice(&seen.body).unwrap();
+                assert!(fields.iter().any(|field| body[*field] == CANARY), "{name}: {seen:?}");
+                // The place of another way is not the app's either.
+                let other = list(fact, "auth").iter().any(|place| ["bearer", "basic"].contains(place));
+                assert!(!other || authorization.is_empty(), "{name}: {seen:?}");
+                bodies += 1;
+            }
+        }
+    }
+    assert!(bodies >= 5 && signatures >= 6, "{bodies} {signatures}");
+    let told = facts().values().filter(|fact| fact["signs"].is_string()).count();
+    assert_eq!(told, signatures, "each that signs has one such way");
+}
+
+/// Whether the credential is written once and put into each request.
 fn is_written_once(provider: &str) -> bool {
+    members_of(provider) == (false, false)
+}
+
+/// Whether it gets tokens, and whether it does work for each request.
+fn members_of(provider: &str) -> (bool, bool) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.yaml");
     let provider = provider.replace("{dir}", "/nowhere").replace("{origin}", "127.0.0.1:1");
     std::fs::write(&file, format!("version: 1\nproviders:\n{provider}")).unwrap();
     let policy = read(&file).unwrap_or_else(|rejection| panic!("{}", rejection.render(false)));
     let members = &policy.providers[0].routes[0].settings.credential;
-    members.iter().all(|member| member.tokens.is_empty() && member.per_request.is_none())
+    let tokens = members.iter().any(|member| !member.tokens.is_empty());
+    (tokens, members.iter().any(|member| member.per_request.is_some()))
 }
 
 /// What stands at a place of a request, as the facts name places.
@@ -557,28 +491,35 @@ async fn a_throttle_pauses_as_long_as_the_provider_says() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-/// The quota fields of each provider, told with a success: what is used up is not asked for again before its reset.
+/// What an answer tells when one thing that a provider counts is used up, for each such thing.
+fn used_up(fact: &Value) -> Vec<Vec<(String, String)>> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    if let Some([field, name]) = fact["used_of_limit"].as_array().map(Vec::as_slice) {
+        return vec![vec![(text(field), format!("{}=5000/5000; other=1/9(a=b)", text(name)))]];
+    }
+    let sets = fact["quota"].as_array().into_iter().flatten();
+    sets.map(|set| {
+        let [limit, remaining, reset, format] = &set.as_array().unwrap()[..] else { panic!("{set}") };
+        let of = [(limit, "100".to_owned()), (remaining, "0".to_owned()), (reset, in_a_while(&text(format)))];
+        of.map(|(field, value)| (text(field), value)).to_vec()
+    })
+    .collect()
+}
+
+/// The quota fields of each provider, told with a success: what is used up is not asked for again before its reset, whichever
+/// of the things that it counts that is.
 #[tokio::test]
 async fn quota_is_learned_from_the_providers_own_fields() {
     let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
     for (preset, fact) in facts() {
-        let told =
-            |key: &str| fact[key].as_array().map(|all| all.iter().map(|one| one.as_str().unwrap()).collect());
-        let (quota, used): (Option<Vec<&str>>, Option<Vec<&str>>) = (told("quota"), told("used_of_limit"));
-        let headers = match (quota.as_deref(), used.as_deref()) {
-            (Some([remaining, reset, format]), _) => {
-                vec![((*remaining).to_owned(), "0".to_owned()), ((*reset).to_owned(), in_a_while(format))]
-            }
-            (_, Some([field, name])) => {
-                vec![((*field).to_owned(), format!("{name}=5000/5000; other=1/9(a=b)"))]
-            }
-            _ => continue,
-        };
-        policy.push_str(&provider(&preset, &preset, &fact, "none", "    quota: { on_excess: reject }\n"));
-        cases.insert(preset.clone(), Case { status: 200, headers, body: "{}".to_owned() });
-        asks.push((preset, fact));
+        for (number, headers) in used_up(&fact).into_iter().enumerate() {
+            let name = format!("{preset}-{number}");
+            policy.push_str(&provider(&name, &preset, &fact, "none", "    quota: { on_excess: reject }\n"));
+            cases.insert(name.clone(), Case { status: 200, headers, body: "{}".to_owned() });
+            asks.push((name, fact.clone()));
+        }
     }
-    assert!(asks.len() >= 10, "{asks:?}");
+    assert!(asks.len() >= 13, "{asks:?}");
     let mock = Mock::start(cases).await;
     let proxy = mock.proxy(&policy).await;
     for (name, fact) in &asks {
@@ -599,6 +540,107 @@ async fn quota_is_learned_from_the_providers_own_fields() {
             assert_eq!(got.status, 200, "{name} {other}: {got:?}");
         }
     }
+}
+
+/// What one quota covers: what lies outside goes on while it is used up, and what lies inside waits with it.
+#[tokio::test]
+async fn a_quota_covers_what_the_facts_say() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let mut case = match used_up(&fact).into_iter().next() {
+            Some(headers) => Case { status: 200, headers, body: "{}".to_owned() },
+            // Who tells no quota may still say that something is used up.
+            None => match fact["answers"].as_array().unwrap().iter().find(|row| {
+                row["is"] == "throttle" && row["wait"][0].as_str().is_some_and(|field| !field.is_empty())
+            }) {
+                Some(row) => {
+                    let mut case = Case::of(row);
+                    let [field, format] = [0, 1].map(|index| row["wait"][index].as_str().unwrap());
+                    case.headers.push((field.to_owned(), in_a_while(format)));
+                    case
+                }
+                None => {
+                    assert!(fact["bucket"].is_null(), "{preset}: a bucket that nothing fills");
+                    continue;
+                }
+            },
+        };
+        if let Some(field) = fact["bucket"]["header"].as_str() {
+            case.headers.push((field.to_owned(), "first".to_owned()));
+        }
+        let once = if is_low(&fact) { "" } else { "    retry: { attempts: 1 }\n" };
+        let keys = format!("{once}    limits: off\n    quota: {{ on_excess: reject }}\n");
+        policy.push_str(&provider(&preset, &preset, &fact, "none", &keys));
+        cases.insert(preset.clone(), case);
+        asks.push((preset, fact));
+    }
+    assert!(asks.len() >= 20, "{}", asks.len());
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    for (name, fact) in &asks {
+        let path = path_of(fact, &Value::Null).to_owned();
+        let (elsewhere, same) = (format!("{path}/else/where"), json!({ "model": "a" }).to_string());
+        let other = json!({ "model": "b" }).to_string();
+        // One that lies outside of the quota, if anything of the host does, and one that lies inside.
+        let (outside, inside) = match &fact["bucket"] {
+            Value::Null => (None, (elsewhere.as_str(), &other)),
+            Value::Object(named) if named.contains_key("field") => {
+                (Some((path.as_str(), &other)), (elsewhere.as_str(), &same))
+            }
+            _ => (Some((elsewhere.as_str(), &same)), (path.as_str(), &other)),
+        };
+        let post = async |path: &str, body: &str| {
+            ask(&proxy, "POST", name, path, name, "content-type: application/json\r\n", body).await
+        };
+        post(&path, &same).await;
+        if let Some((path, body)) = outside {
+            let got = post(path, body).await;
+            assert!(got.status == 200 && got.header("outgate-error").is_none(), "{name}: {got:?}");
+        }
+        let got = post(inside.0, inside.1).await;
+        assert_eq!(got.header("outgate-error"), Some("rate_limited"), "{name}: {got:?}");
+        assert_eq!(mock.seen(name).len(), 1 + usize::from(outside.is_some()), "{name}");
+    }
+}
+
+/// How far a refusal reaches: its bucket, or where the facts say so all buckets of the host.
+#[tokio::test]
+async fn a_pause_reaches_as_far_as_the_facts_say() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        for (number, row) in fact["answers"].as_array().unwrap().iter().enumerate() {
+            let pauses = ["throttle", "quota"].contains(&row["is"].as_str().unwrap());
+            assert!(pauses || row["pauses"].is_null(), "{preset}: {row}");
+            if !pauses || fact["bucket"].is_null() || row["path"].is_string() {
+                assert!(row["pauses"].is_null() || !fact["bucket"].is_null(), "{preset}: {row}");
+                continue;
+            }
+            let name = format!("{preset}-{number}");
+            let keys = "    retry: { attempts: 1 }\n    limits: off\n    quota: { on_excess: reject }\n";
+            policy.push_str(&provider(&name, &preset, &fact, "none", keys));
+            let mut case = Case::of(row);
+            if let Some(field) = fact["bucket"]["header"].as_str() {
+                case.headers.push((field.to_owned(), "first".to_owned()));
+            }
+            cases.insert(name.clone(), case);
+            asks.push((name, path_of(&fact, row).to_owned(), row["pauses"] == "host"));
+        }
+    }
+    assert!(asks.iter().filter(|(.., host)| *host).count() >= 7 && asks.iter().any(|(.., host)| !host));
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    let mut wrong = String::new();
+    for (name, path, host) in &asks {
+        let json = "content-type: application/json\r\n";
+        let (one, other) = (json!({ "model": "a" }).to_string(), json!({ "model": "b" }).to_string());
+        ask(&proxy, "POST", name, path, name, json, &one).await;
+        let got = ask(&proxy, "POST", name, &format!("{path}/else/where"), name, json, &other).await;
+        let held = got.header("outgate-error") == Some("rate_limited");
+        if held != *host || mock.seen(name).len() != 2 - usize::from(held) {
+            let _ = writeln!(wrong, "{name}: {got:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
 /// Where an answer says nothing of a wait, what the provider's documents say holds.

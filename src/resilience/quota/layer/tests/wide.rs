@@ -1,0 +1,102 @@
+//! An answer that says so holds all buckets of the host, and no other answer does.
+
+use super::*;
+use crate::resilience::RouteService;
+use crate::resilience::mistake::Mistakes;
+use crate::resilience::responses::config::{RowConfig, compile};
+
+/// A provider whose answers of 403 pause the host, and of 429 the bucket; and the two layers around it.
+fn layers(
+    script: &[(u16, Fields)],
+    settings: QuotaSettings,
+    shadow: Option<&str>,
+) -> (QuotaLayer<RouteService>, Arc<Quota>, Arc<Mutex<Vec<String>>>) {
+    let rows = "[{ when: { status: 403 }, is: throttle, pauses: host }, { when: { status: 402 }, is: quota, pauses: host, wait: { default: 30s } }]";
+    let rows: Vec<RowConfig> = serde_yaml::from_str(rows).unwrap();
+    let mut mistakes = Mistakes::default();
+    let table = Arc::new(Table::new(compile(&rows, &mut mistakes)));
+    assert!(mistakes.into_vec().is_empty() && table.pauses_hosts());
+    let (origin, seen) = origin(script);
+    let judged = RouteService::new(Judge::new(origin, table));
+    let quota = Arc::new(Quota::new("p"));
+    let settings = QuotaSettings { bucket: Bucket::Path, ..settings };
+    let shadow: Option<Arc<str>> = shadow.map(Into::into);
+    let inner = QuotaLayer::new(judged, quota.clone(), settings.clone(), source(), shadow.clone(), false);
+    let inner = RouteService::new(inner);
+    (QuotaLayer::wide(inner, quota.clone(), settings, source(), shadow), quota, seen)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_says_so_holds_all_buckets() {
+    for (status, fields, seconds) in [(403, wait("20"), 20), (402, vec![], 30), (403, vec![], 10)] {
+        let (mut layer, quota, seen) = layers(&[(status, fields)], patient(), None);
+        layer.call(request("/a")).await.unwrap();
+        let started = Instant::now();
+        layer.call(request("/b")).await.unwrap();
+        assert_eq!(started.elapsed(), seconds * SECOND, "{status}");
+        // One asked, and was let in: the others need not wait.
+        layer.call(request("/c")).await.unwrap();
+        assert_eq!((started.elapsed(), seen.lock().unwrap().len()), (seconds * SECOND, 3));
+        let status = quota.status();
+        assert_eq!((status.throttled, status.held, status.refused), (1, 1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pause_of_a_bucket_and_that_of_another_host_hold_nobody_else() {
+    let (mut layer, quota, _) = layers(&[(429, wait("20")), (403, wait("20"))], patient(), None);
+    layer.call(request("/a")).await.unwrap();
+    let started = Instant::now();
+    layer.call(request("/b")).await.unwrap();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    let mut other = request("/a");
+    other.target.host = crate::message::target::Host::parse("other.example.com").unwrap();
+    layer.call(other).await.unwrap();
+    assert_eq!((started.elapsed(), quota.status().held), (Duration::ZERO, 0));
+    layer.call(request("/c")).await.unwrap();
+    assert_eq!(started.elapsed(), 20 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_host_is_held_as_the_policy_says() {
+    let reject = QuotaSettings { on_excess: QuotaExcess::Reject, ..QuotaSettings::default() };
+    let (mut layer, quota, seen) = layers(&[(403, wait("20"))], reject.clone(), None);
+    layer.call(request("/a")).await.unwrap();
+    let failure = layer.call(request("/b")).await.map(drop).unwrap_err();
+    assert_eq!((failure.fault, failure.retry_after), (Fault::QuotaHeld, Some(20 * SECOND)));
+    assert_eq!((quota.status().refused, seen.lock().unwrap().len()), (1, 1));
+    // A pause is cut to the longest hold, and in shadow mode nothing is held.
+    let short = QuotaSettings { max_hold: 5 * SECOND, ..patient() };
+    let (mut layer, ..) = layers(&[(403, wait("20"))], short, None);
+    layer.call(request("/a")).await.unwrap();
+    let started = Instant::now();
+    layer.call(request("/b")).await.unwrap();
+    assert_eq!(started.elapsed(), 5 * SECOND);
+    let (mut layer, quota, _) = layers(&[(403, wait("20"))], reject, Some("quota"));
+    layer.call(request("/a")).await.unwrap();
+    layer.call(request("/b")).await.unwrap();
+    assert_eq!((quota.status().shadowed, quota.status().refused), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_other_instances_are_told_once() {
+    let (mut layer, quota, _) = layers(&[(403, wait("20")), (403, wait("30"))], patient(), None);
+    let told = Arc::<Mutex<Vec<(String, Duration)>>>::default();
+    let log = told.clone();
+    quota.on_throttle(Arc::new(move |name, pause| log.lock().unwrap().push((name.to_owned(), pause))));
+    let mut second = layer.clone();
+    let (one, other) = tokio::join!(layer.call(request("/a")), second.call(request("/b")));
+    assert!(one.is_ok() && other.is_ok());
+    let all: Vec<Duration> = {
+        let told = told.lock().unwrap();
+        told.iter().filter(|(name, _)| name.contains("/all:")).map(|(_, pause)| *pause).collect()
+    };
+    assert_eq!(all, [20 * SECOND], "{told:?}");
+    // Told by another instance, it holds here.
+    let (mut layer, quota, _) = layers(&[], patient(), None);
+    let name = told.lock().unwrap().iter().find(|(name, _)| name.contains("/all:")).unwrap().0.clone();
+    quota.pause(&name, 7 * SECOND);
+    let started = Instant::now();
+    layer.call(request("/z")).await.unwrap();
+    assert_eq!(started.elapsed(), 7 * SECOND);
+}
