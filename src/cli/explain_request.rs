@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::credential::Location;
 use crate::policy::compiled::{Provider, Route, TenantFrom};
 use crate::policy::preset::keys;
 use crate::policy::tree::{Node, Place, PolicyPath};
@@ -74,11 +73,8 @@ pub fn values(provider: &Provider, route: &Route, source: Source<'_>) -> Map<Str
         say("tenant", json!({ key: of_provider.value(&["tenant", key], name), "required": required }));
     }
     say("headers", headers(route, &of_route));
-    let query = route.settings.query.iter().filter_map(|location| match location {
-        Location::Query(name) => Some(name.clone()),
-        Location::Header(_) => None,
-    });
-    say("query", json!({ "remove": of_route.list(&["query", "remove"], query.collect(), "nothing") }));
+    let removed = route.settings.query_remove.clone();
+    say("query", json!({ "remove": of_route.list(&["query", "remove"], removed, "nothing") }));
     let masked = |key: &str, own: &[String]| {
         of_provider.list(&["redact", key], own.to_vec(), "what is masked everywhere")
     };

@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderName, Response};
 use super::error::EgressError;
 use super::generation::Around;
 use super::renewals::{Origin, renewals};
-use crate::credential::Locations;
 use crate::credential::kinds::placeholder::known::Guard;
 use crate::credential::layer::Inject;
+use crate::credential::{Location, Locations};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
@@ -97,7 +97,7 @@ impl RouteStack {
             tenant: provider.tenant.clone(),
             locations,
             edits: settings.headers.clone(),
-            query: settings.query.clone(),
+            query: Locations::new(settings.query_remove.iter().cloned().map(Location::Query)),
             placeholders: placeholders.map(|known| known.guard(&settings.credential)),
             service,
         }

@@ -16,7 +16,6 @@ use super::pattern::{HostMap, PathPattern};
 use super::schema::{LogFormat, LogOutput, QueryConfig, Unmatched, Workers};
 use super::tenant_pattern::TenantPattern;
 use super::tree::{Node, Place, PolicyPath, Sources};
-use crate::credential::Locations;
 use crate::credential::kinds::MemberSettings;
 use crate::credential::scrub::Scrub;
 use crate::message::target::{Host, Target};
@@ -391,8 +390,8 @@ pub struct RouteSettings {
     pub scrub: Scrub,
     /// Changes of request headers.
     pub headers: HeaderEdits,
-    /// Query parameters that are taken out.
-    pub query: Locations,
+    /// Query parameters that are taken out, by name.
+    pub query_remove: Vec<String>,
     /// Largest request body in bytes.
     pub max_body: Option<u64>,
     /// How long things may take.

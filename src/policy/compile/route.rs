@@ -9,9 +9,9 @@ use http::{HeaderName, HeaderValue, Method};
 use super::Compiler;
 use super::layers::Written;
 use super::provider::Texts;
+use crate::credential::CredentialConfig;
 use crate::credential::kinds::header::header_name;
 use crate::credential::kinds::query::is_parameter;
-use crate::credential::{CredentialConfig, Location, Locations};
 use crate::message::quantity::TimeSpan;
 use crate::policy::compiled::{HeaderEdits, Route, RouteSettings, Timeouts, Within};
 use crate::policy::decode::decode;
@@ -338,7 +338,7 @@ impl Compiler<'_> {
             credential,
             scrub: config.scrub.unwrap_or_default(),
             headers: self.headers(config.headers.as_ref(), &path.key("headers")),
-            query: self.query(config.query.as_ref(), &path.key("query")),
+            query_remove: self.query_remove(config.query.as_ref(), &path.key("query")),
             max_body: config.max_body.map(|size| size.bytes()),
             timeouts: self.timeouts(config.timeouts.as_ref(), &path.key("timeouts")),
             layers: self.layers(config, written, path),
@@ -375,17 +375,12 @@ impl Compiler<'_> {
         edits
     }
 
-    fn query(&mut self, config: Option<&QueryEditsConfig>, path: &PolicyPath) -> Locations {
-        let names = config.and_then(|config| config.remove.as_ref());
-        let mut removed = Vec::new();
-        for (index, name) in names.into_iter().flatten().enumerate() {
-            if is_parameter(name) {
-                removed.push(Location::Query(name.clone()));
-            } else {
-                self.mistake(&path.key("remove").index(index), "not a parameter name");
-            }
+    fn query_remove(&mut self, config: Option<&QueryEditsConfig>, path: &PolicyPath) -> Vec<String> {
+        let names = config.and_then(|config| config.remove.clone()).unwrap_or_default();
+        for (index, _) in names.iter().enumerate().filter(|(_, name)| !is_parameter(name)) {
+            self.mistake(&path.key("remove").index(index), "not a parameter name");
         }
-        Locations::new(removed)
+        names
     }
 
     fn header_lines(

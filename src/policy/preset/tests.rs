@@ -357,13 +357,7 @@ fn a_key_in_the_query_goes_where_outgate_brings_a_credential() {
     let removed = |keys: &str| {
         let policy = format!("version: 1\nproviders:\n  d:\n    preset: datadog\n{keys}");
         let provider = compiled(&policy).unwrap().providers.remove(0);
-        let names = |route: &crate::policy::compiled::Route| {
-            let names = route.settings.query.iter().map(|location| match location {
-                crate::credential::Location::Query(name) => name.clone(),
-                crate::credential::Location::Header(name) => panic!("{name}"),
-            });
-            names.collect::<Vec<_>>().join(" ")
-        };
+        let names = |route: &crate::policy::compiled::Route| route.settings.query_remove.join(" ");
         let routes = &provider.routes;
         (names(routes.first().unwrap()), names(routes.last().unwrap()))
     };

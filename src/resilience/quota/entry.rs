@@ -193,7 +193,7 @@ impl Entry {
         inner.wake_head();
     }
 
-    /// Another instance was refused under this key.
+    /// Another instance was refused under this key, or an answer says that all buckets pause.
     pub(super) fn pause(&self, now: Instant, pause: Duration) {
         let mut inner = self.lock();
         inner.state.pause(now, pause);

@@ -292,6 +292,21 @@ fn in_half_an_hour() -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
+/// The end of each token is the one that its answer told.
+fn check_ends(ways: &[Way], status: &str, wrong: &mut String) {
+    let status: Value = serde_json::from_str(status).unwrap();
+    for way in ways.iter().filter(|way| way.endpoint().is_some()) {
+        let part = format!("/{}/", way.name);
+        let all = status["secrets"].as_array().unwrap().iter();
+        let mut own = all.filter(|one| one["reference"].as_str().unwrap().contains(&part));
+        let ends = own.next().and_then(|one| one["ends_in_seconds"].as_u64());
+        let told = way.fact["token_end"] != "none" || way.kind == "github_app";
+        if ends.is_some_and(|ends| (1700..=1800).contains(&ends)) != told {
+            let _ = writeln!(wrong, "{}: ends in {ends:?}", way.name);
+        }
+    }
+}
+
 /// The keys of the app and of the service account.
 fn write_keys(dir: &std::path::Path) {
     let rsa = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
@@ -399,6 +414,7 @@ async fn every_way_that_gets_a_token_brings_it_to_its_place() {
         }
     }
     let status = admin(&proxy, "GET", "/status").await.text();
+    check_ends(&ways, &status, &mut wrong);
     assert!(wrong.is_empty(), "{wrong}\n{status}");
     assert!(ways.len() >= 20, "{}", ways.len());
     let log = proxy.log.text(&proxy.app.telemetry);
