@@ -29,6 +29,11 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	@if command -v cargo-deny >/dev/null; then \
+	  $(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources; \
+	else \
+	  echo "SKIP cargo-deny is not installed (cargo install cargo-deny --locked): licences and sources of dependencies are not checked"; \
+	fi
 
 ## Figures: CPU, latency, memory, start-up, against a bare pass-through.
 bench:

@@ -1,6 +1,7 @@
 //! All wiring: a policy becomes settings, shared state, listeners and tasks; and at the end everything is drained.
 
 mod bound;
+mod ca;
 pub mod handed;
 
 use std::io;
@@ -8,22 +9,23 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::bound::Bound;
+use self::ca::{Given, Renewal};
 use self::handed::Handed;
 use crate::admin::Admin;
 use crate::pipeline::reload::{FIRST_READ, ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::watch;
-use crate::policy::compiled::{Ca, CompiledPolicy, Fixed, Runtime};
+use crate::policy::compiled::{Ca, CompiledPolicy, Fixed, ListenerTokens, Runtime};
 use crate::policy::load::PolicyOrigin;
 use crate::policy::schema;
-use crate::proxy::context::{DownstreamBounds, Guesses, Proxy, Pseudonym, TokenCheck};
+use crate::proxy::context::{DownstreamBounds, Guesses, Owner, Proxy, Pseudonym, TokenCheck, TokenOwner};
 use crate::proxy::original::{self, OriginalDestination};
 use crate::proxy::overload::Overload;
 use crate::proxy::socket::SocketTimeouts;
@@ -31,15 +33,14 @@ use crate::secret::reference::SecretRef;
 use crate::secret::{SecretCache, SecretError, StoreEnv, Stores};
 use crate::telemetry::{LogFormat, LogOutput, Telemetry};
 use crate::tls::leaf_cache::{DEFAULT_MAX_ENTRIES, LeafCache};
-use crate::tls::roots::{SystemRoots, write_bundle};
-use crate::tls::truststore::write_truststore;
 use crate::tls::{Authority, CaSource, TlsError};
 use crate::upstream::connector::UpstreamEnv;
 use crate::upstream::guard::OwnListeners;
 use crate::upstream::resolver::Resolver;
 use crate::upstream::service::UpstreamError;
 
-/// How long the end waits for a refresh token that is on its way: its request takes at most 30 s, and then it is written.
+/// How long after the begin of the drain the end still waits for a refresh token that is on its way: its request takes at most 30 s,
+/// and then it is written.
 const EXCHANGE: Duration = Duration::from_secs(40);
 
 /// Why outgate did not start.
@@ -124,8 +125,11 @@ impl App {
         let origin = origin.into();
         let fixed = policy.fixed.clone();
         let telemetry = Arc::new(start_telemetry(&fixed, overrides.log).map_err(StartError::Log)?);
-        let tls = prepare_tls(&fixed, overrides.ssl_cert_file, overrides.ssl_cert_dir).await?;
+        let given = Given::new(&fixed, overrides.ssl_cert_file, overrides.ssl_cert_dir);
+        let source = ca_source(&fixed);
+        let tls = prepare_tls(source.clone(), given.clone()).await?;
         telemetry.metrics.set_ca_end(tls.leaves.authority().not_after());
+        let roots = tls.roots.clone();
         let env = Arc::new(UpstreamEnv {
             resolver: overrides.resolver.unwrap_or_else(Resolver::system),
             roots: tls.roots,
@@ -146,6 +150,9 @@ impl App {
         // Listeners are bound, so clients wait in the backlog until the first secrets were tried.
         secrets.read_new(FIRST_READ).await;
         spawn(watch::run(reloader.clone(), background.clone()));
+        if let Some(renewal) = Renewal::of(&source, (&tls.leaves, &roots), given, &telemetry) {
+            spawn(renewal.watch(background.clone()));
+        }
 
         let original = overrides.original.unwrap_or_else(original::from_kernel);
         let proxy = Arc::new(make_proxy(&fixed, &telemetry, &tls.leaves, &reloader, original));
@@ -205,6 +212,10 @@ impl App {
     /// finished by itself.
     pub async fn shutdown(&self) -> bool {
         self.ready.store(false, Ordering::Release);
+        // Whoever ends this process gives it so long and no longer. So what must not be broken off is begun no more from here on, and
+        // the drain's time counts for what is on its way.
+        let begun = Instant::now();
+        self.reloader.shared().unbroken().begin_no_more();
         self.proxy.drain.cancel();
         self.proxy.tasks.close();
         let finished = tokio::time::timeout(self.runtime.drain, self.proxy.tasks.wait()).await.is_ok();
@@ -217,7 +228,7 @@ impl App {
             let _ = tokio::time::timeout(Duration::from_millis(500), self.proxy.tasks.wait()).await;
         }
         // A refresh token that was used up and whose successor is not written would be lost.
-        self.reloader.shared().unbroken().end(EXCHANGE).await;
+        self.reloader.shared().unbroken().end(EXCHANGE.saturating_sub(begun.elapsed())).await;
         // What is leased of the fleet's limits goes back when nothing is sent any more.
         self.reloader.shared().layers.fleet.leave().await;
         self.background.cancel();
@@ -260,22 +271,19 @@ struct Tls {
     roots: Arc<rustls::RootCertStore>,
 }
 
-/// Reads roots and CA side by side, and pays for the first use of TLS before a client would.
-async fn prepare_tls(
-    fixed: &Fixed,
-    file: Option<PathBuf>,
-    directory: Option<PathBuf>,
-) -> Result<Tls, TlsError> {
-    let source = match &fixed.interception.ca {
+fn ca_source(fixed: &Fixed) -> CaSource {
+    match &fixed.interception.ca {
         Ca::Directory(directory) => CaSource::Directory(directory.clone()),
         Ca::Files { certificate, key } => {
             CaSource::Files { certificate: certificate.clone(), key: key.clone() }
         }
-    };
-    let bundle = fixed.interception.bundle.clone();
-    let of_roots = bundle.clone();
-    let roots =
-        tokio::task::spawn_blocking(move || SystemRoots::load(None, Some(&of_roots), file, directory));
+    }
+}
+
+/// Reads roots and CA side by side, and pays for the first use of TLS before a client would.
+async fn prepare_tls(source: CaSource, given: Given) -> Result<Tls, TlsError> {
+    let of_roots = given.clone();
+    let roots = tokio::task::spawn_blocking(move || of_roots.roots());
     let leaves = tokio::task::spawn_blocking(move || {
         let authority = Arc::new(Authority::load_or_create(&source)?);
         let leaves = LeafCache::new(authority, DEFAULT_MAX_ENTRIES)?;
@@ -288,12 +296,7 @@ async fn prepare_tls(
     for warning in &roots.warnings {
         tracing::warn!("{warning}");
     }
-    // A CA of the user's own may stand in the system's roots, for the apps; upstream it is not trusted.
-    roots.certificates.retain(|root| root != leaves.authority().certificate_der());
-    write_bundle(&bundle, &roots, leaves.authority().certificate_pem())?;
-    if let Some(path) = &fixed.interception.truststore {
-        write_truststore(path, &roots, leaves.authority().certificate_der())?;
-    }
+    given.write(&mut roots, &[&*leaves.authority()])?;
     Ok(Tls { leaves, roots: roots.root_store() })
 }
 
@@ -350,6 +353,18 @@ fn overload(max_connections: usize) -> Overload {
 fn token_check(secrets: &Arc<SecretCache>, reference: &SecretRef) -> TokenCheck {
     let entry = secrets.entry(reference);
     Arc::new(move |token: &[u8]| entry.current().is_ok_and(|version| version.value.same_bytes(token)))
+}
+
+/// Every token is compared, so that the time does not tell whose it was.
+fn token_owner(secrets: &Arc<SecretCache>, tokens: &ListenerTokens) -> TokenOwner {
+    let plain = tokens.plain.iter().map(|reference| (Owner::Anyone, token_check(secrets, reference)));
+    let of_tenants = tokens.tenants.iter();
+    let of_tenants =
+        of_tenants.map(|(name, reference)| (Owner::Tenant(name.clone()), token_check(secrets, reference)));
+    let all: Vec<_> = plain.chain(of_tenants).collect();
+    Arc::new(move |token: &[u8]| {
+        all.iter().fold(None, |found, (owner, is_it)| if is_it(token) { Some(owner.clone()) } else { found })
+    })
 }
 
 /// Values that are read when somebody scrapes, not kept up to date for nobody.

@@ -56,15 +56,18 @@ pub fn status(admin: &Admin) -> Value {
         "pools": pools,
         "interception": {
             "ca_sha256": admin.leaves.authority().fingerprint_sha256(),
-            "ca_ends_in_seconds": ca_ends_in(admin),
+            "ca_ends_in_seconds": ends_in(admin.leaves.authority().not_after()),
+            "ca_next": admin.leaves.next_authority().map(|next| json!({
+                "sha256": next.fingerprint_sha256(),
+                "ends_in_seconds": ends_in(next.not_after()),
+            })),
             "leaves": leaves.entries,
             "minted": leaves.minted,
         },
     })
 }
 
-/// Seconds until the CA of interception ends; 0 where it has.
-fn ca_ends_in(admin: &Admin) -> u64 {
-    let left = admin.leaves.authority().not_after().duration_since(SystemTime::now());
-    left.map_or(0, |left| left.as_secs())
+/// Seconds until a CA of interception ends; 0 where it has.
+fn ends_in(not_after: SystemTime) -> u64 {
+    not_after.duration_since(SystemTime::now()).map_or(0, |left| left.as_secs())
 }

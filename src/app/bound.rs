@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::handed::{Handed, Socket};
-use super::{StartError, spawn, token_check};
+use super::{StartError, spawn, token_owner};
 use crate::admin::{self, Admin};
 use crate::policy::compiled::{Fixed, ListenAddress, Listener as ListenerSettings};
 use crate::proxy::context::{ListenerContext, Proxy};
@@ -128,7 +128,7 @@ fn take_over(
         match listener.local_addr() {
             Some(address)
                 if !address.ip().to_canonical().is_loopback()
-                    && settings.token.is_none()
+                    && settings.tokens.is_none()
                     && !settings.expose =>
             {
                 return Err(StartError::Exposed { address, name: name.to_owned() });
@@ -158,6 +158,6 @@ fn listener_context(
         transparent: settings.transparent,
         hosts: settings.hosts.clone(),
         provider: settings.provider.clone(),
-        token: settings.token.as_ref().map(|reference| token_check(secrets, reference)),
+        tokens: settings.tokens.as_ref().map(|tokens| token_owner(secrets, tokens)),
     }
 }

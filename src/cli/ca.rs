@@ -52,7 +52,7 @@ fn init(policy: &CompiledPolicy, authority: &Authority) -> ExitCode {
         bundle.display(),
     );
     if let Some(truststore) = &policy.fixed.interception.truststore {
-        if let Err(error) = write_truststore(truststore, &roots, authority.certificate_der()) {
+        if let Err(error) = write_truststore(truststore, &roots, &[authority.certificate_der()]) {
             return fail(error);
         }
         text.push_str(&format!("java    {} (the same as PKCS#12)\n", truststore.display()));

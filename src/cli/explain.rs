@@ -209,7 +209,7 @@ fn allowed(
         "at": place(policy, route.place),
         "credential": {
             "references": settings.credential.iter().map(references).chain(certificate.clone()).collect::<Vec<_>>(),
-            "places": places(&locations, &settings.credential).into_iter().chain(shown).collect::<Vec<_>>(),
+            "places": places(&settings.credential).into_iter().chain(shown).collect::<Vec<_>>(),
             "from": origin(policy, &route.effective, &["credential"]),
         },
         "stripped": stripped(&locations, headers),
@@ -259,8 +259,9 @@ fn references(member: &MemberSettings) -> String {
 }
 
 /// Where the credential goes, each place once.
-fn places(locations: &Locations, members: &[MemberSettings]) -> Vec<String> {
-    let mut all: Vec<String> = locations.iter().map(describe).collect();
+fn places(members: &[MemberSettings]) -> Vec<String> {
+    let written = Locations::new(members.iter().flat_map(MemberSettings::written));
+    let mut all: Vec<String> = written.iter().map(describe).collect();
     for place in members
         .iter()
         .filter_map(|member| member.per_request.as_ref())

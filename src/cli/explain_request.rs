@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::policy::compiled::{Provider, Route};
+use crate::policy::compiled::{Provider, Route, TenantFrom};
 use crate::policy::preset::keys;
 use crate::policy::tree::{Node, Place, PolicyPath};
 use crate::telemetry::KeyShapes;
@@ -66,8 +66,11 @@ pub fn values(provider: &Provider, route: &Route, source: Source<'_>) -> Map<Str
     say("paths", of_provider.value(&["paths"], paths));
     if let Some(tenant) = &provider.tenant {
         let required = of_provider.value(&["tenant", "required"], tenant.required.to_string());
-        let header = of_provider.value(&["tenant", "header"], tenant.header.as_str());
-        say("tenant", json!({ "header": header, "required": required }));
+        let (key, name) = match &tenant.from {
+            TenantFrom::Header(header, _) => ("header", header.as_str()),
+            TenantFrom::Token => ("from", "token"),
+        };
+        say("tenant", json!({ key: of_provider.value(&["tenant", key], name), "required": required }));
     }
     say("headers", headers(route, &of_route));
     let removed = route.settings.query_remove.clone();

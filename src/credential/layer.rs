@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::Either;
 use http::Response;
@@ -14,14 +15,19 @@ use tower::Service;
 
 use super::bound::Credential;
 use super::error::CredentialError;
-use super::member::Prepared;
+use super::member::{Member, Prepared};
 use super::rewrite::collect;
 use super::scrub::{Scrub, scrub_response};
 use super::tenants::Credentials;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
-use crate::message::request::EgressRequest;
+use crate::message::request::{EgressRequest, Exchange};
 use crate::resilience::{Inner, Pending};
+
+/// Credentials that may end, one after the other, while one attempt waits for a connection.
+const MOST_ENDS: usize = 3;
+/// When to try again where the credential ended and cannot be replaced within the attempt.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Injects a credential.
 #[derive(Clone)]
@@ -57,14 +63,32 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
                 if holds(&prepared, &request).is_some() {
                     return self.clone().send_later(request, credential);
                 }
-                let reference = member.reference().clone();
-                self.send(request, choice, reference, prepared)
+                let chosen = Chosen::new(choice, member, prepared);
+                if chosen.ends.is_some() {
+                    return self.clone().send_lasting(request, credential, chosen);
+                }
+                self.send(request, chosen)
             }
             // A token that has ended or was never there, a tenant who is named for the first time: it is waited for, within the
             // deadline of the request.
             Err(_) if credential.waits() => self.clone().send_later(request, credential),
             Err(error) => ready(missing(&credential, error)),
         }
+    }
+}
+
+/// What a request carries.
+struct Chosen {
+    /// The member's place in the list.
+    choice: usize,
+    reference: Arc<str>,
+    prepared: Arc<Prepared>,
+    ends: Option<Instant>,
+}
+
+impl Chosen {
+    fn new(choice: usize, member: &Member, prepared: Arc<Prepared>) -> Self {
+        Self { choice, reference: member.reference().clone(), prepared, ends: member.ends() }
     }
 }
 
@@ -76,23 +100,50 @@ fn holds(prepared: &Prepared, request: &EgressRequest) -> Option<u64> {
 impl<S: Inner> Inject<S> {
     /// Waits for the credential; and where the body is held, for the body first: the token that was good when the body began
     /// may have ended when it is there.
-    fn send_later(mut self, mut request: EgressRequest, credential: Arc<Credential>) -> Pending {
+    fn send_later(self, mut request: EgressRequest, credential: Arc<Credential>) -> Pending {
         Box::pin(async move {
             let mut held = false;
-            let (choice, reference, prepared) = loop {
-                let began = Instant::now();
-                let obtained = credential.choose_or_obtain(request.credential_choice).await;
-                request.exchange.queued(began.elapsed());
-                let (choice, member, prepared) = obtained.map_err(|error| missing(&credential, error))?;
-                match holds(&prepared, &request).filter(|_| !held) {
+            let chosen = loop {
+                let chosen = obtain(&credential, request.credential_choice, &request.exchange).await?;
+                match holds(&chosen.prepared, &request).filter(|_| !held) {
                     Some(max) => {
                         let body = collect(std::mem::take(&mut request.body), max).await?;
                         (request.body, held) = (Body::full(body), true);
                     }
-                    None => break (choice, member.reference().clone(), prepared),
+                    None => break chosen,
                 }
             };
-            self.send(request, choice, reference, prepared).await
+            self.send_lasting(request, credential, chosen).await
+        })
+    }
+
+    /// Sends a request whose credential ends by itself. One that ended while the request waited for a connection comes back
+    /// unsent, and the request goes with the next.
+    fn send_lasting(
+        mut self,
+        mut request: EgressRequest,
+        credential: Arc<Credential>,
+        mut chosen: Chosen,
+    ) -> Pending {
+        Box::pin(async move {
+            for _ in 0..MOST_ENDS {
+                let plain = request.path_and_query.clone();
+                let rewritten = chosen.prepared.per_request.is_some();
+                let mut failure = match self.send(request, chosen).await {
+                    Ok(response) => return Ok(response),
+                    Err(failure) => failure,
+                };
+                let Some(unsent) = failure.handed_back.take() else { return Err(failure) };
+                if rewritten {
+                    // What was signed or written into the body cannot be taken out again.
+                    return Err(failure);
+                }
+                request = unsent.into_request();
+                credential.locations().strip_headers(&mut request.headers);
+                request.path_and_query = plain;
+                chosen = obtain(&credential, request.credential_choice, &request.exchange).await?;
+            }
+            Err(Failure::not_sent(Fault::Credential).retry_after(AGAIN))
         })
     }
 
@@ -106,13 +157,8 @@ impl<S: Inner> Inject<S> {
         })
     }
 
-    fn send(
-        &mut self,
-        mut request: EgressRequest,
-        choice: usize,
-        reference: Arc<str>,
-        prepared: Arc<Prepared>,
-    ) -> Pending {
+    fn send(&mut self, mut request: EgressRequest, chosen: Chosen) -> Pending {
+        let Chosen { choice, reference, prepared, ends } = chosen;
         if prepared.over_long(&request.path_and_query) {
             return ready(Failure::not_sent(Fault::TargetTooLong));
         }
@@ -126,6 +172,7 @@ impl<S: Inner> Inject<S> {
             facts.prepared = Some(reference);
             facts.credential_stamp = prepared.stamp;
             facts.credential_choice = choice;
+            facts.credential_ends = ends;
         }
         let scrub = self.scrub;
         let call = match &prepared.per_request {
@@ -144,6 +191,15 @@ impl<S: Inner> Inject<S> {
     }
 }
 
+/// Waits for the credential, and counts that as time in the queue.
+async fn obtain(credential: &Credential, choice: usize, exchange: &Exchange) -> Result<Chosen, Failure> {
+    let began = Instant::now();
+    let obtained = credential.choose_or_obtain(choice).await;
+    exchange.queued(began.elapsed());
+    let (choice, member, prepared) = obtained.map_err(|error| missing(credential, error))?;
+    Ok(Chosen::new(choice, member, prepared))
+}
+
 fn missing(credential: &Credential, error: CredentialError) -> Failure {
     let mut failure = Failure::not_sent(Fault::Credential).because(error);
     failure.retry_after = credential.asked_again_in();
@@ -153,3 +209,6 @@ fn missing(credential: &Credential, error: CredentialError) -> Failure {
 fn ready(failure: Failure) -> Pending {
     Box::pin(std::future::ready(Err(failure)))
 }
+
+#[cfg(test)]
+mod tests;

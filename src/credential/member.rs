@@ -145,6 +145,11 @@ impl Member {
         self.secrets.iter().map(|(_, entry)| entry)
     }
 
+    /// When the first of its secrets ends by itself. Not kept with what is prepared: a value may get another end.
+    pub fn ends(&self) -> Option<Instant> {
+        self.secrets().filter_map(|entry| entry.ends_at()).min()
+    }
+
     /// When the stores of what is missing have all been asked again; none where nothing is missing, or never will be there.
     pub fn asked_again_at(&self) -> Option<Instant> {
         let missing = self.secrets().filter(|entry| entry.current().is_err());
@@ -285,5 +290,49 @@ impl Prepared {
     pub fn over_long(&self, target: &PathAndQuery) -> bool {
         let added: usize = self.parameters.iter().map(|pair| pair.len() + 1).sum();
         added > 0 && target.as_str().len() + added >= usize::from(u16::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::credential::kinds::bearer;
+    use crate::credential::token::TokenEnv;
+    use crate::secret::fake::upstream_env;
+    use crate::secret::{SecretCache, Stores};
+
+    /// Two stamps for one version would make a refused credential look like another one: it would be healed twice.
+    #[tokio::test]
+    async fn one_version_has_one_stamp_however_many_prepare_it_at_once() {
+        const THREADS: usize = 4;
+        let directory = tempfile::tempdir().unwrap();
+        let cache = SecretCache::new(Stores::built_in(directory.path()));
+        let env = TokenEnv::new(upstream_env());
+        let settings = MemberSettings::of(bearer::parts("file:key".parse().unwrap()));
+        let member = Member::bind(&settings, &Scope { cache: &cache, env: &env, tenant: None })
+            .unwrap_or_else(|error| panic!("{error}"));
+        let mut before = None;
+        for round in 0..200 {
+            std::fs::write(directory.path().join("key"), format!("the-key-of-round-{round}")).unwrap();
+            for secret in member.secrets() {
+                secret.refresh().await;
+            }
+            let start = Barrier::new(THREADS);
+            let stamps: HashSet<u64> = std::thread::scope(|scope| {
+                let prepare = || {
+                    start.wait();
+                    member.prepared().unwrap_or_else(|error| panic!("{error}")).stamp
+                };
+                let all: Vec<_> = (0..THREADS).map(|_| scope.spawn(prepare)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert_eq!(stamps.len(), 1, "round {round}: {stamps:?}");
+            let stamp = stamps.into_iter().next();
+            assert!(stamp > before && member.last_stamp() == stamp, "another version, another stamp");
+            before = stamp;
+        }
     }
 }

@@ -10,6 +10,9 @@
 //! | a container of the sidecar's user else | warning: it may signal the sidecar only where they share processes |
 //! | a container that mounts a volume of the sidecar's, or something else where outgate's certificates are | refused |
 //! | a container that names a port of the sidecar's | warning |
+//! | `terminationGracePeriodSeconds` too short for the sidecar's linger and drain | warning: it would be killed with requests on their way |
+
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -49,6 +52,7 @@ pub fn check(spec: &Map<String, Value>, sidecar: &Sidecar, warnings: &mut Warnin
     if let Some(key) = shared {
         warnings.push(format!("`{key}` lets the pod's other containers see the sidecar's processes"));
     }
+    grace(spec, sidecar, warnings);
     if !same_user.is_empty() {
         let user = sidecar.user().unwrap_or_default();
         warnings.push(format!(
@@ -57,6 +61,19 @@ pub fn check(spec: &Map<String, Value>, sidecar: &Sidecar, warnings: &mut Warnin
         ));
     }
     Ok(())
+}
+
+/// Kubernetes fills in 30 s before it asks a webhook, so what the pod's author wrote and what nobody wrote look alike: it is told, and left
+/// as it is.
+fn grace(spec: &Map<String, Value>, sidecar: &Sidecar, warnings: &mut Warnings) {
+    let Some(grace) = at(spec, &["terminationGracePeriodSeconds"]).and_then(Value::as_u64) else { return };
+    let needed = sidecar.ends_within();
+    if Duration::from_secs(grace) <= needed {
+        warnings.push(format!(
+            "`terminationGracePeriodSeconds` is {grace}, and the sidecar may take {} to let requests finish: make it longer",
+            humantime::format_duration(needed)
+        ));
+    }
 }
 
 /// All containers but the template's.

@@ -12,6 +12,7 @@
 //! live        certificate, key and template, which change while it runs
 //! answer      one request of the webhook: bounds, and what goes back
 //! peer        what one address may take of it
+//! place       which connection gives way when there are too many
 //! server      the webhook as a process
 //! metrics     what it tells about itself
 //! ```
@@ -29,6 +30,7 @@ pub mod merge;
 pub mod metrics;
 pub mod options;
 pub mod peer;
+pub mod place;
 pub mod review;
 pub mod server;
 pub mod sidecar;

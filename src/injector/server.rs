@@ -24,7 +24,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,11 +32,13 @@ use super::answer::{Webhook, text};
 use super::live::{Files, Live, LiveError};
 use super::metrics::Metrics;
 use super::peer::{Peer, Peers};
+use super::place::{Place, Places};
 use crate::message::body::Body;
 
-/// Connections at a time, of all addresses; more wait in the backlog. Of one address there are at most [`peer::CONNECTIONS`](super::peer).
+/// Connections at a time, of all addresses; for one more a silent one is closed. Of one address there are at most
+/// [`peer::CONNECTIONS`](super::peer).
 const CONNECTIONS: usize = 512;
-/// The same, of scrapers and probes.
+/// The same, of scrapers and probes. Who holds them all must not keep the kubelet from asking whether this process lives.
 const HEALTH_CONNECTIONS: usize = 32;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs
 const AGE: Duration = Duration::from_secs(600);
 /// How long running requests may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
-/// The same for a connection that never had one: time for a word of goodbye.
+/// The same for a connection without one: time for a word of goodbye.
 const FIRST_END: Duration = Duration::from_millis(100);
 
 /// What the injector is started with.
@@ -159,61 +160,79 @@ async fn serve(
     tasks: TaskTracker,
     drain: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(CONNECTIONS);
     let peers = Peers::default();
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let (stream, address) = tokio::select! {
             accepted = accept(&listener) => accepted,
             () = drain.cancelled() => return,
         };
-        let Some((peer, place)) = peers.admit(address) else {
+        let Some((peer, share)) = peers.admit(address) else {
             tracing::debug!(%address, "an address has too many connections");
             continue;
         };
+        let place = tokio::select! {
+            place = places.take(address) => place,
+            () = drain.cancelled() => return,
+        };
+        let Some(place) = place else { return };
         let acceptor = TlsAcceptor::from(live.tls());
         let (webhook, drain) = (webhook.clone(), drain.clone());
         tasks.spawn(async move {
+            let place = Arc::new(place);
             let _ = stream.set_nodelay(true);
             let handshake = tokio::select! {
                 handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => handshake,
+                () = place.wanted() => return,
                 () = drain.cancelled() => return,
             };
             match handshake {
                 Ok(Ok(stream)) => {
                     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    connection(stream, h2, webhook, peer, drain).await;
+                    connection(stream, h2, webhook, peer, place, drain).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
                 Err(_) => tracing::debug!("a handshake took too long"),
             }
-            drop((permit, place));
+            drop(share);
         });
     }
 }
 
-/// One connection of the API server, up to its end, its age or the drain.
+/// One connection of the API server, up to its end, its age or the drain, or until its place is wanted for another.
 async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     h2: bool,
     webhook: Arc<Webhook>,
     peer: Arc<Peer>,
+    place: Arc<Place>,
     drain: CancellationToken,
 ) {
     let requests = Arc::new(AtomicU64::new(0));
-    let counted = requests.clone();
+    let (counted, of_requests) = (requests.clone(), place.clone());
     let service = service_fn(move |request| {
-        let (webhook, peer) = (webhook.clone(), peer.clone());
+        let (webhook, peer, running) = (webhook.clone(), peer.clone(), of_requests.runs());
         counted.fetch_add(1, Ordering::Relaxed);
-        async move { Ok::<_, Infallible>(webhook.answer(request, &peer).await) }
+        async move {
+            let answer = webhook.answer(request, &peer).await;
+            drop(running);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let over = async {
-        tokio::select! {
-            () = drain.cancelled() => {}
-            () = silent(&requests) => {}
-            () = tokio::time::sleep(AGE) => {}
+        let drained = tokio::select! {
+            () = drain.cancelled() => true,
+            () = silent(&requests) => true,
+            () = tokio::time::sleep(AGE) => true,
+            () = place.wanted() => false,
+        };
+        match requests.load(Ordering::Relaxed) {
+            // Nobody is there to hear a goodbye, and somebody waits for the place.
+            0 if !drained => Duration::ZERO,
+            0 => FIRST_END,
+            _ if !drained => FIRST_END,
+            _ => DRAIN,
         }
-        if requests.load(Ordering::Relaxed) == 0 { FIRST_END } else { DRAIN }
     };
     let io = TokioIo::new(io);
     // The same twice, because the two kinds of connections have no trait in common.
@@ -289,13 +308,13 @@ async fn serve_health(
     tasks: TaskTracker,
     cancel: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(HEALTH_CONNECTIONS));
+    let places = Places::new(HEALTH_CONNECTIONS);
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let (stream, _) = tokio::select! {
+        let (stream, address) = tokio::select! {
             accepted = accept(&listener) => accepted,
             () = cancel.cancelled() => return,
         };
+        let Some(place) = places.take(address).await else { return };
         let (health, cancel) = (health.clone(), cancel.clone());
         tasks.spawn(async move {
             let service = service_fn(move |request| {
@@ -307,9 +326,9 @@ async fn serve_health(
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             tokio::select! {
                 _ = connection => {}
+                () = place.wanted() => {}
                 () = cancel.cancelled() => {}
             }
-            drop(permit);
         });
     }
 }

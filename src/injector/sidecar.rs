@@ -3,6 +3,8 @@
 //! Here, and nowhere else, is written down which of the template's members an annotation changes. All have names that the library
 //! (`helm/charts/outgate-lib`) gives them, and a test of the charts holds both together.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use super::options::{CPU_REQUEST, MEMORY_LIMIT, MEMORY_REQUEST, Options, amount};
@@ -13,6 +15,10 @@ use super::{Refusal, STATUS, Shown};
 const POLICY_VOLUME: &str = "outgate-policy";
 const CREDENTIALS_VOLUME: &str = "outgate-credentials";
 const LOG_FLAG: &str = "--log=";
+/// Settings of the sidecar that stand in place of the policy's, one a line.
+const SETTINGS: &str = "OUTGATE_SET";
+/// What holds for `runtime.drain` where nothing is set.
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// What one pod gets.
 #[derive(Clone, Debug)]
@@ -90,6 +96,18 @@ impl Sidecar {
     pub fn ports(&self) -> impl Iterator<Item = i64> {
         let ports = self.variant.sidecar.get("ports").and_then(Value::as_array);
         ports.into_iter().flatten().filter_map(|port| port.get("containerPort")?.as_i64())
+    }
+
+    /// How long it may take to end by what is set for it: it lingers, and then it drains.
+    pub fn ends_within(&self) -> Duration {
+        let variables = self.variant.sidecar.get("env").and_then(Value::as_array);
+        let mut settings = variables.into_iter().flatten().filter(|one| text(one, "name") == Some(SETTINGS));
+        let settings = settings.next().and_then(|one| text(one, "value")).unwrap_or_default();
+        let of = |key: &str| {
+            let value = settings.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))?;
+            humantime::parse_duration(value.trim()).ok()
+        };
+        of("runtime.linger").unwrap_or_default() + of("runtime.drain").unwrap_or(DRAIN)
     }
 
     fn apply(&mut self, template: &Template, options: &Options) -> Result<(), Refusal> {

@@ -134,6 +134,8 @@ pub struct Facts {
     pub credential: Option<Arc<str>>,
     /// Which preparation of the credential the last attempt carried.
     pub credential_stamp: u64,
+    /// When the credential that the current attempt carries ends by itself; it is not sent from then on.
+    pub credential_ends: Option<Instant>,
     /// Which member of a list of credentials the last attempt carried; another than was asked for, where that one could
     /// not be had.
     pub credential_choice: usize,
@@ -159,6 +161,11 @@ impl Exchange {
     /// The facts, for reading and writing. Never held across an await.
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the credential that the current attempt carries has ended by itself.
+    pub fn credential_is_over(&self) -> bool {
+        self.facts().credential_ends.is_some_and(|end| Instant::now() >= end)
     }
 
     /// Adds to the time spent waiting inside outgate: for limits, quota, concurrency and backoff. Never upstream time.

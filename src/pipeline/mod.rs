@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod generation;
+mod kept;
 pub mod layer_report;
 pub mod layer_states;
 pub mod live_fleet;

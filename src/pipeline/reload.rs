@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
 use super::generation::Generation;
+use super::kept::KeptPlaces;
 use super::shared::Shared;
 use crate::policy::compile::compile;
 use crate::policy::compiled::CompiledPolicy;
@@ -33,6 +34,13 @@ pub enum ReloadError {
     /// It changes what needs a restart.
     #[error("{} cannot be changed by a reload; restart outgate for that", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
+    /// It would begin grants anew whose newest refresh token is kept elsewhere.
+    #[error(
+        "a refresh token that rotates is kept in one place as long as outgate runs: {}. A reload would begin there with the first one, which is \
+         used up. Put `store` back; or end outgate, move what is kept, and start it again",
+        .0.join("; ")
+    )]
+    KeptElsewhere(Vec<String>),
     /// Its stacks could not be built, such as for a CA file that holds no certificate.
     #[error("{0}")]
     Build(#[from] UpstreamError),
@@ -76,6 +84,8 @@ pub struct Reloader {
     next: AtomicU64,
     /// One reload at a time; holds the text that was last refused, so that it is logged once.
     last_refused: Mutex<Option<String>>,
+    /// Where refresh tokens that rotate are kept. Used by the one reload that runs.
+    kept: Mutex<KeptPlaces>,
 }
 
 impl Reloader {
@@ -89,7 +99,10 @@ impl Reloader {
         prepare(&generation, &shared);
         shared.telemetry.metrics.policy_applied(1, SystemTime::now());
         let current = Arc::new(ArcSwap::from_pointee(generation));
-        Ok(Self { origin, shared, current, next: AtomicU64::new(2), last_refused: Mutex::new(None) })
+        let mut kept = KeptPlaces::default();
+        kept.remember(current.load().policy());
+        let (next, last_refused) = (AtomicU64::new(2), Mutex::new(None));
+        Ok(Self { origin, shared, current, next, last_refused, kept: Mutex::new(kept) })
     }
 
     /// Where the newest generation stands.
@@ -168,6 +181,11 @@ impl Reloader {
         if !differences.is_empty() {
             return Err(ReloadError::NeedsRestart(differences));
         }
+        let mut kept = self.kept.lock().await;
+        let lost = kept.lost_by(&policy);
+        if !lost.is_empty() {
+            return Err(ReloadError::KeptElsewhere(lost));
+        }
         let wider = widenings(old.policy(), &policy);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let stores = self.stores(&policy)?;
@@ -178,6 +196,7 @@ impl Reloader {
         self.shared.secrets.read_new(FIRST_READ).await;
         let generation = Arc::new(generation);
         self.current.store(generation.clone());
+        kept.remember(generation.policy());
         prepare(&generation, &self.shared);
         self.shared.telemetry.metrics.policy_applied(number, SystemTime::now());
         tracing::info!(generation = number, hash = %generation.policy().hash, "the policy was reloaded");

@@ -15,7 +15,7 @@ use crate::credential::{Location, Locations};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
-use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant};
+use crate::policy::compiled::{HeaderEdits, Provider, Route, Tenant, TenantFrom};
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::resilience::circuit_breaker::FallbackAnswer;
 use crate::resilience::retry::Heal;
@@ -103,26 +103,31 @@ impl RouteStack {
         }
     }
 
-    /// Takes the tenant's name out of the request; `Err` where it must be there and is not, or is not one plain value.
-    pub fn tenant(&self, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, EgressError> {
-        let Some(tenant) = &self.tenant else { return Ok(None) };
-        let mut values = headers.get_all(&tenant.header).iter();
-        let found = match (values.next(), values.next()) {
-            (Some(value), None) => Some(tenant_name(value, &tenant.pattern)?),
-            (None, _) if tenant.required => {
-                return Err(EgressError::BadRequest("the header that names the tenant is missing"));
-            }
-            (None, _) => None,
-            (Some(_), Some(_)) => return Err(BAD_TENANT),
+    /// Whose request it is, and takes the tenant's name out of it. `proven`: the tenant whose token the client sent to the
+    /// listener. `Err` where a tenant must be named and is not, or the name is not one plain value.
+    pub fn tenant(
+        &self,
+        headers: &mut HeaderMap,
+        proven: Option<&Arc<str>>,
+    ) -> Result<Option<Arc<str>>, EgressError> {
+        let Some(Tenant { from, required }) = &self.tenant else { return Ok(None) };
+        let (found, missing) = match from {
+            TenantFrom::Header(header, pattern) => (named_tenant(headers, header, pattern)?, NO_TENANT),
+            TenantFrom::Token => (proven.cloned(), EgressError::denied(NO_TENANT_TOKEN)),
         };
-        headers.remove(&tenant.header);
-        Ok(found)
+        if found.is_none() && *required { Err(missing) } else { Ok(found) }
     }
 
     /// Refuses a request that holds a placeholder of the policy where it would not be replaced.
     pub fn check_placeholders(&self, headers: &HeaderMap, target: &PathAndQuery) -> Result<(), EgressError> {
         let Some(guard) = &self.placeholders else { return Ok(()) };
         guard.check(headers, target).map_err(|_| EgressError::denied(MISPLACED))
+    }
+
+    /// The same for a trailer section, in which none is replaced; `Err` tells the app what is wrong.
+    pub fn check_trailers(&self, trailers: &HeaderMap) -> Result<(), &'static str> {
+        let Some(guard) = &self.placeholders else { return Ok(()) };
+        guard.check_trailers(trailers).map_err(|_| MISPLACED)
     }
 
     /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers and query.
@@ -150,6 +155,25 @@ impl RouteStack {
 }
 
 const MISPLACED: &str = "the request holds a placeholder where it is not replaced: that of another provider, or at another place (`placeholder.in`)";
+
+const NO_TENANT: EgressError = EgressError::BadRequest("the header that names the tenant is missing");
+const NO_TENANT_TOKEN: &str =
+    "the policy wants to know the tenant, and the client sent no tenant's token to the listener";
+
+fn named_tenant(
+    headers: &mut HeaderMap,
+    header: &HeaderName,
+    pattern: &TenantPattern,
+) -> Result<Option<Arc<str>>, EgressError> {
+    let mut values = headers.get_all(header).iter();
+    let found = match (values.next(), values.next()) {
+        (Some(value), None) => Some(tenant_name(value, pattern)?),
+        (None, _) => None,
+        (Some(_), Some(_)) => return Err(BAD_TENANT),
+    };
+    headers.remove(header);
+    Ok(found)
+}
 
 /// A tenant's name, if it looks as the policy says.
 fn tenant_name(value: &http::HeaderValue, pattern: &TenantPattern) -> Result<Arc<str>, EgressError> {

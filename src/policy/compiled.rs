@@ -150,12 +150,21 @@ pub struct Listener {
     pub expose: bool,
     /// It takes redirected connections, and opens no door.
     pub transparent: bool,
-    /// Reference of the token it wants.
-    pub token: Option<SecretRef>,
+    /// The tokens it knows; where there are none, everyone who can connect may use it.
+    pub tokens: Option<ListenerTokens>,
     /// Further names of the local endpoint.
     pub hosts: Vec<Host>,
     /// A provider's own `local.address`: everything here goes to it.
     pub provider: Option<Arc<str>>,
+}
+
+/// References of the tokens of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerTokens {
+    /// Of whoever is no tenant.
+    pub plain: Option<SecretRef>,
+    /// Of tenants, by name.
+    pub tenants: Vec<(Arc<str>, SecretRef)>,
 }
 
 /// A set of doors.
@@ -299,7 +308,7 @@ pub struct Provider {
     pub canonical_paths: bool,
     /// Its routes in order; the last one is the provider itself, and matches everything.
     pub routes: Vec<Arc<Route>>,
-    /// The header that names a request's tenant, and whether it must be there.
+    /// What names a request's tenant, and whether it must be named.
     pub tenant: Option<Tenant>,
     /// Query parameters masked in logs, and path patterns.
     pub redact_query: Vec<String>,
@@ -312,12 +321,19 @@ pub struct Provider {
 /// Where a request names its tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
-    /// The header; it is taken out of the request.
-    pub header: HeaderName,
-    /// A request without it is refused.
+    /// What names it.
+    pub from: TenantFrom,
+    /// A request that names none is refused.
     pub required: bool,
-    /// What a name looks like.
-    pub pattern: TenantPattern,
+}
+
+/// What names the tenant of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenantFrom {
+    /// A header, which is taken out of the request, and what a name looks like.
+    Header(HeaderName, TenantPattern),
+    /// The token that the client sends to the listener.
+    Token,
 }
 
 /// Whether TLS is intercepted, and why.

@@ -91,6 +91,8 @@ pub struct Opening {
     pub host: Host,
     /// Its port.
     pub port: u16,
+    /// The tenant whose token came with the CONNECT.
+    pub proven_tenant: Option<Arc<str>>,
     /// The record of the CONNECT.
     pub record: Record,
     /// Keeps the connection from being idle.
@@ -105,14 +107,14 @@ fn accept(
     host: Host,
     port: u16,
 ) -> Response<Body> {
-    let Arrival { mut parts, mut record, active, .. } = arrival;
+    let Arrival { mut parts, mut record, active, proven_tenant, .. } = arrival;
     let mut response = Response::new(Body::empty());
     stamp(response.headers_mut(), &record.event.request_id);
     record.answered(200);
     let Some(upgrade) = upgrade_of(&mut parts) else {
         return refuse_internal(proxy, context, &parts, record, active);
     };
-    let opening = Opening { host, port, record, active };
+    let opening = Opening { host, port, proven_tenant, record, active };
     let (proxy_of_task, context) = (proxy.clone(), context.clone());
     proxy.tasks.spawn(async move {
         // The tunnel goes on behind the HTTP connection, and so does its place.

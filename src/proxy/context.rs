@@ -105,6 +105,18 @@ impl Default for Pseudonym {
 /// Whether a token is the listener's; compares in constant time. It stands for a secret that this row cannot see.
 pub type TokenCheck = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
+/// Whose token it is, if it is one of the listener's; compares in constant time.
+pub type TokenOwner = Arc<dyn Fn(&[u8]) -> Option<Owner> + Send + Sync>;
+
+/// The owner of a listener's token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Every client that is no tenant.
+    Anyone,
+    /// A tenant of the policy.
+    Tenant(Arc<str>),
+}
+
 /// A listener, as its connections see it.
 pub struct ListenerContext {
     /// Its address, for logs.
@@ -123,8 +135,8 @@ pub struct ListenerContext {
     pub hosts: Vec<Host>,
     /// A provider's own port.
     pub provider: Option<Arc<str>>,
-    /// The token it wants.
-    pub token: Option<TokenCheck>,
+    /// The tokens it knows; without any it asks for none.
+    pub tokens: Option<TokenOwner>,
     /// Connection counters.
     pub metrics: Arc<ListenerMetrics>,
 }
@@ -151,6 +163,8 @@ pub struct ConnectionContext {
     pub redirected: Option<Redirected>,
     /// Inside an intercepted tunnel: the CONNECT target; of a redirected one, its SNI and the port that was dialled.
     pub intercepted: Option<(Host, u16)>,
+    /// Inside an intercepted tunnel: the tenant whose token came with the CONNECT.
+    pub proven_tenant: Option<Arc<str>>,
     /// It came when outgate was near one of its bounds: its requests are new work, refused as long as that lasts.
     pub late: bool,
     /// Watches streams that take nothing; HTTP/2 only.
@@ -223,29 +237,24 @@ impl Clock for TokioClock {
     }
 }
 
-/// Whether the request carries the listener's token: `Proxy-Authorization`, Basic (as either half) or Bearer. At the local
+/// Whose token the request carries: `Proxy-Authorization`, Basic (as either half) or Bearer. At the local
 /// endpoint, where SDKs cannot send that, the token may not stand elsewhere: `Authorization` belongs to the provider.
-pub fn carries_token(headers: &http::HeaderMap, check: &TokenCheck) -> bool {
+pub fn owner_of_token(headers: &http::HeaderMap, owner: &TokenOwner) -> Option<Owner> {
     debug_assert_ne!(PROXY_AUTHORIZATION, AUTHORIZATION);
-    let Some(value) = headers.get(PROXY_AUTHORIZATION) else { return false };
-    let bytes = value.as_bytes();
-    let Some(space) = bytes.iter().position(|byte| *byte == b' ') else { return false };
+    let bytes = headers.get(PROXY_AUTHORIZATION)?.as_bytes();
+    let space = bytes.iter().position(|byte| *byte == b' ')?;
     let (scheme, rest) = (&bytes[..space], bytes[space..].trim_ascii());
     if scheme.eq_ignore_ascii_case(b"bearer") {
-        return check(rest);
+        return owner(rest);
     }
     if !scheme.eq_ignore_ascii_case(b"basic") {
-        return false;
+        return None;
     }
-    let Ok(pair) =
-        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, rest).map(zeroize::Zeroizing::new)
-    else {
-        return false;
-    };
-    match pair.iter().position(|byte| *byte == b':') {
-        Some(colon) => check(&pair[colon + 1..]) || (pair.len() == colon + 1 && check(&pair[..colon])),
-        None => false,
-    }
+    let pair = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, rest);
+    let pair = pair.map(zeroize::Zeroizing::new).ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    let as_user = || if pair.len() == colon + 1 { owner(&pair[..colon]) } else { None };
+    owner(&pair[colon + 1..]).or_else(as_user)
 }
 
 #[cfg(test)]
@@ -254,12 +263,20 @@ mod tests {
 
     #[test]
     fn tokens_are_found_where_clients_put_them() {
-        let check: TokenCheck = Arc::new(|token| token == b"secret");
-        let carries = |value: &str| {
+        let tenant = || Owner::Tenant("acme".into());
+        let of: TokenOwner = Arc::new(move |token| match token {
+            b"secret" => Some(Owner::Anyone),
+            b"of-acme" => Some(tenant()),
+            _ => None,
+        });
+        let owner = |value: &str| {
             let mut headers = http::HeaderMap::new();
             headers.insert(PROXY_AUTHORIZATION, value.parse().unwrap());
-            carries_token(&headers, &check)
+            owner_of_token(&headers, &of)
         };
+        let carries = |value: &str| owner(value) == Some(Owner::Anyone);
+        assert_eq!(owner("Bearer of-acme"), Some(Owner::Tenant("acme".into())));
+        assert_eq!(owner("Basic YWNtZTpvZi1hY21l"), Some(Owner::Tenant("acme".into()))); // acme:of-acme
         assert!(carries("Bearer secret"));
         assert!(carries("basic eDpzZWNyZXQ=")); // x:secret
         assert!(carries("Basic c2VjcmV0Og==")); // secret:
@@ -267,7 +284,7 @@ mod tests {
         assert!(!carries("Bearer wrong"));
         assert!(!carries("Bearer"));
         assert!(!carries("Digest secret"));
-        assert!(!carries_token(&http::HeaderMap::new(), &check));
+        assert_eq!(owner_of_token(&http::HeaderMap::new(), &of), None);
     }
 
     #[tokio::test(start_paused = true)]

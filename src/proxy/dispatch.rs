@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::connect;
-use super::context::{ConnectionContext, Proxy, carries_token};
+use super::context::{ConnectionContext, Owner, Proxy, TokenOwner, owner_of_token};
 use super::exchange::{Judged, exchange, refuse};
 use super::local;
 use super::original::Redirected;
@@ -36,6 +36,8 @@ pub struct Arrival {
     pub active: ActivityGuard,
     /// The generation that judges it.
     pub generation: Arc<Generation>,
+    /// The tenant whose token the client sent to the listener.
+    pub proven_tenant: Option<Arc<str>>,
     door: Door,
 }
 
@@ -48,7 +50,8 @@ impl Arrival {
         context.activity.set_unread(!http_body::Body::is_end_stream(&incoming));
         let door = door_of(context, &parts);
         let record = open(proxy, context, &parts, door, &generation);
-        Self { parts, incoming: Some(incoming), record, active, generation, door }
+        let proven_tenant = context.proven_tenant.clone();
+        Self { parts, incoming: Some(incoming), record, active, generation, proven_tenant, door }
     }
 }
 
@@ -58,8 +61,10 @@ pub async fn dispatch(
     context: &Arc<ConnectionContext>,
     mut arrival: Box<Arrival>,
 ) -> Response<Body> {
-    if let Err(error) = admit_at_all(proxy, context, &arrival.parts).await {
-        return refuse_arrival(proxy, context, &error, *arrival);
+    match admit_at_all(proxy, context, &arrival.parts).await {
+        Ok(Some(Owner::Tenant(name))) => arrival.proven_tenant = Some(name),
+        Ok(Some(Owner::Anyone) | None) => {}
+        Err(error) => return refuse_arrival(proxy, context, &error, *arrival),
     }
     if arrival.parts.method == Method::CONNECT {
         return Box::pin(connect::connect(proxy, context, *arrival)).await;
@@ -119,8 +124,13 @@ fn open(
     record
 }
 
-/// What is asked of every request before its target is looked at.
-async fn admit_at_all(proxy: &Proxy, context: &ConnectionContext, parts: &Parts) -> Result<(), EgressError> {
+/// What is asked of every request before its target is looked at. Gives the owner of the token that it carries, where the
+/// listener asks for one.
+async fn admit_at_all(
+    proxy: &Proxy,
+    context: &ConnectionContext,
+    parts: &Parts,
+) -> Result<Option<Owner>, EgressError> {
     // hyper bounds the bytes of a head in HTTP/2, and not the fields: small ones are cheap to send and dear to keep.
     if parts.headers.len() > proxy.bounds.max_headers {
         return Err(EgressError::TooManyFields);
@@ -131,21 +141,32 @@ async fn admit_at_all(proxy: &Proxy, context: &ConnectionContext, parts: &Parts)
     if authority_form && parts.version != Version::HTTP_2 && parts.method != Method::CONNECT {
         return Err(EgressError::BadRequest("only CONNECT has a target in authority form"));
     }
-    if let (Some(check), None) = (&context.listener.token, &context.intercepted)
-        && !carries_token(&parts.headers, check)
-    {
-        if parts.headers.contains_key(http::header::PROXY_AUTHORIZATION) {
-            proxy.guesses.wrong(context.client).await;
-        }
-        return Err(EgressError::ProxyAuth);
-    }
+    let owner = match (&context.listener.tokens, &context.intercepted) {
+        (Some(tokens), None) => Some(authenticate(proxy, context, parts, tokens).await?),
+        (Some(_), Some(_)) | (None, _) => None,
+    };
     if has_looped(&parts.headers, &proxy.pseudonym.name) {
         return Err(EgressError::Loop);
     }
     if context.late && proxy.overload.is_full() {
         return Err(EgressError::Overloaded);
     }
-    Ok(())
+    Ok(owner)
+}
+
+async fn authenticate(
+    proxy: &Proxy,
+    context: &ConnectionContext,
+    parts: &Parts,
+    tokens: &TokenOwner,
+) -> Result<Owner, EgressError> {
+    if let Some(owner) = owner_of_token(&parts.headers, tokens) {
+        return Ok(owner);
+    }
+    if parts.headers.contains_key(http::header::PROXY_AUTHORIZATION) {
+        proxy.guesses.wrong(context.client).await;
+    }
+    Err(EgressError::ProxyAuth)
 }
 
 /// `OPTIONS *` is about outgate itself (RFC 9110 section 9.3.7); any other method has no asterisk form.

@@ -37,6 +37,7 @@ impl Download {
             | BodyError::DownstreamFraming(_)
             | BodyError::TrailersTooLarge
             | BodyError::TooLarge => Flag::DownstreamProtocol,
+            BodyError::Forbidden(_) => Flag::Denied,
             // Of uploads alone; an answer's body that says so is a bug.
             BodyError::Superseded => Flag::Internal,
             BodyError::DownstreamStalled => Flag::DownstreamTimeout,

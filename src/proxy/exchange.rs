@@ -92,7 +92,7 @@ fn outgoing(
     let mut headers = std::mem::take(&mut parts.headers);
     clean_request(&mut headers);
     route.check_placeholders(&headers, &judged.path_and_query)?;
-    let tenant = route.tenant(&mut headers)?;
+    let tenant = route.tenant(&mut headers, arrival.proven_tenant.as_ref())?;
     let path_and_query = route.prepare(&mut headers, judged.path_and_query.clone());
     headers.append(VIA, proxy.pseudonym.member(parts.version));
     trace(&mut headers, &mut arrival.record);

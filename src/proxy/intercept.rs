@@ -16,7 +16,7 @@ use crate::tls::accept::accept;
 
 /// Serves an intercepted connection until it ends.
 pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: Socket, opening: Opening) {
-    let Opening { mut record, active, host, port } = opening;
+    let Opening { mut record, active, host, port, proven_tenant } = opening;
     let config = match proxy.leaves.server_config(host.as_str()).await {
         Ok(config) => config,
         Err(error) => {
@@ -59,6 +59,7 @@ pub async fn serve(proxy: Arc<Proxy>, context: Arc<ConnectionContext>, socket: S
         activity,
         redirected: context.redirected,
         intercepted: Some((host, port)),
+        proven_tenant,
         late: context.late,
         stalls: (protocol == Protocol::Http2).then(Stalls::default),
         place: context.place.clone(),

@@ -160,6 +160,7 @@ pub async fn run(
                     activity: socket.activity(),
                     redirected: None,
                     intercepted: None,
+                    proven_tenant: None,
                     late: proxy.overload.is_full(),
                     stalls: None,
                     place: Arc::new(place),

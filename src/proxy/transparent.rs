@@ -118,7 +118,8 @@ async fn serve_tls(
     redirected.resolved = resolved;
     record.event.original = Some(redirected.noted());
     context.redirected = Some(redirected);
-    let opening = Opening { host, port: redirected.original.port(), record, active };
+    let port = redirected.original.port();
+    let opening = Opening { host, port, proven_tenant: None, record, active };
     match admission {
         ConnectAdmission::Intercept(_) => {
             Box::pin(intercept::serve(proxy, Arc::new(context), socket, opening)).await;

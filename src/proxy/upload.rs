@@ -113,13 +113,14 @@ impl Upload {
         Ok(Frame::data(data))
     }
 
-    /// Trailers never frame, route or authenticate, and never carry a twin of the credential.
+    /// Trailers never frame, route or authenticate, and never carry a twin of the credential, or a placeholder.
     fn trailers(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
         let Ok(mut trailers) = frame.into_trailers() else { return Ok(Frame::data(Bytes::new())) };
         let size: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if size > MAX_TRAILERS {
             return Err(BodyError::TrailersTooLarge);
         }
+        self.route.check_trailers(&trailers).map_err(BodyError::Forbidden)?;
         let refused: Vec<_> = trailers
             .keys()
             .filter(|name| !allowed_in_trailers(name) || self.route.owns_header(name))

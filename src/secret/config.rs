@@ -63,6 +63,23 @@ impl StoreConfig {
         }
     }
 
+    /// Of a store that outgate can write to: the server and where in it, so that two that differ in other settings alone are
+    /// the same place.
+    #[must_use]
+    pub fn written_at(&self) -> Option<String> {
+        match self {
+            Self::Vault(vault) => {
+                Some(format!("{:?} {:?} {:?}", vault.address, vault.namespace, vault.mount))
+            }
+            Self::AwsSecretsManager(_)
+            | Self::GcpSecretManager(_)
+            | Self::AzureKeyVault(_)
+            | Self::Kubernetes(_)
+            | Self::Exec(_)
+            | Self::Sealed(_) => None,
+        }
+    }
+
     /// The kind, as written in the policy.
     #[must_use]
     pub fn kind(&self) -> &'static str {

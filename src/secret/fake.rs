@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use super::config::StoreEnv;
 use crate::upstream::UpstreamEnv;
@@ -42,6 +43,8 @@ pub enum Reply {
     Answer(u16, String),
     /// The same with one more field.
     With(u16, String, String),
+    /// An answer of 200, once there is a permit.
+    Later(Arc<Semaphore>, String),
     /// Reads, and never answers.
     Hang,
     /// Closes the connection.
@@ -99,6 +102,10 @@ async fn serve(mut stream: TcpStream, log: Arc<Mutex<Vec<Asked>>>, script: Arc<S
         let (status, field, body) = match script(&asked) {
             Reply::Answer(status, body) => (status, String::new(), body),
             Reply::With(status, field, body) => (status, format!("{field}\r\n"), body),
+            Reply::Later(gate, body) => {
+                gate.acquire().await.unwrap().forget();
+                (200, String::new(), body)
+            }
             Reply::Hang => std::future::pending().await,
             Reply::Close => return,
         };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use moka::future::Cache;
 use rustls::pki_types::ServerName;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
@@ -24,6 +25,9 @@ pub const DEFAULT_MAX_ENTRIES: u64 = 1024;
 /// A leaf is valid for 23 hours after it was made, so one that is served has 12 hours left.
 const KEPT: Duration = Duration::from_secs(11 * 3600);
 
+/// So long before its end a CA signs no more where another one waits: whoever trusts it alone is lost then anyway.
+const LAST: Duration = Duration::from_secs(3600);
+
 /// ALPN names of what outgate speaks with the app, the better first (RFC 7301).
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -38,7 +42,8 @@ pub struct LeafCache {
 }
 
 struct Shared {
-    authority: Arc<Authority>,
+    authority: ArcSwap<Authority>,
+    next: ArcSwapOption<Authority>,
     ticketer: Arc<dyn ProducesTickets>,
     minted: AtomicU64,
 }
@@ -48,6 +53,19 @@ struct Entry {
     config: Arc<ServerConfig>,
     not_before: SystemTime,
     renew_at: SystemTime,
+}
+
+/// What becomes of a CA that was found in the place of the one that signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Succession {
+    /// It is known.
+    Unchanged,
+    /// It is the one that signs again, and what waited goes.
+    Withdrawn,
+    /// It waits for the end of the one that signs.
+    Waits,
+    /// It signs from now on.
+    Signs,
 }
 
 /// Numbers for the metrics.
@@ -67,7 +85,11 @@ impl LeafCache {
     pub fn new(authority: Arc<Authority>, max_entries: u64) -> Result<Self, TlsError> {
         let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         let entries = Cache::builder().max_capacity(max_entries).time_to_live(KEPT).build();
-        Ok(Self { shared: Arc::new(Shared { authority, ticketer, minted: AtomicU64::new(0) }), entries })
+        let (authority, next) = (ArcSwap::new(authority), ArcSwapOption::empty());
+        Ok(Self {
+            shared: Arc::new(Shared { authority, next, ticketer, minted: AtomicU64::new(0) }),
+            entries,
+        })
     }
 
     /// The server configuration for a host: a normalised name, or an IP address as text.
@@ -90,8 +112,47 @@ impl LeafCache {
     }
 
     /// The CA that signs.
-    pub fn authority(&self) -> &Arc<Authority> {
-        &self.shared.authority
+    pub fn authority(&self) -> Arc<Authority> {
+        self.shared.authority.load_full()
+    }
+
+    /// The CA that will sign when that one ends, where one has come.
+    pub fn next_authority(&self) -> Option<Arc<Authority>> {
+        self.shared.next.load_full()
+    }
+
+    /// What is to become of a CA that has come in the place of the one that signs. Apps were given the old one to trust, and read
+    /// that once: so a new key waits for the old one's end, and the same key in a new certificate does not.
+    pub fn succession(&self, found: &Authority, now: SystemTime) -> Succession {
+        let signing = self.authority();
+        if found.certificate_der() == signing.certificate_der() {
+            return if self.next_authority().is_some() {
+                Succession::Withdrawn
+            } else {
+                Succession::Unchanged
+            };
+        }
+        if found.continues(&signing) || signing.not_after() <= now + LAST {
+            return Succession::Signs;
+        }
+        match self.next_authority() {
+            Some(next) if next.certificate_der() == found.certificate_der() => Succession::Unchanged,
+            Some(_) | None => Succession::Waits,
+        }
+    }
+
+    /// Does what [`LeafCache::succession`] has found. Connections that are open stay; new ones get new leaves.
+    pub fn succeed(&self, found: Arc<Authority>, succession: Succession) {
+        match succession {
+            Succession::Unchanged => {}
+            Succession::Withdrawn => self.shared.next.store(None),
+            Succession::Waits => self.shared.next.store(Some(found)),
+            Succession::Signs => {
+                self.shared.authority.store(found);
+                self.shared.next.store(None);
+                self.entries.invalidate_all();
+            }
+        }
     }
 
     /// Numbers for the metrics.
@@ -107,9 +168,10 @@ impl LeafCache {
     /// Those of minting, and [`TlsError::Config`]: then no client could have connected either.
     pub fn warm_up(&self) -> Result<(), TlsError> {
         const HOST: &str = "warm-up.invalid";
-        let server = self.shared.build(self.shared.authority.mint(HOST)?)?;
+        let authority = self.authority();
+        let server = self.shared.build(authority.mint(HOST)?)?;
         let mut roots = RootCertStore::empty();
-        roots.add(self.shared.authority.certificate_der().clone())?;
+        roots.add(authority.certificate_der().clone())?;
         let client = ClientConfig::builder_with_provider(downstream_provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
@@ -131,7 +193,7 @@ impl Entry {
 
 impl Shared {
     fn entry(&self, host: &str) -> Result<Entry, TlsError> {
-        let leaf = self.authority.mint(host)?;
+        let leaf = self.authority.load().mint(host)?;
         let (not_before, not_after) = (leaf.not_before, leaf.not_after);
         let config = Arc::new(self.build(leaf)?);
         self.minted.fetch_add(1, Ordering::Relaxed);
@@ -233,6 +295,29 @@ mod tests {
             assert!(!Arc::ptr_eq(&old, &new));
         }
         assert_eq!(cache.stats().minted, 3);
+    }
+
+    #[tokio::test]
+    async fn a_new_ca_waits_for_the_end_of_the_old_one() {
+        let cache = cache(8);
+        let (first, now) = (cache.authority(), SystemTime::now());
+        let old = cache.server_config("a.example.test").await.unwrap();
+        assert_eq!(cache.succession(&first, now), Succession::Unchanged);
+        let second = self::cache(1).authority();
+        assert_eq!(cache.succession(&second, now), Succession::Waits);
+        cache.succeed(second.clone(), Succession::Waits);
+        assert!(Arc::ptr_eq(&cache.authority(), &first) && cache.next_authority().is_some());
+        assert_eq!(cache.succession(&second, now), Succession::Unchanged);
+        assert_eq!(cache.succession(&first, now), Succession::Withdrawn);
+        assert!(Arc::ptr_eq(&old, &cache.server_config("a.example.test").await.unwrap()));
+        // Its time has come.
+        let late = first.not_after() - LAST;
+        assert_eq!(cache.succession(&second, late - Duration::from_secs(1)), Succession::Unchanged);
+        assert_eq!(cache.succession(&second, late), Succession::Signs);
+        cache.succeed(second.clone(), Succession::Signs);
+        assert!(Arc::ptr_eq(&cache.authority(), &second) && cache.next_authority().is_none());
+        assert!(!Arc::ptr_eq(&old, &cache.server_config("a.example.test").await.unwrap()), "a new leaf");
+        assert_eq!(cache.succession(&second, now), Succession::Unchanged);
     }
 
     #[tokio::test]

@@ -28,6 +28,6 @@ pub use authority::{Authority, CaSource};
 pub use client_config::{Alpn, ClientCertificate, ClientTls, MinVersion, TlsFault, classify};
 pub use client_hello::{ClientHelloPeek, alert_unrecognized_name, read_client_hello};
 pub use error::TlsError;
-pub use leaf_cache::{LeafCache, LeafStats};
+pub use leaf_cache::{LeafCache, LeafStats, Succession};
 pub use provider::crypto_provider;
 pub use roots::{SystemRoots, write_bundle};

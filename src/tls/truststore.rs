@@ -31,16 +31,23 @@ const SHA256_OID: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01
 /// What Java's own tool takes.
 const ITERATIONS: u16 = 10_000;
 
-/// Writes the store: the system's roots and the CA. A store that is the same already is left as it is.
+/// Writes the store: the system's roots and the CAs of interception, the one that signs first. A store that is the same already is left as it is.
 ///
 /// # Errors
 /// [`TlsError::File`].
-pub fn write_truststore(path: &Path, roots: &SystemRoots, ca: &CertificateDer<'_>) -> Result<(), TlsError> {
-    write_public(path, &store(&roots.certificates, ca))
+pub fn write_truststore(
+    path: &Path,
+    roots: &SystemRoots,
+    own: &[&CertificateDer<'_>],
+) -> Result<(), TlsError> {
+    write_public(path, &store(&roots.certificates, own))
 }
 
-fn store(roots: &[CertificateDer<'_>], ca: &CertificateDer<'_>) -> Vec<u8> {
-    let mut bags = bag(OWN, ca);
+fn store(roots: &[CertificateDer<'_>], own: &[&CertificateDer<'_>]) -> Vec<u8> {
+    let mut bags = Vec::new();
+    for (index, ca) in own.iter().enumerate() {
+        bags.extend(bag(&if index == 0 { OWN.to_owned() } else { format!("{OWN}-{}", index + 1) }, ca));
+    }
     for (index, root) in roots.iter().enumerate() {
         bags.extend(bag(&format!("root-{}", index + 1), root));
     }
@@ -162,9 +169,9 @@ mod tests {
         let certificates: Vec<CertificateDer<'_>> =
             [b"first".to_vec(), vec![9; 1500]].into_iter().map(CertificateDer::from).collect();
         let ca = CertificateDer::from(b"own".to_vec());
-        let store = super::store(&certificates, &ca);
-        assert_eq!(store, super::store(&certificates, &ca));
-        assert_ne!(store, super::store(&certificates[..1], &ca));
+        let store = super::store(&certificates, &[&ca]);
+        assert_eq!(store, super::store(&certificates, &[&ca]));
+        assert_ne!(store, super::store(&certificates[..1], &[&ca]));
         let count = |what: &[u8]| store.windows(what.len()).filter(|window| *window == what).count();
         assert_eq!((count(b"first"), count(&[9; 1500]), count(b"own")), (1, 1, 1));
         assert_eq!(count(TRUSTED_KEY), 3, "Java trusts nothing without it");

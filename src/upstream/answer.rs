@@ -125,6 +125,7 @@ fn blamed(error: BodyError, upload: Option<Fault>) -> BodyError {
         }
         (BodyError::UpstreamCut(_), Some(Fault::DownstreamStalled)) => BodyError::DownstreamStalled,
         (BodyError::UpstreamCut(_), Some(Fault::BodyTooLarge)) => BodyError::TooLarge,
+        (BodyError::UpstreamCut(_), Some(Fault::Forbidden(what))) => BodyError::Forbidden(what),
         (error, _) => error,
     }
 }

@@ -57,6 +57,7 @@ pub fn body_fault(error: &BodyError) -> Fault {
         BodyError::DownstreamMalformed(_) | BodyError::DownstreamFraming(_) | BodyError::TrailersTooLarge => {
             Fault::DownstreamMalformed
         }
+        BodyError::Forbidden(what) => Fault::Forbidden(what),
         BodyError::DownstreamStalled => Fault::DownstreamStalled,
         BodyError::TooLarge => Fault::BodyTooLarge,
         BodyError::Total => Fault::Total,

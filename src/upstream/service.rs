@@ -12,12 +12,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::{EgressRequest, Exchange};
-use crate::message::target::{Host, Scheme};
+use crate::message::target::{Host, Scheme, Target};
 use crate::telemetry::{DialResult, ProviderMetrics};
 
 use super::client_tls::TlsSetupError;
 use super::connector::{Connector, Dialled, Purpose, UpstreamEnv};
-use super::exchange::{Outcome, Outgoing, Route, Timings};
+use super::exchange::{Outcome, Outgoing, Timings};
 use super::handshake;
 use super::identity::{IdentitySource, ProxyAuthSource};
 use super::pool::{Lease, Place, Pool, PoolStats, Step, Ticket, Waiting};
@@ -77,6 +77,9 @@ impl Upstream {
     /// ([`crate::message::headers::clean_response`]); 101 comes only where the request asked for it, with hyper's
     /// upgrade in its extensions.
     ///
+    /// A request whose credential ended while it waited for a connection is not sent: it is handed back, unless a connection
+    /// had it before.
+    ///
     /// # Errors
     ///
     /// `progress` is `NotSent` only where no byte of the request was taken by the socket, or where the provider said
@@ -84,13 +87,25 @@ impl Upstream {
     pub async fn send(&self, request: EgressRequest) -> Result<Response<Body>, Failure> {
         request.exchange.upload().restart();
         request.exchange.facts().attempts += 1;
+        let purpose = if request.upgrade { Purpose::Upgrade } else { Purpose::Ordinary };
+        let mut leased = self.lease(&request.target, purpose, &request.exchange).await?;
+        if request.exchange.credential_is_over() {
+            // It comes again, with another credential: that is the same attempt.
+            request.exchange.facts().attempts -= 1;
+            return Err(credential_over().handing_back(request));
+        }
         let mut outgoing = Outgoing::new(request);
         for _ in 0..MAX_STALE {
-            let (lease, timings) = self.lease(outgoing.route()).await?;
+            let (lease, timings) = leased;
             match outgoing.over(lease, timings, self.scheme).await {
                 Outcome::Answered(response) => return Ok(response),
                 Outcome::Failed(failure) => return Err(failure),
                 Outcome::Stale(unsent) => outgoing = unsent,
+            }
+            let route = outgoing.route();
+            leased = self.lease(&route.target, route.purpose(), &route.exchange).await?;
+            if route.exchange.credential_is_over() {
+                return Err(credential_over());
             }
         }
         Err(Failure::not_sent(Fault::Reset).because("every pooled connection was closed by the provider"))
@@ -143,13 +158,16 @@ impl Upstream {
         self.pool.stats()
     }
 
-    async fn lease(&self, route: &Route) -> Result<(Lease, Option<Timings>), Failure> {
-        let purpose = route.purpose();
-        let (host, port) = (&route.target.host, route.target.port);
-        let step = self.pool.acquire(host, port, purpose, self.connector.version());
+    async fn lease(
+        &self,
+        target: &Target,
+        purpose: Purpose,
+        exchange: &Exchange,
+    ) -> Result<(Lease, Option<Timings>), Failure> {
+        let step = self.pool.acquire(&target.host, target.port, purpose, self.connector.version());
         let ticket = match step.map_err(|error| Failure::not_sent(Fault::Internal).because(error))? {
             Step::Ticket(ticket) => ticket,
-            Step::Wait(waiting) => self.wait(waiting, &route.exchange).await?,
+            Step::Wait(waiting) => self.wait(waiting, exchange).await?,
             Step::Full => return Err(Failure::not_sent(Fault::ConnectionLimit)),
         };
         match ticket {
@@ -201,6 +219,12 @@ impl Upstream {
             }
         }
     }
+}
+
+/// The credential ended while the request waited for a connection.
+fn credential_over() -> Failure {
+    let failure = Failure::not_sent(Fault::Credential).retry_after(Duration::from_secs(1));
+    failure.because("the credential ended while the request waited for a connection")
 }
 
 /// The label of a dial that failed.

@@ -19,9 +19,11 @@ pub struct Program {
     pub admin: SocketAddr,
 }
 
-/// A command of the program with a clean environment.
+/// A command of the program with a clean environment. `OUTGATE_TEST_PROGRAM` names another build of it, such as the release
+/// build, whose figures say more.
 pub fn outgate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outgate"));
+    let other = std::env::var_os("OUTGATE_TEST_PROGRAM");
+    let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_outgate").into()));
     command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command
 }

@@ -9,7 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Request, Version};
-use http_body_util::Full;
+use http_body::Frame;
+use http_body_util::{Full, StreamBody};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt;
 
 use super::support::CANARY;
@@ -81,6 +83,19 @@ async fn a_field_of_json_and_form_is_written_and_the_rest_stays() {
         assert_eq!(seen.header("content-length").unwrap(), expected.len().to_string());
         assert_eq!(seen.header("transfer-encoding"), None);
     }
+}
+
+#[tokio::test]
+async fn the_fields_twin_in_the_query_is_removed_and_masked_in_the_log() {
+    let world = World::new(BODY).await;
+    for (lines, body) in [(FORM, "api_key=app&a=1"), (JSON, r#"{"a":1}"#)] {
+        let path = "/api/x?api_key=app-sent-0001&b=2&API%5Fkey[]=app-sent-0002&api.key=app-sent-0003";
+        assert_eq!(local_request(world.proxy.address(), "POST", path, lines, body).await.status, 200);
+        assert_eq!(world.origin.requests().last().unwrap().uri.to_string(), "/x?b=2");
+        assert!(world.last_body().contains(CANARY) && !world.last_body().contains("app&"));
+    }
+    let records = world.proxy.records(2).await;
+    assert!(records.iter().all(|record| !record.to_string().contains("app-sent-")), "{records:?}");
 }
 
 #[tokio::test]
@@ -303,6 +318,63 @@ async fn a_dummy_at_another_place_or_provider_is_refused_and_logged() {
     assert!(world.origin.requests().is_empty() && world.proxy.names.questions().is_empty());
     assert_eq!(local_request(address, "GET", "/api/a", &header, "").await.status, 200);
     assert_eq!(world.origin.only().header("x-api-key"), Some(CANARY));
+}
+
+#[tokio::test]
+async fn a_dummy_that_is_percent_encoded_in_a_cookie_is_refused_elsewhere() {
+    let routes = "\n    routes:\n      - match: { path: \"/none/**\" }\n        credential: none";
+    let world = World::new(&format!("{}{routes}", placeholder("header"))).await;
+    let cookie = format!("Cookie: a=%20; session={}\r\n", DUMMY.replace('-', "%2D"));
+    let got = local_request(world.proxy.address(), "GET", "/api/none/x", &cookie, "").await;
+    assert_eq!((got.status, got.header("outgate-error")), (403, Some("denied")));
+    assert!(world.origin.requests().is_empty());
+    // At its own provider it is not replaced, and no harm.
+    assert_eq!(local_request(world.proxy.address(), "GET", "/api/x", &cookie, "").await.status, 200);
+    assert!(!world.origin.only().header("cookie").unwrap().contains(CANARY));
+}
+
+#[tokio::test]
+async fn a_dummy_in_a_trailer_section_breaks_the_request_off_before_it_goes_out() {
+    let encoded = DUMMY.replace('-', "%2D");
+    let routes = "\n    routes:\n      - match: { path: \"/none/**\" }\n        credential: none";
+    for alpn in [&["http/1.1"][..], &["h2"]] {
+        let world = World::answering(&format!("{}{routes}", placeholder("header")), alpn, |_| 200).await;
+        let send = async |path: &str, trailer: &str| {
+            let mut raw = Raw::connect(world.proxy.address()).await;
+            raw.send(format!(
+                "POST {path} HTTP/1.1\r\nHost: {}\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X-End\r\n\r\n4\r\nbody\r\n0\r\nX-End: {trailer}\r\n\r\n",
+                world.proxy.address()
+            ))
+            .await;
+            raw.answer().await
+        };
+        // Of its own provider too: in a trailer section nothing is replaced.
+        for (path, trailer) in [("/api/none/x", DUMMY), ("/api/none/x", &*encoded), ("/api/x", DUMMY)] {
+            let got = send(path, trailer).await;
+            assert_eq!((got.status, got.header("outgate-error")), (403, Some("denied")), "{path} {alpn:?}");
+            assert!(got.text().contains("placeholder"), "{}", got.text());
+        }
+        // HTTP/2.
+        let stream = intercepted(&world.proxy, HOST, &["h2"]).await;
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let trailers = [("x-end".parse().unwrap(), DUMMY.parse().unwrap())].into_iter().collect();
+        let frames: [Result<_, std::convert::Infallible>; 2] =
+            [Ok(Frame::data(Bytes::from_static(b"body"))), Ok(Frame::trailers(trailers))];
+        let ask = Request::post(format!("https://{HOST}/none/x"))
+            .header("te", "trailers")
+            .body(StreamBody::new(futures_util::stream::iter(frames)))
+            .unwrap();
+        assert_eq!(Got::read(sender.send_request(ask).await.unwrap()).await.status, 403);
+        // One of them is the tunnel's.
+        let records = world.proxy.records(5).await;
+        let denied = records.iter().filter(|record| record["error.type"] == "denied").count();
+        assert_eq!(denied, 4, "{records:?}");
+        assert!(world.origin.requests().is_empty(), "no request came to its end");
+        assert_eq!(send("/api/none/x", "app-placeholder-000").await.status, 200);
+        assert_eq!(world.origin.only().trailers.unwrap()["x-end"], "app-placeholder-000");
+    }
 }
 
 #[tokio::test]

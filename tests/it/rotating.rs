@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt;
 
+use outgate::pipeline::reload::ReloadOutcome;
 use tokio::sync::Semaphore;
 
 use super::fleet::Redis;
 use super::program::{Program, ended_with};
-use super::support::client::{Raw, get_many, local_request};
+use super::support::client::{Raw, get_many, local_get, local_request};
 use super::support::origin::{HttpOrigin, RawOrigin, Script, Seen, Stream, read_request, text};
+use super::support::proxy::Proxy;
 use super::world::until;
 
 /// Requests of the storm, a quarter of them for each process.
@@ -179,6 +181,46 @@ async fn a_refresh_token_on_its_way_is_not_lost_when_the_process_is_told_to_end(
     assert_eq!((get(&program).await, identity.asked(), identity.reused()), (200, 3, 0));
 }
 
+/// From the begin of the drain on: whoever ends the process may not leave it the time to keep what such a request brings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_refresh_token_is_used_once_the_end_has_begun() {
+    let identity = Identity::start([3600, 3600]).await;
+    let (arrived, go) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
+    let (count, wait) = (arrived.clone(), go.clone());
+    // An API that refuses the token, when it is told to.
+    let script: Script = Arc::new(move |mut stream: Box<dyn Stream>, _| {
+        let (count, wait) = (count.clone(), wait.clone());
+        Box::pin(async move {
+            while read_request(&mut stream).await.is_some() {
+                count.fetch_add(1, Ordering::SeqCst);
+                wait.acquire().await.unwrap().forget();
+                let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}";
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        })
+    });
+    let api = RawOrigin::start(None, script).await;
+    let dir = tempfile::tempdir().unwrap();
+    let policy = identity
+        .policy(api.address, &seed(dir.path()), "{ file: \"{dir}/grant\" }")
+        .replace("drain: 300ms", "drain: 20s");
+    let mut program = Program::start(dir.path(), &policy, "info", &[]);
+    let mut waiting = Raw::connect(program.listener).await;
+    waiting.send(format!("GET /api/x HTTP/1.1\r\nHost: {}\r\n\r\n", program.listener)).await;
+    until("it is with the API", || arrived.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(identity.asked(), 1);
+    program.signal("TERM");
+    until("it drains", || program.stderr().contains("draining")).await;
+    // Another token would be got for it now, and the drain has time enough.
+    go.add_permits(8);
+    let got = waiting.answer().await;
+    assert!([401, 503].contains(&got.status), "{got:?}");
+    assert!(ended_with(program.wait(Duration::from_secs(10)), 0), "{}", program.stderr());
+    assert_eq!((identity.asked(), identity.reused()), (1, 0), "{}", program.stderr());
+}
+
 /// 500 requests at once over four processes whose token has ended.
 async fn storm(store: &str, environment: &[(&str, &str)], directory: &Path) {
     let _machine = crate::support::the_machine().await;
@@ -232,4 +274,64 @@ async fn four_processes_that_share_a_redis_make_one_refresh_in_a_storm() {
     let dir = tempfile::tempdir().unwrap();
     let redis = Redis::start().await;
     storm("{ redis: { url: \"env:REDIS_URL\" } }", &[("REDIS_URL", &redis.url())], dir.path()).await;
+}
+
+/// A token endpoint that takes each refresh token once, and how often it was asked.
+async fn once_each() -> (HttpOrigin, Arc<AtomicUsize>) {
+    let asked = Arc::<AtomicUsize>::default();
+    let count = asked.clone();
+    let origin = HttpOrigin::with(None, move |seen: Seen| {
+        let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+        let wanted = if number == 1 { "the-first-one".to_owned() } else { format!("refresh-{}", number - 1) };
+        if !format!("{}&", String::from_utf8_lossy(&seen.body)).contains(&format!("refresh_token={wanted}&")) {
+            return text(400, "{\"error\":\"invalid_grant\"}");
+        }
+        text(200, &format!("{{\"access_token\":\"access-{number}\",\"refresh_token\":\"refresh-{number}\",\"expires_in\":3600}}"))
+    })
+    .await;
+    (origin, asked)
+}
+
+#[tokio::test]
+async fn a_reload_that_would_lose_the_newest_refresh_token_is_refused_and_says_what_to_do() {
+    let (identity, asked) = once_each().await;
+    let api = HttpOrigin::with(None, |_| text(200, "{}")).await;
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    seed(dir.path());
+    let policy = |rotates: &str, more: &str| {
+        format!(
+            "providers:\n  api:\n    hosts: [api.x.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n    credential:\n      oauth2_refresh_token: {{ token_url: \"http://{}/token\", client_id: \"plain:app\", refresh_token: \"file:{{dir}}/seed\", {rotates} }}\n{more}",
+            api.address, identity.address
+        )
+    };
+    let at = |file: &str| format!("rotates: true, store: {{ file: \"{{dir}}/{file}\" }}");
+    let more = "    headers: { set: { X-Policy: other } }\n";
+    let proxy = Proxy::start_in(dir.clone(), &policy(&at("one"), "")).await;
+    let get = async |proxy: &Proxy| local_get(proxy, "/api/x").await.status;
+    assert_eq!((get(&proxy).await, asked.load(Ordering::SeqCst)), (200, 1));
+    for (other, words) in [(at("two"), "/two"), ("rotates: false".to_owned(), "does not let it rotate")] {
+        let text = match proxy.reload(&policy(&other, more)).await {
+            ReloadOutcome::Refused(error) => error.to_string(),
+            outcome => panic!("{other}: {outcome:?}"),
+        };
+        for words in [words, "/seed`", "/one", "move what is kept"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        // The old policy goes on, with its token.
+        assert_eq!(get(&proxy).await, 200);
+    }
+    // Another change at the same place is taken, also where a policy without the grant ran meanwhile.
+    let outcome = proxy.reload(&policy(&at("one"), more)).await;
+    assert!(matches!(outcome, ReloadOutcome::Applied(_)), "{outcome:?}");
+    assert!(matches!(proxy.reload("providers: {}").await, ReloadOutcome::Applied(_)));
+    assert!(matches!(proxy.reload(&policy(&at("two"), "")).await, ReloadOutcome::Refused(_)));
+    assert!(matches!(proxy.reload(&policy(&at("one"), "")).await, ReloadOutcome::Applied(_)));
+    assert_eq!((get(&proxy).await, asked.load(Ordering::SeqCst)), (200, 1), "what is kept is taken again");
+    assert!(!dir.path().join("two").exists());
+    // What the message says: ended, moved, started.
+    drop(proxy);
+    std::fs::rename(dir.path().join("one"), dir.path().join("two")).unwrap();
+    let proxy = Proxy::start_in(dir.clone(), &policy(&at("two"), "")).await;
+    assert_eq!((get(&proxy).await, asked.load(Ordering::SeqCst)), (200, 1));
+    assert!(api.requests().iter().all(|seen| seen.header("authorization") == Some("Bearer access-1")));
 }

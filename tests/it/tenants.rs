@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::support::client::{Got, admin, local_request, sample};
+use super::support::ca::TestCa;
+use super::support::client::{Got, Raw, admin, local_request, over_http1, over_tls, request, sample};
 use super::support::origin::{HttpOrigin, Seen, text};
 use super::support::proxy::Proxy;
 
@@ -283,4 +284,76 @@ fn where_a_tenant_cannot_be_known_check_says_so() {
         let told = mistakes(&policy);
         assert!(told.contains(says), "{policy}\n{told}");
     }
+}
+
+/// Tokens of two tenants at one listener, and one of nobody's; the listener beside it asks for none.
+const LISTENERS: &str = "listeners:
+  - { address: \"127.0.0.1:0\", auth: { token: \"file:{dir}/plain\", tenants: { acme: \"file:{dir}/a\", globex: \"file:{dir}/g\" } } }
+  - { address: \"127.0.0.1:0\" }
+";
+
+fn with_tokens() -> Arc<tempfile::TempDir> {
+    let dir = directory(&["acme", "globex"]);
+    for (name, token) in [("plain", "token-of-nobody"), ("a", "token-of-acme"), ("g", "token-of-globex")] {
+        std::fs::write(dir.path().join(name), token).unwrap();
+    }
+    dir
+}
+
+#[tokio::test]
+async fn the_token_of_the_listener_proves_the_tenant_and_a_header_does_not() {
+    let origin = HttpOrigin::with(None, |_| text(200, "ok")).await;
+    let tenant = "    tenant: { from: token, required: true }\n";
+    let policy = format!("{LISTENERS}{}", policy(&origin, &format!("{tenant}{BEARER}")));
+    let proxy = Proxy::start_in(with_tokens(), &policy).await;
+    let ask = async |token: &str| {
+        let lines = format!("Proxy-Authorization: Bearer {token}\r\nX-Tenant: globex\r\n");
+        local_request(proxy.address(), "GET", "/api/x", &lines, "").await
+    };
+    assert_eq!(ask("token-of-acme").await.status, 200);
+    assert_eq!(ask("token-of-globex").await.status, 200);
+    let denied = ask("token-of-nobody").await;
+    assert_eq!((denied.status, denied.header("outgate-error")), (403, Some("denied")));
+    assert!(denied.text().contains("no tenant's token"), "{}", denied.text());
+    assert_eq!(ask("token-of-acme0").await.status, 407);
+    // Where no token is asked for nobody is a tenant, whatever is sent.
+    let lines = "Proxy-Authorization: Bearer token-of-acme\r\n";
+    let elsewhere = local_request(proxy.app.listeners[1], "GET", "/api/x", lines, "").await;
+    assert_eq!(elsewhere.status, 403);
+    let seen = origin.requests();
+    let carried: Vec<&str> = seen.iter().map(carried).collect();
+    assert_eq!(carried, [secret_of("acme"), secret_of("globex")]);
+    // The header means nothing here, and no token goes further.
+    assert!(seen.iter().all(|one| one.header("x-tenant") == Some("globex")));
+    assert!(seen.iter().all(|one| one.header("proxy-authorization").is_none()));
+}
+
+#[tokio::test]
+async fn inside_an_intercepted_connection_the_token_of_its_connect_counts() {
+    let ca = TestCa::new();
+    let origin =
+        HttpOrigin::with(Some(ca.server(&["api.example.test"], &["http/1.1"])), |_| text(200, "ok")).await;
+    let policy = format!(
+        "{LISTENERS}providers:\n  api:\n    hosts: [api.example.test]\n    upstream: {{ connect_to: \"{}\", tls: {{ ca: \"{{dir}}/ca.pem\" }} }}\n    tenant: {{ from: token, required: true }}\n{BEARER}",
+        origin.address
+    );
+    let dir = with_tokens();
+    std::fs::write(dir.path().join("ca.pem"), &ca.pem).unwrap();
+    let proxy = Proxy::start_in(dir, &policy).await;
+    for tenant in ["acme", "globex"] {
+        let mut raw = Raw::connect(proxy.address()).await;
+        raw.send(format!(
+            "CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\nProxy-Authorization: Bearer token-of-{tenant}\r\n\r\n"
+        ))
+        .await;
+        assert_eq!(raw.head().await.status, 200);
+        let stream = over_tls(raw, "api.example.test", &proxy.ca(), &["http/1.1"]).await;
+        // What is claimed inside changes nothing.
+        let mut claim = request("GET", "/x", Some("api.example.test"), "");
+        claim.headers_mut().insert("proxy-authorization", "Bearer token-of-nobody".parse().unwrap());
+        assert_eq!(over_http1(stream, claim).await.status, 200);
+    }
+    let seen = origin.requests();
+    let carried: Vec<&str> = seen.iter().map(carried).collect();
+    assert_eq!(carried, [secret_of("acme"), secret_of("globex")]);
 }

@@ -171,6 +171,35 @@ class Pod:
         assert not check or process.returncode == 0, f"{command}: {out}{error}\n{self.log()}"
         return out if check else process.returncode
 
+    def inside(self, container, script):
+        """A shell in a container: its user, its environment, a root of its own with the system's programs, processes of its own, and of the
+        pod's volumes those that it mounts, at the very places. The network is the pod's, as ever. Wants root."""
+        context = container["securityContext"]
+        user, group = context["runAsUser"], context.get("runAsGroup", context["runAsUser"])
+        lines = ["set -e", "mount --make-rprivate /", 'root=$(mktemp -d)', 'mount -t tmpfs none "$root"', 'chmod 755 "$root"']
+        for name in ("bin", "sbin", "lib", "lib64"):
+            lines.append(f'if [ -L /{name} ]; then cp -P /{name} "$root/{name}"; elif [ -d /{name} ]; then mkdir "$root/{name}"; '
+                         f'mount --rbind /{name} "$root/{name}"; fi')
+        lines += ['mkdir "$root/usr" "$root/proc" "$root/dev" "$root/tmp" "$root/etc"', 'mount --bind /usr "$root/usr"',
+                  'mount -o remount,bind,ro "$root/usr"', 'mount -t proc none "$root/proc"', 'chmod 1777 "$root/tmp"',
+                  'touch "$root/dev/null"', 'mount --bind /dev/null "$root/dev/null"', 'echo "127.0.0.1 localhost" > "$root/etc/hosts"']
+        for mount in container.get("volumeMounts") or []:
+            source, target = self.volume(mount["name"]), mount["mountPath"]
+            if "subPath" in mount:
+                source = source / mount["subPath"]
+                lines += [f'mkdir -p "$root{os.path.dirname(target)}"', f'[ -e "$root{target}" ] || touch "$root{target}"']
+            else:
+                lines.append(f'mkdir -p "$root{target}"')
+            lines.append(f'mount --bind "{source}" "$root{target}"')
+            if mount.get("readOnly"):
+                lines.append(f'mount -o remount,bind,ro "$root{target}"')
+        lines.append(f'exec chroot --userspec={user}:{group} --groups= "$root" '
+                     'setpriv --no-new-privs --bounding-set=-all --inh-caps=-all sh -c "$APP"')
+        environment = {e["name"]: e["value"].replace("$(KUBERNETES_SERVICE_HOST)", "10.96.0.1") for e in container.get("env") or []}
+        environment |= {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "APP": script}
+        return subprocess.run(["unshare", "--mount", "--pid", "--fork", "sh", "-c", "\n".join(lines)], env=environment,
+                              capture_output=True, text=True, timeout=60)
+
     def terminate(self, limit=10.0):
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(limit)

@@ -13,7 +13,7 @@ import unittest
 import urllib.request
 from pathlib import Path
 
-from engine import objects, pod_spec, render_app
+from engine import missing, objects, pod_spec, render_app
 from pod import ROOT_USER, Pod, free_port, until
 
 HOST = "api.stripe.example"
@@ -159,6 +159,69 @@ class Pods(unittest.TestCase):
             self.assertNotEqual(pod.in_app("cat", str(key), check=False), 0)
             self.assertEqual(pod.in_app("cat", str(pod.volume("outgate-public") / "ca-bundle.pem"), check=False), 0)
 
+    # Each line that it prints is something that it could read and must not. What is searched for is written so that the search does not find itself.
+    THIEF = r"""
+for file in /var/lib/outgate/ca/ca.key /var/lib/outgate/ca/ca.pem /etc/outgate/credentials/stripe /var/run/secrets/outgate/token \
+            /run/secrets/outgate/token /var/run/secrets/kubernetes.io/serviceaccount/token /etc/outgate/policy/proxy.yaml; do
+  cat "$file" 2>/dev/null && echo "READ $file"
+done
+find / \( -path /usr -o -path '/lib*' -o -path /bin -o -path /sbin -o -path /proc -o -path /dev \) -prune -o -type f -print 2>/dev/null | while read -r file; do
+  grep -q -e 'sk_canary_from_the[_]mounted_secret' -e 'PRIVATE[ ]KEY' -e 'token for[ ]vault' "$file" 2>/dev/null && echo "FOUND in $file"
+done
+for process in /proc/[0-9]*; do
+  tr '\\0' ' ' < "$process/cmdline" 2>/dev/null | grep -q 'run --[c]onfig' && echo "SEES process $process"
+  ls "$process/root/var/lib/outgate/ca" 2>/dev/null && echo "WALKS into $process"
+done
+(: >> /var/run/outgate/ca-bundle.pem) 2>/dev/null && echo "WROTE the bundle"
+rm -f /var/run/outgate/ca-bundle.pem 2>/dev/null && echo "REMOVED the bundle"
+(: > /var/run/outgate/more.pem) 2>/dev/null && echo "WROTE beside the bundle"
+true
+"""
+
+    def test_a_thief_in_the_app_finds_nothing(self):
+        """A process in the app's container, with its mounts and no others, looks for the CA's key, the token and the Secret."""
+        if not ROOT_USER:
+            missing("this wants root: containers with mounts of their own are not tested")
+        pod = self.pod({"credentials": {"secret": "shop-provider-keys", "token": {"audience": "vault"}}})
+        pod.start()
+        got = pod.inside(pod.app(), self.THIEF)
+        self.assertEqual((got.returncode, got.stdout), (0, ""), got.stderr)
+        # Nor by asking: admin, metrics, the local endpoint, and what the bundle is read from.
+        for port in (self.ports["admin"], self.ports["health"], self.ports["proxy"]):
+            for path in ("/", "/status", "/metrics", "/etc/outgate/credentials/stripe", "/stripe/../../etc/outgate/credentials/stripe"):
+                got = pod.inside(pod.app(), f"curl -sS --noproxy '*' --path-as-is --max-time 10 http://127.0.0.1:{port}{path}")
+                for secret in (KEY, "token for vault", "PRIVATE KEY"):
+                    self.assertNotIn(secret, got.stdout + got.stderr, f"{port}{path}")
+        # It is what the app has that it can use: the bundle, and the sidecar.
+        got = pod.inside(pod.app(), f"curl -sS --fail --max-time 20 https://{HOST}/v1/thief")
+        self.assertEqual(json.loads(got.stdout), {"ok": True}, got.stderr)
+        # With the sidecar's mounts the same search finds all of it: it can fail.
+        for what in ("READ /var/lib/outgate/ca/ca.key", "READ /etc/outgate/credentials/stripe", "READ /var/run/secrets/outgate/token",
+                     "FOUND in /var/lib/outgate/ca/ca.key", "WROTE the bundle"):
+            self.assertIn(what, pod.inside(pod.sidecar, self.THIEF.replace("rm -f /var", "test -z /var")).stdout)
+        self.assertEqual(pod.terminate(), 0)
+
+    def test_a_mount_over_the_bundle_blinds_its_own_app_alone(self):
+        """One file of a volume of the app's own (`subPath`) where the bundle is. The injector refuses such a pod; with the library nobody is asked. It
+        gains nothing by that: its own clients trust nobody, and the bundle of the others is what it was."""
+        if not ROOT_USER:
+            missing("this wants root: containers with mounts of their own are not tested")
+        pod = self.pod()
+        pod.start()
+        bundle = (pod.volume("outgate-public") / "ca-bundle.pem").read_text()
+        pod.volume("mine").mkdir()
+        (pod.volume("mine") / "pem").write_text(self.origin.ca)
+        app = json.loads(json.dumps(pod.app()))
+        app["volumeMounts"].append({"name": "mine", "mountPath": "/var/run/outgate/ca-bundle.pem", "subPath": "pem"})
+        before = len(self.origin.seen)
+        got = pod.inside(app, f"cat /var/run/outgate/ca-bundle.pem; curl -sS --fail --max-time 20 https://{HOST}/v1/blind")
+        self.assertEqual(got.returncode, 60, f"curl does not trust the sidecar's leaf: {got.stdout}{got.stderr}")
+        self.assertEqual(got.stdout, self.origin.ca)
+        self.assertEqual(len(self.origin.seen), before, "no request left")
+        self.assertEqual((pod.volume("outgate-public") / "ca-bundle.pem").read_text(), bundle)
+        self.assertEqual(pod.inside(pod.app(), f"curl -sS --fail --max-time 20 https://{HOST}/v1/seeing").returncode, 0)
+        self.assertEqual(pod.terminate(), 0)
+
     def test_a_changed_configmap_takes_effect_while_it_runs(self):
         pod = self.pod()
         pod.start()
@@ -227,11 +290,7 @@ class Pods(unittest.TestCase):
         self.assertEqual(pod.terminate(), 0)
 
     def test_a_ca_of_ones_own(self):
-        folder = Path(tempfile.mkdtemp())
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", folder / "k",
-                        "-out", folder / "c", "-subj", "/CN=brought along", "-days", "2", "-addext", "keyUsage=critical,keyCertSign",
-                        "-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"], check=True, capture_output=True)
-        secret = {"tls.crt": (folder / "c").read_text(), "tls.key": (folder / "k").read_text()}
+        secret, renewed = self.own_ca(), self.own_ca()
         pod = self.pod({"ca": {"mode": "existingSecret", "secret": "own-ca"}}, data={"own-ca": secret})
         if ROOT_USER:
             file = pod.volume("outgate-ca") / "tls.key"
@@ -241,6 +300,27 @@ class Pods(unittest.TestCase):
         pod.start()
         self.assertEqual(ca_of(pod.volume("outgate-public") / "ca-bundle.pem").split(), secret["tls.crt"].split("-----BEGIN CERTIFICATE-----")[1].split())
         pod.in_app(*self.CURL, f"https://{HOST}/v1/own")
+        # Renewed with another key: the bundle has both, and an app that read the old one long ago goes on.
+        bundle = pod.volume("outgate-public") / "ca-bundle.pem"
+        long_ago = pod.folder / "long-ago.pem"
+        long_ago.write_text(bundle.read_text())
+        long_ago.chmod(0o644)
+        pod.swap("outgate-ca", renewed, 0o440)
+        body = renewed["tls.crt"].splitlines()[1]
+        seconds = until("the new CA is in the bundle", lambda: body in bundle.read_text())
+        print(f"\n# a renewed CA was in the bundle after {seconds:.1f} s")
+        self.assertIn(secret["tls.crt"].splitlines()[1], bundle.read_text())
+        pod.in_app(*self.CURL, "--cacert", str(long_ago), f"https://{HOST}/v1/long-ago")
+        pod.in_app(*self.CURL, f"https://{HOST}/v1/since")
+        self.assertEqual(pod.terminate(), 0)
+
+    def own_ca(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", folder / "k",
+                            "-out", folder / "c", "-subj", "/CN=brought along", "-days", "2", "-addext", "keyUsage=critical,keyCertSign",
+                            "-addext", "basicConstraints=critical,CA:TRUE,pathlen:0"], check=True, capture_output=True)
+            return {"tls.crt": (folder / "c").read_text(), "tls.key": (folder / "k").read_text()}
 
 
 if __name__ == "__main__":

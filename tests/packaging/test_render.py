@@ -240,6 +240,8 @@ class Objects(unittest.TestCase):
         self.assertEqual((first["name"], first["restartPolicy"]), ("outgate", "Always"))
         self.assertIn("startupProbe", first)
         self.assertNotIn("lifecycle", first, "a native sidecar outlives the app: no hook is needed")
+        settings = next(e["value"] for e in first["env"] if e["name"] == "OUTGATE_SET")
+        self.assertLess(int(re.search(r"^runtime.drain=(\d+)s$", settings, re.M)[1]), native.get("terminationGracePeriodSeconds", 30))
         self.assertFalse(classic.get("initContainers"))
         sidecar = classic["containers"][0]
         self.assertEqual(sidecar["name"], "outgate", "before the app, so that the app waits for its postStart")

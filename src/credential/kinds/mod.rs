@@ -91,6 +91,13 @@ impl MemberSettings {
     /// The places that belong to it.
     #[must_use]
     pub fn locations(&self) -> Vec<Location> {
+        let twins = self.per_request.as_ref().map(|work| work.rewriter().twins());
+        self.written().into_iter().chain(twins.into_iter().flatten()).collect()
+    }
+
+    /// Those of them that it writes.
+    #[must_use]
+    pub fn written(&self) -> Vec<Location> {
         let own = self.per_request.as_ref().map(|work| work.rewriter().locations());
         self.parts.iter().map(|part| part.location.clone()).chain(own.into_iter().flatten()).collect()
     }
@@ -124,6 +131,14 @@ impl MemberSettings {
     /// Those of its tokens that rotate, with the place where that is kept.
     pub fn kept(&self) -> impl Iterator<Item = (&SecretRef, &KeepSettings)> {
         self.tokens.iter().filter_map(|token| Some((&token.reference, token.settings.grant().keep()?)))
+    }
+
+    /// The refresh tokens that each of its tokens begins with, and where what follows from them is kept, if they rotate.
+    pub fn grants(&self) -> impl Iterator<Item = (&[SecretRef], Option<&KeepSettings>)> {
+        self.tokens.iter().map(|token| {
+            let grant = token.settings.grant();
+            (grant.seeds(), grant.keep())
+        })
     }
 
     /// Refresh tokens: each with the token that is got with it, and whether it rotates.

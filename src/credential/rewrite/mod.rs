@@ -27,6 +27,12 @@ pub trait Rewrite: Send + Sync {
     /// The places that belong to it: what the app sent there is removed before anything else.
     fn locations(&self) -> Vec<Location>;
 
+    /// Places that it does not write, and where a server could still take what the app sent for the credential: they are cleared
+    /// in the same way.
+    fn twins(&self) -> Vec<Location> {
+        Vec::new()
+    }
+
     /// Further places that it writes, in words, for `explain`.
     fn places(&self) -> Vec<String> {
         Vec::new()

@@ -29,9 +29,14 @@ impl Unbroken {
         self.ending.clone()
     }
 
+    /// Lets nothing more begin that uses something up. What runs goes on.
+    pub fn begin_no_more(&self) {
+        self.ending.cancel();
+    }
+
     /// Lets nothing more begin, and waits for what runs, for `limit` at most. Returns whether all of it came to its end.
     pub async fn end(&self, limit: Duration) -> bool {
-        self.ending.cancel();
+        self.begin_no_more();
         self.tasks.close();
         if !self.tasks.is_empty() {
             tracing::info!(

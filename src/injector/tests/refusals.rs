@@ -169,6 +169,12 @@ const CASES: &[(&str, &str, &str)] = &[
         "initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /run/outgate }] }]",
         "container `a` has a mount at `/run/outgate`, where outgate's certificates have to be",
     ),
+    // One file of another volume over the bundle: the app would trust what stands in that.
+    (
+        "",
+        "volumes: [{ name: mine, emptyDir: {} }], initContainers: [{ name: a, volumeMounts: [{ name: mine, mountPath: /run/outgate/ca-bundle.pem, subPath: pem }] }]",
+        "container `a` has a mount at `/run/outgate/ca-bundle.pem`, where outgate's certificates have to be",
+    ),
     (
         "annotations: { outgate.dev/memory-request: 1Gi }",
         "",
@@ -307,6 +313,35 @@ fn warnings_have_an_end() {
     let told = answer.review["response"]["warnings"].as_array().unwrap().clone();
     assert_eq!((answer.warnings, told.len()), (40, 13));
     assert_eq!(told[12], "outgate: ... and 28 more");
+}
+
+/// What the template sets for the sidecar's end is compared with what the pod has for its own.
+#[test]
+fn a_pod_that_is_killed_before_the_sidecar_has_ended() {
+    let told = |template: &super::Template, grace: &str| {
+        let yaml = format!(
+            "metadata: {{ labels: {{ outgate.dev/inject: 'true' }} }}\nspec: {{ containers: [{{ name: shop }}]{grace} }}\n"
+        );
+        let answer = answered(&asked(&pod(&yaml)), template);
+        assert_eq!(answer.verdict, Verdict::Injected);
+        answer.said.join("\n")
+    };
+    let embedded = super::Template::embedded().unwrap();
+    // 20 s where nothing is set, and in the library's values.
+    for template in [&small(), &embedded] {
+        assert_eq!(told(template, ""), "");
+        assert_eq!(told(template, ", terminationGracePeriodSeconds: 30"), "");
+        let warning = told(template, ", terminationGracePeriodSeconds: 20");
+        assert!(
+            warning.contains("`terminationGracePeriodSeconds` is 20, and the sidecar may take 20s"),
+            "{warning}"
+        );
+    }
+    let mut document = super::small_document();
+    document["native"]["initContainers"][0]["env"] =
+        json!([{ "name": "OUTGATE_SET", "value": "runtime.linger=15s\nruntime.drain=25s" }]);
+    let warning = told(&super::made(&document), ", terminationGracePeriodSeconds: 30");
+    assert!(warning.contains("the sidecar may take 40s"), "{warning}");
 }
 
 #[test]

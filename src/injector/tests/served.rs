@@ -262,6 +262,37 @@ async fn silent_connections_are_one_addresss_own_and_are_cut() {
     assert_eq!(send(&injector, &trusted, Method::POST, "/mutate", good()).await.0, StatusCode::OK);
 }
 
+/// All places held by peers that say nothing, from as many addresses as that takes: who has something to say gets in at once.
+#[tokio::test]
+async fn silent_peers_together_do_not_keep_others_out() {
+    let (folder, trusted) = Folder::new();
+    let injector = folder.start(Duration::ZERO).await;
+    let mut silent = Vec::new();
+    for last in 2..10 {
+        for _ in 0..CONNECTIONS {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+            silent.push(socket.connect(injector.listen).await.unwrap());
+        }
+    }
+    let begun = std::time::Instant::now();
+    for _ in 0..5 {
+        assert_eq!(send(&injector, &trusted, Method::POST, "/mutate", good()).await.0, StatusCode::OK);
+    }
+    // Before the first of them is cut for taking too long.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    drop(silent);
+
+    // Probes have a port of their own: who holds all places of that does not have this process taken for dead.
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(TcpStream::connect(injector.health).await.unwrap());
+    }
+    let begun = std::time::Instant::now();
+    assert!(health(&injector, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn http2_as_the_api_server_speaks_it() {
     let (folder, trusted) = Folder::new();

@@ -1,8 +1,12 @@
 //! Credentials: what they are made of, and what the policy around them must say for them.
 
+use std::sync::Arc;
+
 use super::Compiler;
+use crate::credential::kinds::placeholder::known::Known;
 use crate::credential::kinds::{KeepSettings, MemberSettings};
-use crate::policy::schema::ProviderConfig;
+use crate::policy::compiled::Provider;
+use crate::policy::schema::{ProviderConfig, Unmatched};
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::PolicyPath;
 use crate::secret::reference::SecretRef;
@@ -66,6 +70,25 @@ impl Compiler<'_> {
             self.mistake(
                 &path.key("required"),
                 "secrets of tenants are read when a tenant is named: readiness cannot wait for them",
+            );
+        }
+    }
+
+    /// Through a blind tunnel a placeholder goes to whoever is at its end, and outgate does not see it.
+    pub(super) fn warn_of_unseen_placeholders(&mut self, providers: &[Arc<Provider>], unmatched: Unmatched) {
+        let routes = providers.iter().flat_map(|provider| &provider.routes);
+        if Known::new(routes.flat_map(|route| &route.settings.credential)).is_none() {
+            return;
+        }
+        for provider in providers.iter().filter(|one| one.doors.connect && !one.intercept.intercept) {
+            self.warnings.push(format!(
+                "{}: CONNECT is a blind tunnel here, in which a placeholder of the policy is not seen; `intercept: always` looks into it",
+                provider.path
+            ));
+        }
+        if unmatched == Unmatched::Tunnel {
+            self.warnings.push(
+                "unmatched: `tunnel` lets CONNECT to any other host through blindly, and a placeholder of the policy with it".to_owned(),
             );
         }
     }

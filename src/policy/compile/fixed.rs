@@ -23,6 +23,7 @@ impl Compiler<'_> {
         let root = PolicyPath::root();
         let mut listeners = self.listeners(config, &root.key("listeners"));
         listeners.extend(self.provider_listeners(config, providers));
+        self.check_tenant_tokens(&listeners, providers);
         let admin = self.admin(config.admin.as_ref(), &root.key("admin"))?;
         self.unique_addresses(&listeners, &admin);
         Some(Fixed {

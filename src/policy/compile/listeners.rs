@@ -5,13 +5,19 @@ use std::sync::Arc;
 
 use super::Compiler;
 use crate::message::target::Host;
-use crate::policy::compiled::{Admin, Doors, ListenAddress, Listener, Provider};
-use crate::policy::schema::{DoorConfig, ListenerAuth, ListenerConfig, PolicyConfig};
+use crate::policy::compiled::{Admin, Doors, ListenAddress, Listener, ListenerTokens, Provider, TenantFrom};
+use crate::policy::schema::{
+    DoorConfig, ListenerAuth, ListenerConfig, ListenerTokens as ListenerTokensConfig, PolicyConfig,
+};
+use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::PolicyPath;
+use crate::secret::reference::SecretRef;
 
 /// 127.0.0.1:3128, Squid's port, which proxy users know.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3128);
 const ALL_DOORS: Doors = Doors { forward: true, connect: true, local: true };
+/// Tenants that may prove who they are at one listener.
+const MOST_TENANTS: usize = 1000;
 const NO_DOOR: Doors = Doors { forward: false, connect: false, local: false };
 
 impl Compiler<'_> {
@@ -23,7 +29,7 @@ impl Compiler<'_> {
                 doors: ALL_DOORS,
                 expose: false,
                 transparent: false,
-                token: None,
+                tokens: None,
                 hosts: Vec::new(),
                 provider: None,
             }];
@@ -44,15 +50,12 @@ impl Compiler<'_> {
             return None;
         };
         let address = self.address(text, &path.key("address"))?;
-        let token = match &config.auth {
-            Some(ListenerAuth::Token(reference)) => {
-                self.uses_secret(&path.key("auth").key("token"), reference, true);
-                Some(reference.clone())
-            }
+        let tokens = match &config.auth {
+            Some(ListenerAuth::Tokens(tokens)) => Some(self.tokens(tokens, &path.key("auth"))),
             Some(ListenerAuth::None) | None => None,
         };
         let expose = config.expose.unwrap_or(false);
-        self.check_exposure(&address, token.is_some(), expose, path);
+        self.check_exposure(&address, tokens.is_some(), expose, path);
         let transparent =
             config.accept.as_ref().is_some_and(|doors| doors.contains(&DoorConfig::Transparent));
         if transparent {
@@ -63,14 +66,74 @@ impl Compiler<'_> {
                 doors: NO_DOOR,
                 expose,
                 transparent,
-                token: None,
+                tokens: None,
                 hosts,
                 provider: None,
             });
         }
         let doors = self.doors(config.accept.as_deref(), &path.key("accept"));
         let hosts = self.host_names(config.hosts.as_deref().unwrap_or_default(), &path.key("hosts"));
-        Some(Listener { address, doors, expose, transparent, token, hosts, provider: None })
+        Some(Listener { address, doors, expose, transparent, tokens, hosts, provider: None })
+    }
+
+    fn tokens(&mut self, config: &ListenerTokensConfig, path: &PolicyPath) -> ListenerTokens {
+        if let Some(plain) = &config.token {
+            self.uses_secret(&path.key("token"), plain, true);
+        }
+        let of_tenants = config.tenants.iter().flatten();
+        if config.token.is_none() && of_tenants.clone().next().is_none() {
+            self.mistake_with(
+                path,
+                "no token",
+                "`{ token: env:OUTGATE_TOKEN }`, or `{ tenants: { acme: env:ACME_TOKEN } }`",
+            );
+        }
+        let path = path.key("tenants");
+        if of_tenants.clone().count() > MOST_TENANTS {
+            self.mistake(&path, format!("more than {MOST_TENANTS} tenants"));
+        }
+        let mut tenants = Vec::new();
+        for (name, reference) in of_tenants {
+            let path = path.key(name);
+            if !TenantPattern::default().admits(name) {
+                self.mistake(
+                    &path,
+                    "not a tenant's name: letters, digits, `.`, `_` and `-`, at most 128, and no `..`",
+                );
+            }
+            self.uses_secret(&path, reference, true);
+            let same = |other: &SecretRef| other == reference;
+            if config.token.as_ref().is_some_and(same) || tenants.iter().any(|(_, other)| same(other)) {
+                self.mistake(
+                    &path,
+                    "the same secret as another token of this listener: whose it is could not be told",
+                );
+            }
+            tenants.push((Arc::from(name.as_str()), reference.clone()));
+        }
+        ListenerTokens { plain: config.token.clone(), tenants }
+    }
+
+    /// Providers that want tenants to prove who they are need clients that can.
+    pub(super) fn check_tenant_tokens(&mut self, listeners: &[Listener], providers: &[Arc<Provider>]) {
+        let known = |one: &Listener| one.tokens.as_ref().is_some_and(|tokens| !tokens.tenants.is_empty());
+        for provider in providers {
+            let from_token = provider.tenant.as_ref().is_some_and(|tenant| tenant.from == TenantFrom::Token);
+            if !from_token {
+                continue;
+            }
+            let path = provider.path.key("tenant").key("from");
+            if !listeners.iter().any(known) {
+                self.mistake_with(
+                    &path,
+                    "no listener knows a tenant's token",
+                    "`auth: { tenants: { acme: env:ACME_TOKEN } }` at a listener",
+                );
+            }
+            if listeners.iter().any(|one| one.provider.as_ref() == Some(&provider.name)) {
+                self.mistake(&path, "SDKs cannot send a token to the provider's own port (`local.address`)");
+            }
+        }
     }
 
     /// Who is redirected does not know it: it can be asked for nothing, and who comes by itself is refused.
@@ -85,7 +148,7 @@ impl Compiler<'_> {
         if matches!(address, ListenAddress::Unix(_)) {
             self.mistake(&path.key("address"), "nothing can be redirected to a unix socket");
         }
-        if matches!(config.auth, Some(ListenerAuth::Token(_))) {
+        if matches!(config.auth, Some(ListenerAuth::Tokens(_))) {
             self.mistake(
                 &path.key("auth"),
                 "an app that is redirected does not know of it, and sends no token",
@@ -136,7 +199,8 @@ impl Compiler<'_> {
             if !provider.doors.local {
                 self.mistake(&path, "a port at the local endpoint, and `doors` does not open `local`");
             }
-            if config.listeners.iter().flatten().any(|one| matches!(one.auth, Some(ListenerAuth::Token(_)))) {
+            if config.listeners.iter().flatten().any(|one| matches!(one.auth, Some(ListenerAuth::Tokens(_))))
+            {
                 self.warnings.push(format!("{path}: SDKs cannot send a token here, so this port wants none: every process on this machine can use it"));
             }
             if let ListenAddress::Tcp(tcp) = &address
@@ -151,7 +215,7 @@ impl Compiler<'_> {
                 doors,
                 expose: false,
                 transparent: false,
-                token: None,
+                tokens: None,
                 hosts: Vec::new(),
                 provider: Some(provider.name.clone()),
             });

@@ -237,6 +237,7 @@ impl Compiler<'_> {
         let fleet = self.fleet_settings(config);
         let addresses = self.addresses(config);
         let providers = self.providers(config, &addresses);
+        self.warn_of_unseen_placeholders(&providers, config.unmatched.unwrap_or_default());
         let fixed = self.fixed(config, &providers);
         let tables = self.tables(&providers);
         let unmatched_upstream = self.unmatched_upstream(&addresses);

@@ -6,11 +6,11 @@ use super::Compiler;
 use super::upstream::Addresses;
 use crate::credential::kinds::header::header_name;
 use crate::message::target::{Host, Scheme, Target};
-use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant};
+use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant, TenantFrom};
 use crate::policy::merge::merge;
 use crate::policy::pattern::{HostMap, HostPattern};
 use crate::policy::preset::apply::Applied;
-use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig};
+use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig, TenantFromConfig};
 use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
@@ -195,6 +195,18 @@ impl Compiler<'_> {
 
     fn tenant(&mut self, config: &ProviderConfig, path: &PolicyPath) -> Option<Tenant> {
         let tenant = config.tenant.as_ref()?;
+        let required = tenant.required.unwrap_or(false);
+        if tenant.from == Some(TenantFromConfig::Token) {
+            for (key, there) in [("header", tenant.header.is_some()), ("pattern", tenant.pattern.is_some())] {
+                if there {
+                    self.mistake(
+                        &path.key(key),
+                        "has no meaning with `from: token`: the listener's `auth.tenants` names the tenants",
+                    );
+                }
+            }
+            return Some(Tenant { from: TenantFrom::Token, required });
+        }
         let Some(name) = &tenant.header else {
             self.mistake_with(path, "missing key `header`", "`tenant: { header: X-Tenant, required: true }`");
             return None;
@@ -213,7 +225,7 @@ impl Compiler<'_> {
         };
         match header_name(name) {
             Ok(header) => {
-                pattern.map(|pattern| Tenant { header, required: tenant.required.unwrap_or(false), pattern })
+                pattern.map(|pattern| Tenant { from: TenantFrom::Header(header, pattern), required })
             }
             Err(message) => {
                 self.mistake(&path.key("header"), message);

@@ -9,11 +9,12 @@ mod provider;
 
 pub use process::{
     AccessLogConfig, AdminConfig, CaConfig, DoorConfig, DownstreamConfig, InterceptionConfig, ListenerAuth,
-    ListenerConfig, LogFormat, LogOutput, QueryConfig, RuntimeConfig, TelemetryConfig, Workers,
+    ListenerConfig, ListenerTokens, LogFormat, LogOutput, QueryConfig, RuntimeConfig, TelemetryConfig,
+    Workers,
 };
 pub use provider::{
     HeadersConfig, Intercept, LocalConfig, MatchConfig, ParameterConfig, Paths, ProviderConfig,
-    QueryEditsConfig, RedactConfig, RouteConfig, TenantConfig, TimeoutsConfig,
+    QueryEditsConfig, RedactConfig, RouteConfig, TenantConfig, TenantFromConfig, TimeoutsConfig,
 };
 
 use std::borrow::Cow;

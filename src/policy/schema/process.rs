@@ -1,6 +1,7 @@
 //! What is the process's own: listeners, the admin listener, interception, bounds, logs. A change of it needs a restart.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -43,13 +44,13 @@ pub enum DoorConfig {
     Transparent,
 }
 
-/// `auth:` of a listener: `none`, or `{ token: env:OUTGATE_TOKEN }`.
+/// `auth:` of a listener: `none`, or `{ token: env:OUTGATE_TOKEN }`, or tokens of tenants.
 #[derive(Clone, Debug)]
 pub enum ListenerAuth {
     /// Everyone who can connect.
     None,
-    /// Who sends this token in `Proxy-Authorization`, Basic or Bearer.
-    Token(SecretRef),
+    /// Who sends one of these tokens in `Proxy-Authorization`, Basic or Bearer.
+    Tokens(ListenerTokens),
 }
 
 impl<'de> Deserialize<'de> for ListenerAuth {
@@ -68,19 +69,23 @@ impl<'de> Deserialize<'de> for ListenerAuth {
                 }
             }
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<ListenerAuth, A::Error> {
-                let config = TokenAuth::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(ListenerAuth::Token(config.token))
+                let tokens = ListenerTokens::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(ListenerAuth::Tokens(tokens))
             }
         }
         deserializer.deserialize_any(AuthVisitor)
     }
 }
 
-#[derive(Deserialize, JsonSchema)]
+/// The tokens that a listener knows.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct TokenAuth {
-    /// Reference of the token.
-    token: SecretRef,
+pub struct ListenerTokens {
+    /// Reference of the token of whoever is no tenant. Default: none; then `tenants` is required.
+    pub token: Option<SecretRef>,
+    /// Tokens of tenants, by the tenant's name: who sends one is that tenant, for providers with `tenant: { from: token }`. At most
+    /// 1000. Default: none.
+    pub tenants: Option<BTreeMap<String, SecretRef>>,
 }
 
 impl JsonSchema for ListenerAuth {
@@ -88,7 +93,7 @@ impl JsonSchema for ListenerAuth {
         "ListenerAuth".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let token = generator.subschema_for::<TokenAuth>();
+        let token = generator.subschema_for::<ListenerTokens>();
         json_schema!({ "anyOf": [{ "const": "none" }, token] })
     }
 }

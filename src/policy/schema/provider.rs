@@ -157,13 +157,28 @@ pub enum Intercept {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TenantConfig {
-    /// The request header that names the tenant; it is taken out before the provider sees the request. Required.
+    /// What names the tenant: a `header` of the request, or the `token` that the client sends to the listener
+    /// (`listeners.auth.tenants`), which proves it. Default: `header`.
+    pub from: Option<TenantFromConfig>,
+    /// The request header that names the tenant; it is taken out before the provider sees the request. Required with
+    /// `from: header`.
     pub header: Option<String>,
-    /// Whether a request without it is refused (400). `{tenant}` in a secret reference needs `true`. Default: false.
+    /// Whether a request that names none is refused (400; with `from: token` 403). `{tenant}` in a secret reference needs `true`. Default: false.
     pub required: Option<bool>,
     /// What a tenant's name looks like, as a whole; any other is refused (400). Characters, classes (`[a-z0-9]`), and how often
     /// (`{16}`, `{1,64}`, `?`, `+`, `*`), at most 128 in all; never `.` or what holds `..`. Default: `[A-Za-z0-9._-]{1,128}`.
     pub pattern: Option<String>,
+}
+
+/// What names the tenant of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TenantFromConfig {
+    /// A header of the request.
+    #[default]
+    Header,
+    /// The token that the client sends to the listener.
+    Token,
 }
 
 /// How paths are judged.

@@ -135,6 +135,7 @@ fn cut(record: &mut Record, error: &BodyError) {
         | BodyError::DownstreamFraming(_)
         | BodyError::DownstreamStalled
         | BodyError::TrailersTooLarge
+        | BodyError::Forbidden(_)
         | BodyError::TooLarge
         | BodyError::Superseded => Flag::Internal,
     });

@@ -106,6 +106,7 @@ pub fn body_blames_provider(error: &BodyError) -> bool {
         | BodyError::DownstreamFraming(_)
         | BodyError::DownstreamStalled
         | BodyError::TrailersTooLarge
+        | BodyError::Forbidden(_)
         | BodyError::TooLarge
         | BodyError::Superseded
         | BodyError::Total => false,

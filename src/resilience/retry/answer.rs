@@ -121,6 +121,7 @@ fn cut(error: BodyError) -> Failure {
         | BodyError::DownstreamFraming(_)
         | BodyError::DownstreamStalled
         | BodyError::TrailersTooLarge
+        | BodyError::Forbidden(_)
         | BodyError::TooLarge
         | BodyError::Superseded => Fault::Internal,
     };

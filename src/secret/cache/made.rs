@@ -46,10 +46,10 @@ impl SecretEntry {
         self.is_made() || self.template().is_some()
     }
 
-    /// When a value that there is now is no longer used.
+    /// When the last good value is no longer used, or since when it is not.
     #[must_use]
     pub fn ends_at(&self) -> Option<Instant> {
-        self.current().ok()?.expires
+        self.latest()?.expires
     }
 
     /// Waits until a read from its present store was tried, which is done now if there was none: for who needs a secret to make

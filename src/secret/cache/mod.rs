@@ -19,7 +19,7 @@
 //! Secrets of tenants come with their tenants and go with them: their entries live as long as somebody holds them.
 //!
 //! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded, and of the tenants that are held;
-//! a value is bounded by its store; a read by [`READ_TIMEOUT`].
+//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; 64 reads of tenants' secrets at a time.
 
 mod entry;
 mod made;
@@ -35,7 +35,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub use tenants::TenantSecrets;
 
@@ -54,6 +54,9 @@ pub struct SecretCache {
     entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
     /// Those of tenants. Who uses them holds them.
     of_tenants: Mutex<BTreeMap<Key, Weak<SecretEntry>>>,
+    tenant_log: Arc<tenants::TenantLog>,
+    /// Places of reads of tenants' secrets.
+    tenant_reads: Arc<Semaphore>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
     wake: Arc<Notify>,
     /// Wakes its look at files: entries came or went, or have another store.
@@ -75,6 +78,8 @@ pub struct SecretStatus {
     pub version: Option<u64>,
     /// Seconds since that version was first read.
     pub age_seconds: Option<u64>,
+    /// When a read was good last, whether or not it brought another value; RFC 3339, UTC. None before the first.
+    pub last_good_read: Option<String>,
     /// Seconds until the value in use ends; none where it has no end.
     pub ends_in_seconds: Option<u64>,
     /// Seconds until it is read next without being asked for; none where only a change or a request leads to a read.
@@ -111,6 +116,8 @@ impl SecretCache {
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             entries: Mutex::default(),
             of_tenants: Mutex::default(),
+            tenant_log: Arc::default(),
+            tenant_reads: Arc::new(Semaphore::new(tenants::READS_AT_ONCE)),
             wake: Arc::default(),
             members: Notify::new(),
             watched: Notify::new(),

@@ -117,7 +117,17 @@ impl SecretCache {
         let stores = self.stores.load_full();
         let mut due = stores.upkeep_due(now);
         for entry in self.live().into_iter().filter(|entry| entry.take_due(now)) {
+            // Not for tokens: they wait for the tenant's secrets.
+            let places = (entry.template().is_some() && !entry.is_made()).then(|| self.tenant_reads.clone());
             due.push(Box::pin(async move {
+                let _place = match &places {
+                    Some(places) => places.acquire().await.ok(),
+                    None => None,
+                };
+                // Whoever named this tenant is gone meanwhile.
+                if places.is_some() && Arc::strong_count(&entry) == 1 {
+                    return;
+                }
                 if entry.is_waited_for() {
                     return entry.read_wanted().await;
                 }

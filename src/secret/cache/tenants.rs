@@ -8,10 +8,11 @@
 //! [`FILE_POLL`], and after a rejection.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::entry::SecretEntry;
 use super::{Key, SecretCache};
@@ -22,6 +23,32 @@ use crate::secret::value::ValueRules;
 
 /// How often files of tenants are read again.
 pub(super) const FILE_POLL: Duration = Duration::from_secs(30);
+
+/// Reads of tenants' secrets at a time. An app that invents names makes a line of its own; it does not flood the store.
+pub(super) const READS_AT_ONCE: usize = 64;
+/// Failures of tenants' reads that are told in a minute: apps name tenants, and names that nobody knows are no news.
+const TOLD: u32 = 10;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How many failures were told of late.
+#[derive(Default)]
+pub(super) struct TenantLog(Mutex<(Option<Instant>, u32)>);
+
+impl TenantLog {
+    /// Whether one more may be told; the last one says that it is the last for now.
+    pub(super) fn may_tell(&self, now: Instant) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, told) = &mut *state;
+        if since.is_none_or(|since| now.saturating_duration_since(since) >= MINUTE) {
+            (*since, *told) = (Some(now), 0);
+        }
+        *told = told.saturating_add(1);
+        if *told == TOLD + 1 {
+            tracing::warn!(target: "outgate::secret", "more secrets of tenants are not read; the next are told in a minute, and counted in /status");
+        }
+        *told <= TOLD
+    }
+}
 
 /// What `/status` says of the tenants' secrets of one reference. Tenants are counted and not named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -116,9 +143,9 @@ impl SecretCache {
         if let Some(entry) = entries.get(&key).and_then(Weak::upgrade) {
             return entry;
         }
-        let entry =
-            SecretEntry::of_tenant(key.0.clone(), template.clone(), key.1, store, Arc::clone(&self.wake));
-        let entry = Arc::new(entry);
+        let (reference, template) = (key.0.clone(), template.clone());
+        let (wake, log) = (Arc::clone(&self.wake), Arc::clone(&self.tenant_log));
+        let entry = Arc::new(SecretEntry::of_tenant(reference, template, key.1, store, wake, log));
         entries.insert(key, Arc::downgrade(&entry));
         entry
     }

@@ -101,6 +101,57 @@ async fn versions_count_up_and_the_last_good_value_is_kept() {
     }
 }
 
+/// The clock on the wall as `/status` writes it, at the next millisecond.
+fn next_millisecond() -> String {
+    let now = || humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string();
+    let before = now();
+    std::iter::repeat_with(now).find(|now| *now > before).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_says_when_a_read_was_good_last_and_when_the_next_one_is() {
+    let store = Scripted::new(None);
+    let cache = cache_over(&store);
+    let entry = cache.entry(&test_ref());
+    let last = || cache.status().remove(0).last_good_read;
+    entry.refresh().await;
+    assert_eq!(last(), None, "no read was good yet");
+    let mut seen = None;
+    for answer in ["one", "one", "two"] {
+        let before = next_millisecond();
+        store.say(Some(answer));
+        entry.refresh().await;
+        assert!(last().is_some_and(|last| last >= before), "{answer}: {:?} {before}", last());
+        store.say(None);
+        next_millisecond();
+        seen = last();
+        entry.refresh().await;
+        assert_eq!(last(), seen, "a failed read changes nothing");
+    }
+    advance(Duration::from_secs(3)).await;
+    let status = serde_json::to_string_pretty(&cache.status()[0]).unwrap();
+    let due = cache.status()[0].next_read_in_seconds.unwrap();
+    assert!((3..=4).contains(&due), "six seconds after the failure, and up to a quarter more: {due}");
+    let due = format!("\"next_read_in_seconds\": {due}");
+    let status = status.replace(&*seen.unwrap(), "[time]").replace(&due, "\"next_read_in_seconds\": [due]");
+    insta::assert_snapshot!(status, @r#"
+    {
+      "reference": "test:key",
+      "store": "test",
+      "state": "stale",
+      "version": 2,
+      "age_seconds": 3,
+      "last_good_read": "[time]",
+      "ends_in_seconds": null,
+      "next_read_in_seconds": [due],
+      "reading": false,
+      "last_error_code": "not_found",
+      "failed_reads": 4,
+      "required": false
+    }
+    "#);
+}
+
 #[tokio::test(start_paused = true)]
 async fn entries_are_shared_and_go_when_no_policy_uses_them() {
     let cache = cache_over(&Scripted::new(Some("one")));

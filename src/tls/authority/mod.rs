@@ -22,6 +22,7 @@ use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use zeroize::Zeroizing;
 
 use super::error::TlsError;
@@ -100,6 +101,18 @@ impl Authority {
     /// When the CA expires.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// Whether leaves of this CA are valid for whoever trusts the `former` one alone: the same key under the same name and key
+    /// identifier, in another certificate.
+    pub fn continues(&self, former: &Self) -> bool {
+        let (Some(own), Some(other)) = (parse(self.certificate_der()), parse(former.certificate_der()))
+        else {
+            return false;
+        };
+        own.subject().as_raw() == other.subject().as_raw()
+            && own.public_key().raw == other.public_key().raw
+            && key_identifier(&own) == key_identifier(&other)
     }
 
     /// Joins a certificate text and a key, and checks that the pair can be a CA now.
@@ -260,6 +273,14 @@ pub(super) fn is_outgate_ca(der: &CertificateDer<'_>) -> bool {
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate)
+}
+
+/// The subject key identifier, by which a chain is built (RFC 5280 section 4.2.1.2).
+fn key_identifier<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0),
+        _ => None,
+    })
 }
 
 /// Seconds since 1970 as a time; what lies before 1970 counts as 1970.

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyUsagePurpose};
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::GeneralName;
 
 use super::*;
 
@@ -372,6 +372,32 @@ fn write_leaf(ca: &Authority, host: &str, path: &Path) {
     let params = profile::leaf(&LeafName::parse(host).unwrap(), begin, end).unwrap();
     let leaf = params.signed_by(&key, &ca.issuer).unwrap();
     fs::write(path, leaf.pem() + &key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn a_renewed_certificate_continues_the_old_one_and_another_key_or_name_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Authority::load_or_create(&brought(folder.path(), |_| ())).unwrap();
+    let key = KeyPair::from_pem(&fs::read_to_string(folder.path().join("own.key")).unwrap()).unwrap();
+    let renewed = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::OrganizationName, "Example");
+        params.not_after = rcgen::date_time_ymd(4000, 1, 1);
+        change(&mut params);
+        fs::write(folder.path().join("own.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        let (certificate, key) = (folder.path().join("own.pem"), folder.path().join("own.key"));
+        Authority::load_or_create(&CaSource::Files { certificate, key }).unwrap()
+    };
+    assert!(renewed(&|_| ()).continues(&first));
+    assert!(!renewed(&|params| params.distinguished_name.push(DnType::CommonName, "2")).continues(&first));
+    let other = |params: &mut CertificateParams| {
+        params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]);
+    };
+    assert!(!renewed(&other).continues(&first), "a chain is built by the identifier as well");
+    let another = Authority::load_or_create(&brought(folder.path(), |_| ())).unwrap();
+    assert!(!another.continues(&first));
 }
 
 #[test]

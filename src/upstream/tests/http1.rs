@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use http::HeaderValue;
 use http_body_util::StreamBody;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use crate::message::body::BodyError;
 use crate::message::failure::{Fault, Progress};
@@ -393,4 +394,52 @@ async fn dropping_the_upstream_closes_what_is_idle_and_lets_the_rest_finish() {
     drop(upstream);
     assert_eq!(collect(answer).await.1, "ok");
     tokio::time::timeout(Duration::from_secs(5), closed.notified()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_whose_credential_ended_in_the_line_comes_back_unsent() {
+    let (answers, answered) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (permits, heads) = (answers.clone(), answered.clone());
+    let origin = Origin::new(move |mut stream, _| {
+        let (permits, heads) = (permits.clone(), heads.clone());
+        async move {
+            while read_head(&mut stream).await.is_some() {
+                heads.fetch_add(1, Ordering::SeqCst);
+                permits.acquire().await.unwrap().forget();
+                stream.write_all(OK).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let upstream = upstream(pooled(1, Duration::from_secs(60)));
+    let late = request(Scheme::Http, origin.address.port(), "/late");
+    let exchange = late.exchange.clone();
+    let first = tokio::spawn({
+        let (upstream, request) = (upstream.clone(), get(&origin, "/first"));
+        async move { fetch(&upstream, request).await }
+    });
+    eventually("the first is there", || answered.load(Ordering::SeqCst) == 1).await;
+    exchange.facts().credential_ends = Some(Instant::now() + Duration::from_secs(3600));
+    let second = tokio::spawn({
+        let upstream = upstream.clone();
+        async move { fetch(&upstream, late).await }
+    });
+    eventually("the second is in line", || upstream.stats().waiting == 1).await;
+    // What was good when it came to the line is over when its turn comes.
+    exchange.facts().credential_ends = Some(Instant::now());
+    answers.add_permits(1);
+    first.await.unwrap().unwrap();
+    let mut failure = second.await.unwrap().err().unwrap();
+    assert_eq!((failure.fault, failure.progress), (Fault::Credential, Progress::NotSent));
+    assert!(failure.retry_after.is_some() && !exchange.may_have_acted());
+    let facts = exchange.facts().clone();
+    assert_eq!((facts.attempts, facts.credential), (0, None));
+    assert_eq!(answered.load(Ordering::SeqCst), 1);
+    // The connection was not used for it, and serves the same request with another credential.
+    let again = failure.handed_back.take().unwrap().into_request();
+    assert_eq!(again.path_and_query, "/late");
+    exchange.facts().credential_ends = None;
+    answers.add_permits(1);
+    assert_eq!(fetch(&upstream, again).await.unwrap().0, 200);
+    assert_eq!((exchange.facts().attempts, origin.accepted()), (1, 1));
 }

@@ -136,6 +136,28 @@ async fn pc_01_alias_bomb() {
     }
 }
 
+/// 64 MiB of data, heap and stack are enough to refuse it; as they are to take a good one.
+#[tokio::test]
+async fn pc_01_alias_bomb_in_little_memory() {
+    let mut bomb = String::from("version: 1\na: &a [x,x,x,x,x,x,x,x,x]\n");
+    for (name, last) in ('b'..='i').zip('a'..='h') {
+        bomb.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{last}"); 9].join(",")));
+    }
+    let nested = format!("version: 1\nproviders: {}{}\n", "[".repeat(20_000), "]".repeat(20_000));
+    let dir = tempfile::tempdir().unwrap();
+    for (text, code) in [(bomb + "providers: *i\n", 3), (nested, 3), (provider(""), 0)] {
+        let path = dir.path().join("proxy.yaml");
+        std::fs::write(&path, &text).unwrap();
+        let script = format!(
+            "ulimit -d 65536 && exec {} check --config {}",
+            env!("CARGO_BIN_EXE_outgate"),
+            path.display()
+        );
+        let got = Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(got.status.code(), Some(code), "{}", String::from_utf8_lossy(&got.stderr));
+    }
+}
+
 #[tokio::test]
 async fn pc_02_deep_nesting() {
     let flow = format!("version: 1\nproviders: {}{}\n", "[".repeat(20_000), "]".repeat(20_000));

@@ -15,11 +15,7 @@ use crate::support::client::{Got, Raw, admin, intercepted};
 use crate::support::origin::{HttpOrigin, RawOrigin, read_request};
 use crate::world::until;
 
-/// Runs of a case that cannot be made yet. (Every case has at least one run.)
-const NOT_YET: &[(&str, &str)] = &[
-    ("SX-01 from a store", "only `env` and `file` exist; other stores are refused by the policy"),
-    ("SX-03 from a store", "only `env` and `file` exist; other stores are refused by the policy"),
-];
+const NOT_YET: &[(&str, &str)] = &[];
 
 const GET_API: &str = "GET http://api.example.test/v1/x HTTP/1.1\r\nHost: api.example.test\r\n\r\n";
 const GET_OPEN: &str = "GET http://open.example.test/ HTTP/1.1\r\nHost: open.example.test\r\n\r\n";
@@ -89,6 +85,47 @@ async fn sx_01_secret_of_the_environment_with_a_line_break() {
     let records = program.records();
     assert!(records.contains(&format!("`env:IT_BROKEN` has a byte at offset {}", CANARY.len())), "{records}");
     assert!(records.contains("`env:IT_BLANK` is empty"), "{records}");
+}
+
+/// What a store answers is judged as what a file holds: here a program that prints it.
+#[tokio::test]
+async fn sx_01_and_03_secret_of_a_store() {
+    let values = tempfile::tempdir().unwrap();
+    let length = CANARY.len();
+    let mut providers = String::new();
+    let broken: Vec<(String, String)> = vec![
+        (format!("{CANARY}\r\nX-Evil: 1"), format!("offset {length} ")),
+        (format!("{CANARY}\nX: 1"), format!("offset {length} ")),
+        (format!("{CANARY}\r"), format!("offset {length} ")),
+        (format!("{CANARY}\0"), format!("offset {length} ")),
+        (String::new(), "is empty or blank".to_owned()),
+        ("   ".to_owned(), "is empty or blank".to_owned()),
+        ("\n".to_owned(), "is empty or blank".to_owned()),
+    ];
+    for (number, (value, _)) in broken.iter().enumerate() {
+        std::fs::write(values.path().join(format!("v{number}")), value).unwrap();
+        providers.push_str(&format!(
+            "  p{number}:\n    hosts: [p{number}.example.test]\n    upstream: {{ connect_to: \"127.0.0.1:1\" }}\n    credential: {{ bearer: \"run:v{number}\" }}\n"
+        ));
+    }
+    let top = format!(
+        "secrets:\n  run: {{ exec: {{ command: [/bin/cat, \"{}/{{path}}\"] }} }}",
+        values.path().display()
+    );
+    let bench = Bench::start(Setup { top: &top, providers: &providers, ..Setup::default() }).await;
+    let mut answers = String::new();
+    for number in 0..broken.len() {
+        let host = format!("p{number}.example.test");
+        let got = bench.ask(format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_refused(&host, &got, 503, "proxy_internal_error");
+        assert_eq!(got.header("outgate-sent"), Some("no"));
+        answers.push_str(&format!("{got:?}"));
+    }
+    let records = bench.after(broken.len(), &[&answers]).await;
+    for (number, (_, says)) in broken.iter().enumerate() {
+        let detail = records[number]["outgate.error.detail"].as_str().unwrap();
+        assert!(detail.contains(&format!("`run:v{number}`")) && detail.contains(says), "{detail}");
+    }
 }
 
 #[tokio::test]

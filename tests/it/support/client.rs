@@ -217,6 +217,11 @@ pub async fn intercepted_trusting(
     alpn: &[&str],
 ) -> TlsStream<TcpStream> {
     let raw = tunnel(proxy, &format!("{host}:{port}")).await;
+    over_tls(raw, host, pem, alpn).await
+}
+
+/// TLS inside an open tunnel.
+pub async fn over_tls(raw: Raw, host: &str, pem: &str, alpn: &[&str]) -> TlsStream<TcpStream> {
     let name = rustls::pki_types::ServerName::try_from(host.to_owned()).unwrap();
     let connector = TlsConnector::from(trusting(pem, alpn));
     timeout(PATIENCE, connector.connect(name, raw.stream)).await.unwrap().unwrap()

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The body is held whole, up to `max`; a longer one is refused with 413. What the app sent in the field is removed, however
-//! it is spelled, and the other bytes stay as they are. A body that is neither, that is compressed, or that parsers could
+//! it is spelled, and its twin in the query too; the other bytes stay as they are. A body that is neither, that is compressed, or that parsers could
 //! read in two ways is refused with 400: nothing is sent.
 
 mod form;
@@ -134,6 +134,13 @@ fn is_below(inner: &str, outer: &str) -> bool {
     below && inner.as_bytes().get(outer.len()) == Some(&b'.')
 }
 
+/// How a field is called in a query: an object's `auth.token` is `auth[token]` there.
+fn in_query(name: &str) -> Vec<String> {
+    let Some((first, rest)) = name.split_once('.') else { return vec![name.to_owned()] };
+    let nested: String = rest.split('.').map(|step| format!("[{step}]")).collect();
+    vec![name.to_owned(), format!("{first}{nested}")]
+}
+
 const NEITHER: &str =
     "the credential goes into the body, and the body is neither a form nor JSON in UTF-8, uncompressed";
 
@@ -179,6 +186,11 @@ impl Rewrite for Settings {
         Vec::new()
     }
 
+    /// The same names in the query: many servers read both as one set of parameters, and the query first.
+    fn twins(&self) -> Vec<Location> {
+        self.fields.iter().flat_map(|field| in_query(&field.name)).map(Location::Query).collect()
+    }
+
     fn places(&self) -> Vec<String> {
         self.fields.iter().map(|field| format!("body field {}", field.name)).collect()
     }
@@ -213,6 +225,29 @@ mod tests {
 
     fn members(text: &str) -> Result<Vec<MemberSettings>, String> {
         serde_yaml::from_str::<Config>(text).map_err(|error| error.to_string())?.members()
+    }
+
+    #[test]
+    fn every_twin_in_the_query_goes() {
+        let stripped = |field: &str, target: &str| {
+            let member = members(&format!("{{ field: '{field}', value: env:K }}")).unwrap().remove(0);
+            let locations = crate::credential::Locations::new(member.locations());
+            locations.strip_query(target.parse().unwrap()).to_string()
+        };
+        for (field, before, after) in [
+            ("api_key", "/a?api_key=app&b=%2f", "/a?b=%2f"),
+            ("api_key", "/a?API%5fkey=app&api_key[]=app&api.key=app&api[key=app;b", "/a?b"),
+            ("api_key", "/a?x_api_key=1&x[api_key]=2", "/a?x_api_key=1&x[api_key]=2"),
+            (
+                "auth.token",
+                "/a?auth[token]=app&auth%5Btoken%5D[]=app&auth.token=app&auth_token=app&b",
+                "/a?b",
+            ),
+            ("auth.token", "/a?auth[other]=1&auth=2&token=3", "/a?auth[other]=1&auth=2&token=3"),
+            ("a.b.c", "/?a[b][c]=app&a[b]=1", "/?a[b]=1"),
+        ] {
+            assert_eq!(stripped(field, before), after, "{field}");
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! An app that sends the dummy of one provider to another has a bug, or somebody makes it talk to the wrong host. Nothing
 //! secret is in it, but it is the sign that the real key would have gone there. So all dummies of a policy are known, and a
 //! request that holds one at a place where it would not be replaced is refused. Looked at are path, query and the values
-//! of fields (inside `Authorization: Basic` too); bodies only where they are held anyway. A policy without placeholders
-//! pays nothing.
+//! of fields, of the head and of the trailer section (each as it is written and percent-decoded once; inside
+//! `Authorization: Basic` too). Not looked at are bodies, the names of fields and the host's name. A policy without
+//! placeholders pays nothing.
 
 use std::sync::Arc;
 
@@ -80,12 +81,30 @@ impl Guard {
     pub fn check(&self, headers: &HeaderMap, target: &PathAndQuery) -> Result<(), Misplaced> {
         self.url(target.path(), |places| places.path)?;
         self.url(target.query().unwrap_or_default(), |places| places.query)?;
-        for (name, value) in headers {
-            self.text(value.as_bytes(), |places| places.header)?;
+        self.fields(headers, |places| places.header)
+    }
+
+    /// Looks for dummies in a trailer section, where none is ever replaced.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn check_trailers(&self, trailers: &HeaderMap) -> Result<(), Misplaced> {
+        self.fields(trailers, |_| false)
+    }
+
+    fn fields(&self, fields: &HeaderMap, allows: fn(&Places) -> bool) -> Result<(), Misplaced> {
+        for (name, value) in fields {
+            self.text(value.as_bytes(), allows)?;
+            // Cookies are percent-encoded as often as not.
+            if memchr::memchr(b'%', value.as_bytes()).is_some()
+                && let Some(plain) = unescaped(&String::from_utf8_lossy(value.as_bytes()))
+            {
+                self.text(plain.as_bytes(), allows)?;
+            }
             if name == AUTHORIZATION
                 && let Some(pair) = basic(value)
             {
-                self.text(&pair, |places| places.header)?;
+                self.text(&pair, allows)?;
             }
         }
         Ok(())
@@ -134,6 +153,8 @@ mod tests {
             ("x", "dummy-111111", "/"),
             ("x", "dummy-000000 dummy-111111", "/"),
             ("authorization", "Basic ZHVtbXktMTExMTExOg==", "/"),
+            ("cookie", "a=%20; session=dummy%2D111111", "/"),
+            ("cookie", "session=%64ummy%2d111111%zz", "/"),
             ("x", "y", "/dummy-111111"),
             ("x", "y", "/%64ummy-111111"),
             ("x", "y", "/?dummy-000000"),
@@ -142,6 +163,18 @@ mod tests {
         ] {
             assert!(!check(field, value, target), "{field}: {value} {target}");
         }
+        assert!(check("cookie", "a=%64; session=dummy%2D00000", "/"));
         assert!(Known::new(&members("{ bearer: env:A }")).is_none());
+        // In a trailer section no dummy is replaced, so none passes.
+        let trailer = |name: &'static str, value: &str| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(name, value.parse().unwrap());
+            guard.check_trailers(&trailers).is_ok()
+        };
+        assert!(trailer("x-checksum", "%64ummy"));
+        for value in ["dummy-000000", "x dummy-111111", "dummy%2D000000"] {
+            assert!(!trailer("x-checksum", value), "{value}");
+        }
+        assert!(!trailer("authorization", "Basic ZHVtbXktMTExMTExOg=="));
     }
 }

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::tenants::TenantLog;
 use super::{SecretState, SecretStatus};
 use crate::secret::error::SecretError;
 use crate::secret::reference::SecretRef;
@@ -78,6 +79,8 @@ pub struct SecretEntry {
     pub(super) wake: Arc<Notify>,
     /// A read came to an end.
     pub(super) ended: Notify,
+    /// Of a tenant's secret: whether a failure may be told.
+    log: Option<Arc<TenantLog>>,
     /// What outgate makes from this secret. Locked for moments, never over an await.
     products: Mutex<Vec<Weak<SecretEntry>>>,
 }
@@ -114,6 +117,8 @@ pub(super) struct Book {
     pub(super) ended: u64,
     /// The number (by `begun`) of the last read that came to an end, and what it came to.
     pub(super) last: Option<(u64, RefreshOutcome)>,
+    /// When the last good read ended, by the wall clock, for people.
+    good_at: Option<SystemTime>,
     failed_at: Option<Instant>,
     failures: u32,
     /// Failed reads since the start; never reset.
@@ -147,8 +152,9 @@ impl SecretEntry {
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
         wake: Arc<Notify>,
+        log: Arc<TenantLog>,
     ) -> Self {
-        Self::with(reference, Some(template), rules, store, wake)
+        Self { log: Some(log), ..Self::with(reference, Some(template), rules, store, wake) }
     }
 
     fn with(
@@ -170,6 +176,7 @@ impl SecretEntry {
             over: Arc::new(over),
             book: Mutex::default(),
             turn: Semaphore::new(1),
+            log: None,
             required: AtomicBool::new(false),
             wake,
             ended: Notify::new(),
@@ -197,6 +204,11 @@ impl SecretEntry {
             Ok(version) if version.is_over() => Err(Arc::clone(&self.over)),
             other => other.clone(),
         }
+    }
+
+    /// The last good value, also where it has ended.
+    pub(super) fn latest(&self) -> Option<Arc<SecretVersion>> {
+        self.current.load().as_ref().as_ref().ok().cloned()
     }
 
     /// Reads again. Calls at the same time share one read, which begins after each of them asked: so a change that a
@@ -326,10 +338,10 @@ impl SecretEntry {
 
     pub(super) fn status(&self) -> SecretStatus {
         let (current, bound) = (self.current(), self.bound.load_full());
-        let (tried, error, failed_reads, due_at) = {
+        let (tried, error, failed_reads, due_at, good_at) = {
             let book = self.book();
             let error = book.error.as_ref().map(|error| error.code());
-            (book.ended > 0, error, book.failures_in_all, book.due_at)
+            (book.ended > 0, error, book.failures_in_all, book.due_at, book.good_at)
         };
         let until = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
         let error = error.or(current.as_ref().err().filter(|_| tried).map(|error| error.code()));
@@ -345,6 +357,7 @@ impl SecretEntry {
             },
             version: version.as_ref().map(|version| version.number),
             age_seconds: version.as_ref().map(|version| version.read_at.elapsed().as_secs()),
+            last_good_read: good_at.map(|at| humantime::format_rfc3339_millis(at).to_string()),
             ends_in_seconds: until(version.and_then(|version| version.expires)),
             next_read_in_seconds: until(due_at),
             reading: self.turn.available_permits() == 0,

@@ -66,7 +66,7 @@ impl SecretEntry {
     fn succeeded(&self, read: u64, bound: &Bound, found: Found) -> RefreshOutcome {
         let Found { value, expires, again } = found;
         // Not `current()`: a value that has ended still counts.
-        let before = self.current.load().as_ref().as_ref().ok().cloned();
+        let before = self.latest();
         let same = before.as_ref().is_some_and(|before| before.value.same_as(&value));
         let outcome = if same { RefreshOutcome::Unchanged } else { RefreshOutcome::Changed };
         // A value that lives on with a new end keeps its number: whoever made something of it need not make it anew.
@@ -89,6 +89,7 @@ impl SecretEntry {
             let mut book = self.book();
             book.end(read, outcome);
             (book.failures, book.failed_at, book.error) = (0, None, None);
+            book.good_at = Some(SystemTime::now());
             // A reload may have bound it anew meanwhile: then it stays due.
             if !book.rebound {
                 book.due_at = again;
@@ -121,7 +122,7 @@ impl SecretEntry {
             book.error.replace(Arc::clone(&error)).as_ref() != Some(&error)
         };
         // A store that is down for a day is one line, and not one for each retry.
-        if news {
+        if news && self.log.as_ref().is_none_or(|log| log.may_tell(Instant::now())) {
             tracing::warn!(target: "outgate::secret", reference = bound.shown, code = error.code(), "secret not read: {error}");
         }
         self.wake.notify_one();

@@ -1,6 +1,7 @@
 //! Secrets of tenants, on paused time.
 
 use super::*;
+use crate::secret::cache::tenants::{READS_AT_ONCE, TenantLog};
 
 fn template() -> SecretRef {
     "test:kv/{tenant}".parse().unwrap()
@@ -115,4 +116,36 @@ fn names_that_do_not_fit_have_no_entry() {
         assert_eq!(error.code(), "tenant", "{name}");
     }
     assert!(cache.tenant_secrets().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_invents_names_makes_a_line_and_no_flood() {
+    let store = Scripted::new(Some("value"));
+    let cache = cache_over(&store);
+    let _running = kept_fresh(&cache);
+    store.hang.send_replace(true);
+    let entries: Vec<_> = (0..200).map(|number| bound(&cache, &format!("t{number:03}"))).collect();
+    let mut asked = Box::pin(futures_util::future::join_all(entries.iter().map(|entry| entry.obtain())));
+    let soon = |after| tokio::time::sleep(Duration::from_millis(after));
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut asked).await.is_err());
+    assert_eq!(store.reads(), READS_AT_ONCE);
+    // Those of the policy do not stand in that line.
+    let own = cache.entry(&test_ref());
+    assert!(futures_util::poll!(Box::pin(own.refresh())).is_pending());
+    assert_eq!(store.reads(), READS_AT_ONCE + 1);
+    // Who is gone before its turn is not read.
+    drop(asked);
+    let mut entries = entries;
+    entries.truncate(100);
+    store.hang.send_replace(false);
+    soon(10).await;
+    let read = entries.iter().filter(|entry| entry.current().is_ok()).count();
+    assert_eq!((read, store.reads()), (100, 101));
+}
+
+#[test]
+fn failures_of_tenants_are_told_ten_times_a_minute() {
+    let (log, begin) = (TenantLog::default(), Instant::now());
+    let told = |seconds| (0..50).filter(|_| log.may_tell(begin + Duration::from_secs(seconds))).count();
+    assert_eq!([0, 30, 59, 60, 61].map(told), [10, 0, 0, 10, 0]);
 }
