@@ -133,6 +133,8 @@ async fn an_app_that_invents_names_makes_a_line_and_no_flood() {
     let own = cache.entry(&test_ref());
     assert!(futures_util::poll!(Box::pin(own.refresh())).is_pending());
     assert_eq!(store.reads(), READS_AT_ONCE + 1);
+    // Its read was broken off; it goes, or the cache would read it again some time.
+    cache.retain(&HashSet::new());
     // Who is gone before its turn is not read.
     drop(asked);
     let mut entries = entries;
