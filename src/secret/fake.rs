@@ -43,8 +43,8 @@ pub enum Reply {
     Answer(u16, String),
     /// The same with one more field.
     With(u16, String, String),
-    /// An answer of 200, once there is a permit.
-    Later(Arc<Semaphore>, String),
+    /// An answer, status and body, once there is a permit.
+    Later(Arc<Semaphore>, u16, String),
     /// Reads, and never answers.
     Hang,
     /// Closes the connection.
@@ -102,9 +102,9 @@ async fn serve(mut stream: TcpStream, log: Arc<Mutex<Vec<Asked>>>, script: Arc<S
         let (status, field, body) = match script(&asked) {
             Reply::Answer(status, body) => (status, String::new(), body),
             Reply::With(status, field, body) => (status, format!("{field}\r\n"), body),
-            Reply::Later(gate, body) => {
+            Reply::Later(gate, status, body) => {
                 gate.acquire().await.unwrap().forget();
-                (200, String::new(), body)
+                (status, String::new(), body)
             }
             Reply::Hang => std::future::pending().await,
             Reply::Close => return,

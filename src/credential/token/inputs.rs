@@ -56,17 +56,31 @@ impl Bound {
         self.entries.get(at).map(|entry| entry.reference().to_string())
     }
 
-    /// Reads again what was refused; whether there is another value now.
-    pub(super) async fn heal(&self, choice: usize) -> bool {
-        match self.entries.get(choice.min(self.entries.len().saturating_sub(1))) {
-            Some(entry) => matches!(entry.heal_refresh().await, RefreshOutcome::Changed),
-            None => false,
-        }
+    /// The number of the version in use, after its first read; none where there is no value.
+    pub(super) async fn used(&self, choice: usize) -> Option<u64> {
+        self.entry(choice)?.tried_once().await;
+        self.version(choice)
+    }
+
+    fn version(&self, choice: usize) -> Option<u64> {
+        Some(self.entry(choice)?.current().ok()?.number)
+    }
+
+    /// Reads again what was refused; whether there is another value now than `used`. It may also have come by itself while the
+    /// endpoint was asked, and then the read finds nothing new.
+    pub(super) async fn heal(&self, choice: usize, used: Option<u64>) -> bool {
+        let Some(entry) = self.entry(choice) else { return false };
+        let changed = matches!(entry.heal_refresh().await, RefreshOutcome::Changed);
+        changed || used.zip(self.version(choice)).is_some_and(|(used, now)| used != now)
+    }
+
+    fn entry(&self, choice: usize) -> Option<&Arc<SecretEntry>> {
+        self.entries.get(choice.min(self.entries.len().saturating_sub(1)))
     }
 
     /// The value in use. A secret that was never read is read now: at the start tokens and secrets are wanted at once.
     async fn value(&self, choice: usize) -> Result<Arc<SecretVersion>, TokenFault> {
-        let Some(entry) = self.entries.get(choice.min(self.entries.len().saturating_sub(1))) else {
+        let Some(entry) = self.entry(choice) else {
             return Err(TokenFault::Setup("it names no secret"));
         };
         entry.tried_once().await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::endpoint::{TOTAL, TOTAL_KEPT, TokenClient};
@@ -121,6 +122,7 @@ impl Maker {
     async fn attempt(&self, client: &TokenClient, choice: usize) -> Result<Reading, TokenFault> {
         let inputs = Inputs { bound: &self.inputs, choice, stores: &self.stores, state: &self.state };
         let grant = self.settings.grant();
+        let used = join_all(self.inputs.iter().map(|input| input.used(choice))).await;
         let asked = Instant::now();
         let fault = match grant.issue(&inputs, client).await {
             Ok(issued) => return Ok(reading(issued, asked, fastrand::f64())),
@@ -130,8 +132,8 @@ impl Maker {
             return Err(fault);
         }
         let mut changed = false;
-        for input in &self.inputs {
-            changed |= input.heal(choice).await;
+        for (input, used) in self.inputs.iter().zip(used) {
+            changed |= input.heal(choice, used).await;
         }
         if !changed {
             return Err(fault);

@@ -487,3 +487,28 @@ async fn a_token_does_not_outlive_the_store_of_what_it_was_got_with() {
     cache.read_new(Duration::from_secs(5)).await;
     assert_eq!((value(), server.asked().len()), ("token-2".to_owned(), 2));
 }
+
+/// The secret that is refused was replaced, and read, while the endpoint thought: the read that follows finds nothing new.
+#[tokio::test]
+async fn a_secret_that_was_replaced_while_the_endpoint_refused_it_is_tried_at_once() {
+    let (count, gate) = (AtomicUsize::new(0), Arc::new(tokio::sync::Semaphore::new(0)));
+    let later = gate.clone();
+    let server = FakeServer::start(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::Later(later.clone(), 400, r#"{"error":"invalid_client"}"#.to_owned()),
+        _ => ok(r#"{"access_token":"token","expires_in":3600}"#),
+    })
+    .await;
+    let rig = Rig::new(&server, "file:new").await;
+    let replaced = async {
+        while server.asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        std::fs::write(rig.directory.path().join("new"), "newer-secret-1").unwrap();
+        rig.cache.entry(&"file:new".parse().unwrap()).refresh().await;
+        gate.add_permits(1);
+    };
+    let (got, ()) = tokio::join!(rig.token.obtain(), replaced);
+    assert!(got.is_ok() && rig.value().as_deref() == Some("token"), "{:?}", got.err());
+    let newer = format!("Basic {}", STANDARD.encode("app:newer-secret-1"));
+    assert_eq!((server.asked().len(), server.asked()[1].header("authorization")), (2, &*newer));
+}

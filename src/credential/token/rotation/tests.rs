@@ -429,7 +429,7 @@ async fn an_endpoint_of_twenty_seconds_does_not_end_a_grant_that_rotates() {
     let later = gate.clone();
     let server = FakeServer::start(move |_| {
         let body = r#"{"access_token":"access-1","refresh_token":"refresh-1","expires_in":3600}"#;
-        Reply::Later(later.clone(), body.to_owned())
+        Reply::Later(later.clone(), 200, body.to_owned())
     })
     .await;
     let provider = Provider { server, ..provider };
