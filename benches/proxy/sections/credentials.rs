@@ -8,7 +8,7 @@ use outgate::credential::CredentialConfig;
 use outgate::credential::kinds::PerRequest;
 use outgate::credential::rewrite::Secrets;
 use outgate::message::body::Body;
-use outgate::message::request::{EgressRequest, Exchange};
+use outgate::message::request::{EgressParts, EgressRequest, Exchange};
 use outgate::message::target::{Host, Scheme, Target};
 use outgate::secret::{SecretValue, SecretVersion};
 use rustix::time::{ClockId, clock_gettime};
@@ -112,7 +112,7 @@ fn asked() -> Outcome<EgressRequest> {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let host = Host::parse("bucket.s3.eu-west-1.amazonaws.com").map_err(|_| "no host")?;
-    Ok(EgressRequest {
+    Ok(EgressRequest::from(EgressParts {
         method: Method::GET,
         target: Target { scheme: Scheme::Https, host, port: 443 },
         path_and_query: "/some/key?list-type=2&prefix=a%2Fb".parse()?,
@@ -123,7 +123,7 @@ fn asked() -> Outcome<EgressRequest> {
         tenant: None,
         leave: None,
         exchange: Arc::new(Exchange::new(None)),
-    })
+    }))
 }
 
 fn cpu_time() -> Duration {
