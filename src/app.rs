@@ -363,7 +363,17 @@ fn token_owner(secrets: &Arc<SecretCache>, tokens: &ListenerTokens) -> TokenOwne
         of_tenants.map(|(name, reference)| (Owner::Tenant(name.clone()), token_check(secrets, reference)));
     let all: Vec<_> = plain.chain(of_tenants).collect();
     Arc::new(move |token: &[u8]| {
-        all.iter().fold(None, |found, (owner, is_it)| if is_it(token) { Some(owner.clone()) } else { found })
+        let mut owners = Vec::new();
+        all.iter().for_each(|(owner, is_it)| owners.extend(is_it(token).then_some(owner)));
+        match owners[..] {
+            [owner] => Some(owner.clone()),
+            [] => None,
+            // Secrets may be equal though their references are not. It proves nothing then.
+            [..] => {
+                tracing::warn!(target: "outgate::listener", owners = owners.len(), "a token that more than one of a listener's `auth` names is refused");
+                None
+            }
+        }
     })
 }
 

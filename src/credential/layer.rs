@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::Either;
 use http::Response;
-use http::header::{ACCEPT_ENCODING, HeaderValue};
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
 use tokio::time::Instant;
 use tower::Service;
 
 use super::bound::Credential;
 use super::error::CredentialError;
+use super::location::Locations;
 use super::member::{Member, Prepared};
 use super::rewrite::collect;
 use super::scrub::{Scrub, scrub_response};
@@ -88,7 +91,35 @@ struct Chosen {
 
 impl Chosen {
     fn new(choice: usize, member: &Member, prepared: Arc<Prepared>) -> Self {
-        Self { choice, reference: member.reference().clone(), prepared, ends: member.ends() }
+        let (reference, ends) = (member.reference().clone(), member.ends(&prepared));
+        Self { choice, reference, prepared, ends }
+    }
+}
+
+/// A request as it was before its credential.
+struct Plain {
+    path_and_query: PathAndQuery,
+    /// Where more was done to it than to write fields and parameters.
+    rewritten: Option<(HeaderMap, Bytes)>,
+}
+
+impl Plain {
+    /// What has to be kept; none where the body cannot be. A body that is not touched need not be kept.
+    fn of(request: &EgressRequest, prepared: &Prepared) -> Option<Self> {
+        let rewritten = match &prepared.per_request {
+            None => None,
+            Some(_) => Some((request.headers.clone(), request.body.at_hand()?)),
+        };
+        Some(Self { path_and_query: request.path_and_query.clone(), rewritten })
+    }
+
+    fn back_in(self, mut request: EgressRequest, own: &Locations) -> EgressRequest {
+        request.path_and_query = self.path_and_query;
+        match self.rewritten {
+            None => own.strip_headers(&mut request.headers),
+            Some((headers, body)) => (request.headers, request.body) = (headers, Body::full(body)),
+        }
+        request
     }
 }
 
@@ -127,20 +158,15 @@ impl<S: Inner> Inject<S> {
     ) -> Pending {
         Box::pin(async move {
             for _ in 0..MOST_ENDS {
-                let plain = request.path_and_query.clone();
-                let rewritten = chosen.prepared.per_request.is_some();
+                let plain = Plain::of(&request, &chosen.prepared);
                 let mut failure = match self.send(request, chosen).await {
                     Ok(response) => return Ok(response),
                     Err(failure) => failure,
                 };
                 let Some(unsent) = failure.handed_back.take() else { return Err(failure) };
-                if rewritten {
-                    // What was signed or written into the body cannot be taken out again.
-                    return Err(failure);
-                }
-                request = unsent.into_request();
-                credential.locations().strip_headers(&mut request.headers);
-                request.path_and_query = plain;
+                // A body that streams was wrapped by who signed it, and cannot be had back.
+                let Some(plain) = plain else { return Err(failure) };
+                request = plain.back_in(unsent.into_request(), credential.locations());
                 chosen = obtain(&credential, request.credential_choice, &request.exchange).await?;
             }
             Err(Failure::not_sent(Fault::Credential).retry_after(AGAIN))

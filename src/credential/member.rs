@@ -145,9 +145,10 @@ impl Member {
         self.secrets.iter().map(|(_, entry)| entry)
     }
 
-    /// When the first of its secrets ends by itself. Not kept with what is prepared: a value may get another end.
-    pub fn ends(&self) -> Option<Instant> {
-        self.secrets().filter_map(|entry| entry.ends_at()).min()
+    /// When the first of the secrets of a preparation ends by itself, or was replaced. Asked anew for each request: a value may
+    /// get another end.
+    pub fn ends(&self, prepared: &Prepared) -> Option<Instant> {
+        self.secrets().zip(&prepared.versions).filter_map(|(entry, version)| entry.end_of(*version)).min()
     }
 
     /// When the stores of what is missing have all been asked again; none where nothing is missing, or never will be there.

@@ -93,6 +93,15 @@ impl Body {
         Self(Kind::Boxed(Box::pin(body)))
     }
 
+    /// The whole of it, where it is already here; nothing where it streams.
+    pub fn at_hand(&self) -> Option<Bytes> {
+        match &self.0 {
+            Kind::Empty => Some(Bytes::new()),
+            Kind::Full(bytes) => Some(bytes.clone().unwrap_or_default()),
+            Kind::Incoming(..) | Kind::Boxed(_) => None,
+        }
+    }
+
     /// The exact length in bytes, where it is known before the body is read.
     pub fn exact_length(&self) -> Option<u64> {
         self.size_hint().exact()

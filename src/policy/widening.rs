@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::compiled::{CompiledPolicy, Provider, Route};
+use super::compiled::{CompiledPolicy, Provider, Route, TenantFrom};
 use super::schema::Unmatched;
 use crate::credential::kinds::MemberSettings;
 use crate::credential::scrub::Scrub;
@@ -103,6 +103,11 @@ fn compare(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
         && new.tenant.as_ref().is_none_or(|now| !now.required)
     {
         wider.push(format!("provider `{name}` no longer wants a tenant"));
+    }
+    let proven =
+        |provider: &Provider| provider.tenant.as_ref().is_some_and(|tenant| tenant.from == TenantFrom::Token);
+    if proven(old) && !proven(new) {
+        wider.push(format!("provider `{name}` no longer wants its tenant proven by a token"));
     }
     upstream(old, new, wider);
     denials(old, new, wider);

@@ -79,6 +79,9 @@ async fn begin_http1(
     Ok(Lease::Http1(Http1Lease::new(pool.clone(), connection, true)))
 }
 
+/// What hyper says of the provider's limit of streams before the provider's settings have come; no limit that one would tell.
+const UNTOLD: usize = 1_000_003;
+
 #[expect(
     clippy::disallowed_methods,
     reason = "a connection to a provider lives in a task of its own, and ends with its pool"
@@ -96,18 +99,29 @@ async fn begin_http2(pool: &Arc<Pool>, place: Place, connected: Connected) -> Re
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(false)
+        .initial_max_send_streams(UNTOLD)
         .handshake(TokioIo::new(socket))
         .await;
     let (sender, connection) =
         handshake.map_err(|error| Failure::not_sent(Fault::Protocol).because(error))?;
-    // hyper tells the provider's limit of streams only on the connection, which moves into its task; that runs with every
-    // request, so the figure is one request old at most. h2 itself keeps the limit exactly.
-    let limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+    // hyper tells the provider's limit of streams only on the connection, which moves into its task. Until the provider has
+    // told it, one request goes and the others wait in the pool, where they can still be given up: inside the connection
+    // they would wait with a credential that may end.
+    let limit = Arc::new(AtomicUsize::new(1));
     let told = limit.clone();
+    let (weak, of, id) = (Arc::downgrade(pool), origin.clone(), made.id);
+    let mut known = UNTOLD;
     let mut connection = Box::pin(connection);
     tokio::spawn(log_end(poll_fn(move |cx| {
         let polled = connection.as_mut().poll(cx);
-        told.store(connection.current_max_send_streams(), Ordering::Relaxed);
+        let now = connection.current_max_send_streams();
+        if now != known {
+            known = now;
+            told.store(now, Ordering::Relaxed);
+            if let Some(pool) = weak.upgrade() {
+                pool.streams_told(&of, id);
+            }
+        }
         polled
     })));
     Ok(Lease::Http2(pool.made_http2(&origin, sender, made, limit)))

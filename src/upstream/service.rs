@@ -78,7 +78,7 @@ impl Upstream {
     /// upgrade in its extensions.
     ///
     /// A request whose credential ended while it waited for a connection is not sent: it is handed back, unless a connection
-    /// had it before.
+    /// had it before, which was closed in that moment.
     ///
     /// # Errors
     ///

@@ -148,3 +148,35 @@ async fn who_waits_longer_than_three_tokens_live_is_answered() {
     assert!(failure.retry_after.is_some() && failure.handed_back.is_none());
     assert_eq!(rig.busy.sent(), [""; 0]);
 }
+
+#[tokio::test]
+async fn what_was_signed_goes_again_where_its_body_is_at_hand() {
+    let body = |text: &'static str| Body::full(text);
+    let streamed = || crate::resilience::timeout::tests::channel().1;
+    for (sent, goes) in [(Body::empty(), true), (body("held"), true), (streamed(), false)] {
+        let mut request = request();
+        request.body = sent;
+        let prepared = prepared_for_each_request().await;
+        let plain = Plain::of(&request, &prepared);
+        assert_eq!(plain.is_some(), goes);
+        let Some(plain) = plain else { continue };
+        let before = (request.path_and_query.clone(), request.headers.clone(), request.body.at_hand());
+        request.path_and_query = "/v1?a=b&signed=1".parse().unwrap();
+        request.headers.insert(AUTHORIZATION, "signed".parse().unwrap());
+        request.body = Body::full("signed");
+        let back = plain.back_in(request, &Locations::default());
+        assert_eq!((back.path_and_query.clone(), back.headers.clone(), back.body.at_hand()), before);
+    }
+}
+
+async fn prepared_for_each_request() -> Arc<Prepared> {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "{ hmac: { key: env:PATH, content: \"{method}\", signature: { header: X-Signature } } }";
+    let config: CredentialConfig = serde_yaml::from_str(text).unwrap();
+    let members = config.members(directory.path()).unwrap();
+    let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path())));
+    let env = TokenEnv::new(upstream_env());
+    let credential = Credential::bind(&members, &cache, &env, Metrics::new().provider("api"));
+    cache.read_new(Duration::from_secs(1)).await;
+    credential.choose(0).unwrap().2
+}

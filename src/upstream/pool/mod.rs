@@ -250,11 +250,18 @@ impl Pool {
         self.dials_ok.fetch_add(1, Ordering::Relaxed);
         let lease = Http2Lease::new(self.clone(), origin.clone(), sender.clone(), made, true);
         self.update(origin, |connections, _, _| {
-            connections.dial_ended(made.id);
+            // Its dial goes on leading until the provider has told how many streams it takes: who waits does so for that.
             connections.protocol = Protocol::Http2;
             connections.shared.push(Shared { sender, made, streams: 1, limit, since: Instant::now() });
         });
         lease
+    }
+
+    /// The provider has told how many streams it takes on a connection, for the first time or anew.
+    pub fn streams_told(self: &Arc<Self>, origin: &Origin, id: u64) {
+        self.update(origin, |connections, _, _| {
+            connections.dial_ended(id);
+        });
     }
 
     /// A dial failed. Who waited for its outcome is told; each of them dialling in turn would only take longer.

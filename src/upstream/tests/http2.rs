@@ -313,3 +313,56 @@ async fn an_upgrade_offers_http1_only() {
     request.upgrade = true;
     assert_eq!(upstream(secured(&authority)).send(request).await.unwrap().status(), 101);
 }
+
+/// A provider that takes one stream at a time: what waits does so in the pool, where a credential that ended is noticed, and
+/// not inside the connection.
+#[tokio::test]
+async fn a_burst_on_a_cold_connection_waits_outside_of_it() {
+    let authority = authority(&[b"h2"]);
+    let (asked, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+    let (count, permits, acceptor) = (asked.clone(), answers.clone(), authority.acceptor.clone());
+    let origin = Origin::new(move |stream, _| {
+        let (count, permits, acceptor) = (count.clone(), permits.clone(), acceptor.clone());
+        async move {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let mut builder = h2::server::Builder::new();
+            let mut connection =
+                builder.max_concurrent_streams(1).handshake::<_, Bytes>(stream).await.unwrap();
+            while let Some(Ok(incoming)) = connection.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                let permits = permits.clone();
+                tokio::spawn(async move {
+                    permits.acquire().await.unwrap().forget();
+                    say_ok(incoming);
+                });
+            }
+        }
+    })
+    .await;
+    let pool =
+        crate::upstream::settings::PoolSettings { max_connections: 1, idle_timeout: Duration::from_secs(60) };
+    let upstream = upstream(UpstreamSettings { pool, ..secured(&authority) });
+    let requests: Vec<_> = (0..3).map(|number| https(&origin, &format!("/{number}"))).collect();
+    let exchanges: Vec<_> = requests.iter().map(|request| request.exchange.clone()).collect();
+    let clients: Vec<_> = requests
+        .into_iter()
+        .map(|request| {
+            let upstream = upstream.clone();
+            tokio::spawn(async move { fetch(&upstream, request).await })
+        })
+        .collect();
+    eventually("one is there, and two are in line", || {
+        asked.load(Ordering::SeqCst) == 1 && upstream.stats().waiting == 2
+    })
+    .await;
+    for exchange in &exchanges[1..] {
+        exchange.facts().credential_ends = Some(tokio::time::Instant::now());
+    }
+    answers.add_permits(3);
+    let mut outcomes = Vec::new();
+    for client in clients {
+        outcomes.push(client.await.unwrap().map(|(status, _)| status).map_err(|failure| failure.fault));
+    }
+    assert_eq!(outcomes, [Ok(200), Err(Fault::Credential), Err(Fault::Credential)]);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
