@@ -128,15 +128,17 @@ impl CredentialConfig {
             // A client certificate is shown by the connection: no request holds anything of it.
             Kind::None | Kind::Mtls(_) => Ok(Vec::new()),
             Kind::Bearer(list) => Ok(list.0.iter().cloned().map(bearer::parts).map(of).collect()),
-            Kind::Basic(config) => {
-                config.parts().map(|parts| vec![of(parts)]).ok_or_else(|| "names no secret".to_owned())
-            }
-            // Several headers belong to one credential (Datadog wants two keys); they are no overlap.
+            Kind::Basic(config) => Ok(config.alternatives()?.into_iter().map(of).collect()),
+            // Several headers belong to one credential (Datadog wants two keys); they are no overlap. Their values may be one.
             Kind::Header(list) => {
-                let parts = list.0.iter().map(header::Config::part).collect::<Result<Vec<_>, _>>()?;
-                Ok(vec![of(parts)])
+                let most = list.0.iter().map(|one| one.value.0.len()).max().unwrap_or(0);
+                let member =
+                    |choice| list.0.iter().map(|one| one.part(choice)).collect::<Result<Vec<_>, _>>();
+                (0..most).map(|choice| Ok(of(member(choice)?))).collect()
             }
-            Kind::Query(config) => Ok(vec![of(vec![config.part()?])]),
+            Kind::Query(config) => {
+                (0..config.value.0.len()).map(|choice| Ok(of(vec![config.part(choice)?]))).collect()
+            }
             Kind::Body(config) => config.members(),
             Kind::Placeholder(list) => placeholder::members(&list.0),
             Kind::Hmac(config) => config.members(),
@@ -168,6 +170,14 @@ impl CredentialConfig {
 /// A value, or a list of at least one.
 #[derive(Clone, Debug)]
 pub struct OneOrMany<T>(pub Vec<T>);
+
+impl OneOrMany<SecretRef> {
+    /// The secret of one member of an overlap: where there are fewer, the last.
+    #[must_use]
+    pub fn alternative(&self, choice: usize) -> SecretRef {
+        self.0[choice.min(self.0.len() - 1)].clone()
+    }
+}
 
 impl<'de> Deserialize<'de> for OneOrMany<SecretRef> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

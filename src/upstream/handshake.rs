@@ -1,19 +1,21 @@
 //! From a stream to a connection that speaks HTTP, with every limit of hyper's stated.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::{Instant, sleep};
 
 use crate::message::failure::{Failure, Fault, Progress};
 
 use super::connector::{Connected, Purpose};
 use super::error::exchange_fault;
-use super::pool::{Http1, Http1Lease, Lease, Made, Place, Pool};
+use super::pool::{Http1, Http1Lease, Lease, Made, Origin, Place, Pool};
 use super::socket::Socket;
+use super::upload::UploadBody;
 
 /// Fields in one head.
 const MAX_FIELDS: usize = 300;
@@ -81,6 +83,9 @@ async fn begin_http1(
 
 /// What hyper says of the provider's limit of streams before the provider's settings have come; no limit that one would tell.
 const UNTOLD: usize = 1_000_003;
+/// How often it is looked whether they have come, and how many times: for ten seconds.
+const LOOK: Duration = Duration::from_millis(1);
+const MOST_LOOKS: u32 = 10_000;
 
 #[expect(
     clippy::disallowed_methods,
@@ -104,27 +109,60 @@ async fn begin_http2(pool: &Arc<Pool>, place: Place, connected: Connected) -> Re
         .await;
     let (sender, connection) =
         handshake.map_err(|error| Failure::not_sent(Fault::Protocol).because(error))?;
-    // hyper tells the provider's limit of streams only on the connection, which moves into its task. Until the provider has
-    // told it, one request goes and the others wait in the pool, where they can still be given up: inside the connection
-    // they would wait with a credential that may end.
     let limit = Arc::new(AtomicUsize::new(1));
-    let told = limit.clone();
-    let (weak, of, id) = (Arc::downgrade(pool), origin.clone(), made.id);
-    let mut known = UNTOLD;
-    let mut connection = Box::pin(connection);
-    tokio::spawn(log_end(poll_fn(move |cx| {
+    let told = Told { pool: Arc::downgrade(pool), origin: origin.clone(), id: made.id, limit: limit.clone() };
+    // Known to the pool before it may tell it anything.
+    let lease = pool.made_http2(&origin, sender, made, limit);
+    tokio::spawn(log_end(run_http2(connection, told)));
+    Ok(Lease::Http2(lease))
+}
+
+/// Where it is noted how many streams the provider takes.
+struct Told {
+    pool: Weak<Pool>,
+    origin: Arc<Origin>,
+    id: u64,
+    limit: Arc<AtomicUsize>,
+}
+
+impl Told {
+    fn note(&self, limit: Option<usize>) {
+        if let Some(limit) = limit {
+            self.limit.store(limit, Ordering::Relaxed);
+        }
+        if let Some(pool) = self.pool.upgrade() {
+            pool.streams_told(&self.origin, self.id);
+        }
+    }
+}
+
+type Http2Connection = http2::Connection<TokioIo<Socket<Place>>, UploadBody, TokioExecutor>;
+
+/// Runs a connection, and notes the provider's limit of streams. hyper tells that only on the connection, which is polled with
+/// every request, so the figure is one request old at most; h2 itself keeps the limit exactly. Until the provider has told it
+/// for the first time it is looked for now and then: one request goes meanwhile, and the others wait in the pool, where
+/// they can still be given up. Inside the connection they would wait with a credential that may end.
+async fn run_http2(connection: Http2Connection, told: Told) -> hyper::Result<()> {
+    let mut connection = std::pin::pin!(connection);
+    let mut look = std::pin::pin!(sleep(LOOK));
+    let (mut known, mut looks) = (UNTOLD, 0);
+    poll_fn(move |cx| {
         let polled = connection.as_mut().poll(cx);
         let now = connection.current_max_send_streams();
         if now != known {
             known = now;
-            told.store(now, Ordering::Relaxed);
-            if let Some(pool) = weak.upgrade() {
-                pool.streams_told(&of, id);
+            told.note(Some(now));
+        }
+        while known == UNTOLD && looks < MOST_LOOKS && look.as_mut().poll(cx).is_ready() {
+            looks += 1;
+            look.as_mut().reset(Instant::now() + LOOK);
+            if looks == MOST_LOOKS {
+                told.note(None);
             }
         }
         polled
-    })));
-    Ok(Lease::Http2(pool.made_http2(&origin, sender, made, limit)))
+    })
+    .await
 }
 
 fn made(place: &Place, connected: &Connected) -> Made {

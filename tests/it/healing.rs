@@ -277,3 +277,42 @@ async fn an_upload_that_was_answered_early_goes_on_with_the_next_credential_and_
         assert_eq!(uploads.lock().unwrap()[1..], [("one two".to_owned(), true)], "{version}");
     }
 }
+
+/// Every kind that writes a secret takes a list in an overlap.
+#[tokio::test]
+async fn basic_header_and_query_have_an_overlap_too() {
+    let list = "[\"file:{dir}/new\", \"file:{dir}/old\"]";
+    for (keys, new, old) in [
+        (
+            format!("basic: {{ username: \"plain:u\", password: {list} }}"),
+            "Basic dTp0aGUtbmV3LXNlY3JldC0x",
+            "Basic dTp0aGUtb2xkLXNlY3JldC0x",
+        ),
+        (
+            format!("header: {{ name: Authorization, value: {list}, format: \"Key {{secret}}\" }}"),
+            "Key the-new-secret-1",
+            "Key the-old-secret-1",
+        ),
+        (format!("query: {{ name: key, value: {list} }}"), "key=the-new-secret-1", "key=the-old-secret-1"),
+    ] {
+        let ca = TestCa::new();
+        let accepted = old.to_owned();
+        let origin = HttpOrigin::with(Some(ca.server(&[HOST], &["http/1.1"])), move |seen: Seen| {
+            let carried = seen.header("authorization").or(seen.uri.query()).unwrap_or_default();
+            text(if carried == accepted { 200 } else { 401 }, "{}")
+        })
+        .await;
+        let dir = directory(&ca);
+        std::fs::write(dir.path().join("new"), "the-new-secret-1").unwrap();
+        std::fs::write(dir.path().join("old"), "the-old-secret-1").unwrap();
+        let keys = format!("    credential: {{ {keys} }}");
+        let proxy = Proxy::start_in(dir, &policy(origin.address, &keys, "")).await;
+        assert_eq!(local_get(&proxy, "/api/x").await.status, 200, "{keys}");
+        let seen = origin.requests();
+        let carried: Vec<&str> = seen
+            .iter()
+            .map(|one| one.header("authorization").or(one.uri.query()).unwrap_or_default())
+            .collect();
+        assert_eq!(carried, [new, old], "{keys}");
+    }
+}

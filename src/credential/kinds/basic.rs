@@ -4,12 +4,14 @@
 //! ```yaml
 //! credential: { basic: { username: env:STRIPE_KEY } }
 //! credential: { basic: { username: "plain:AC0123", password: env:TWILIO_TOKEN } }
+//! credential: { basic: { username: "plain:AC0123", password: [env:NEW_TOKEN, env:OLD_TOKEN] } }
 //! ```
 
 use http::header::AUTHORIZATION;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::values::{self, ValueSettings, ValuesConfig};
 use super::{Form, Half, Part};
 use crate::credential::location::Location;
 use crate::secret::reference::SecretRef;
@@ -18,12 +20,13 @@ use crate::secret::reference::SecretRef;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The user name: a secret reference, or `plain:<text>` where it is no secret. Default: empty.
+    /// The user name: a secret reference, a list of them in an overlap (the new one first), or `plain:<text>` where it is no
+    /// secret. Default: empty.
     #[serde(default)]
-    pub username: HalfConfig,
+    pub username: ValuesConfig,
     /// The password, likewise. Default: empty.
     #[serde(default)]
-    pub password: HalfConfig,
+    pub password: ValuesConfig,
 }
 
 /// A secret reference, or `plain:<text>`.
@@ -64,15 +67,14 @@ impl HalfConfig {
 }
 
 impl Config {
-    /// The parts of this credential, or nothing if it names no secret at all.
-    pub fn parts(&self) -> Option<Vec<Part>> {
-        let (username, password) = (self.username.half(), self.password.half());
-        if matches!((&username, &password), (Half::Plain(_), Half::Plain(_))) {
-            return None;
-        }
-        Some(vec![Part {
-            location: Location::Header(AUTHORIZATION),
-            form: Form::Basic { username, password },
-        }])
+    /// The parts of each member of the overlap; `Err` if it names no secret at all.
+    pub fn alternatives(&self) -> Result<Vec<Vec<Part>>, String> {
+        let part = |pair: Vec<ValueSettings>| {
+            let mut halves = pair.into_iter().map(ValueSettings::into_half);
+            let mut half = || halves.next().unwrap_or(Half::Plain(String::new()));
+            let form = Form::Basic { username: half(), password: half() };
+            vec![Part { location: Location::Header(AUTHORIZATION), form }]
+        };
+        Ok(values::alternatives(&[&self.username, &self.password])?.into_iter().map(part).collect())
     }
 }

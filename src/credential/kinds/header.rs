@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Form, Part};
+use crate::credential::config::OneOrMany;
 use crate::credential::location::Location;
 use crate::secret::reference::SecretRef;
 
@@ -18,8 +19,8 @@ use crate::secret::reference::SecretRef;
 pub struct Config {
     /// Name of the field. Fields that frame or route a message are refused.
     pub name: String,
-    /// The secret.
-    pub value: SecretRef,
+    /// The secret, or a list in an overlap: the new one first.
+    pub value: OneOrMany<SecretRef>,
     /// How the secret is written; `{secret}` stands for it. Default: `{secret}`.
     pub format: Option<String>,
 }
@@ -45,8 +46,8 @@ const REFUSED: [&str; 16] = [
 ];
 
 impl Config {
-    /// The part of this field, or what is wrong with it.
-    pub fn part(&self) -> Result<Part, String> {
+    /// The part of this field in one member of an overlap, or what is wrong with it.
+    pub fn part(&self, choice: usize) -> Result<Part, String> {
         let location = Location::Header(header_name(&self.name)?);
         let format = self.format.as_deref().unwrap_or("{secret}");
         let (before, after) = format
@@ -58,8 +59,11 @@ impl Config {
         if format.bytes().any(|byte| !(0x20..0x7f).contains(&byte)) {
             return Err("`format` may hold printable ASCII only".to_owned());
         }
-        let form =
-            Form::Text { before: before.to_owned(), secret: self.value.clone(), after: after.to_owned() };
+        let form = Form::Text {
+            before: before.to_owned(),
+            secret: self.value.alternative(choice),
+            after: after.to_owned(),
+        };
         Ok(Part { location, form })
     }
 }

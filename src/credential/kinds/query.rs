@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Form, Part};
+use crate::credential::config::OneOrMany;
 use crate::credential::location::Location;
 use crate::secret::reference::SecretRef;
 
@@ -17,17 +18,21 @@ use crate::secret::reference::SecretRef;
 pub struct Config {
     /// Name of the parameter, not percent-encoded.
     pub name: String,
-    /// The secret.
-    pub value: SecretRef,
+    /// The secret, or a list in an overlap: the new one first.
+    pub value: OneOrMany<SecretRef>,
 }
 
 impl Config {
-    /// The part of this parameter, or what is wrong with it.
-    pub fn part(&self) -> Result<Part, String> {
+    /// The part of this parameter in one member of an overlap, or what is wrong with it.
+    pub fn part(&self, choice: usize) -> Result<Part, String> {
         if !is_parameter(&self.name) {
             return Err("not a parameter name".to_owned());
         }
-        let form = Form::Text { before: String::new(), secret: self.value.clone(), after: String::new() };
+        let form = Form::Text {
+            before: String::new(),
+            secret: self.value.alternative(choice),
+            after: String::new(),
+        };
         Ok(Part { location: Location::Query(self.name.clone()), form })
     }
 }

@@ -40,6 +40,13 @@ impl<'de> Deserialize<'de> for ValuesConfig {
     }
 }
 
+impl Default for ValuesConfig {
+    /// The empty text.
+    fn default() -> Self {
+        Self(vec![Half::Plain(String::new())])
+    }
+}
+
 impl JsonSchema for ValuesConfig {
     fn schema_name() -> Cow<'static, str> {
         "SecretOrPlain".into()
@@ -62,6 +69,12 @@ impl ValueSettings {
     #[must_use]
     pub fn secret(reference: SecretRef) -> Self {
         Self(Half::Secret(reference))
+    }
+
+    /// The secret or the text.
+    #[must_use]
+    pub fn into_half(self) -> Half {
+        self.0
     }
 
     /// The secret it is, if it is one.

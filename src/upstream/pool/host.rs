@@ -184,8 +184,6 @@ impl HostConnections {
     }
 
     pub(super) fn stream_ended(&mut self, id: u64) {
-        // Whatever the provider has told by now: nobody waits longer than for the first answer.
-        self.dial_ended(id);
         if let Some(shared) = self.shared.iter_mut().find(|shared| shared.made.id == id) {
             shared.streams = shared.streams.saturating_sub(1);
             shared.since = Instant::now();
