@@ -23,7 +23,7 @@ use crate::resilience::key::{ByHash, Key};
 use crate::resilience::verdict::{Class, Verdict};
 
 /// Keys of one provider.
-pub const MOST_KEYS: usize = 65_536;
+pub const MOST_KEYS: usize = 16_384;
 const SHARDS: usize = 16;
 /// A shard is swept when it has doubled since the last time, but not below this.
 const FIRST_SWEEP: usize = 64;
