@@ -85,8 +85,8 @@ impl Limiter {
     ///
     /// A limit that counts by something else than before, or is shared by others than before, starts anew.
     pub fn adopt(mut self, old: &Self) -> Self {
-        let same = self.settings.per == old.settings.per && self.settings.scope == old.settings.scope;
-        if same {
+        let counts = |of: &LimitSettings| (of.unit, of.per, of.scope);
+        if counts(&self.settings) == counts(&old.settings) {
             self.edition = old.state.store.edition(self.edition.pace, self.edition.source);
             self.state = old.state.clone();
         }

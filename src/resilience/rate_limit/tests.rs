@@ -440,9 +440,13 @@ async fn a_changed_limiter_keeps_what_is_spent_and_who_waits() {
     assert_eq!(tenants(&calls)[15..], ["old", "new"]);
     assert!(millis(&calls)[16] <= 15, "{:?}", millis(&calls));
     assert_eq!(faster.status().admitted, 17);
-    let other =
-        Limiter::new(LimitSettings { per: Per::Route, ..settings("1/s", 1) }, Tokens::Own).adopt(&faster);
-    assert_eq!((other.status().admitted, other.status().keys), (0, 0));
+    for other in [
+        LimitSettings { per: Per::Route, ..settings("1/s", 1) },
+        LimitSettings { unit: Unit::Cost, ..settings("1/s", 1) },
+    ] {
+        let other = Limiter::new(other, Tokens::Own).adopt(&faster);
+        assert_eq!((other.status().admitted, other.status().keys), (0, 0), "{other:?}");
+    }
 }
 
 /// One lease for every key, set by the test.
