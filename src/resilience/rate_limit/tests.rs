@@ -586,6 +586,30 @@ async fn a_limit_that_shrinks_under_those_who_wait_keeps_its_word_to_none_longer
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_more_than_a_smaller_burst_holds_does_not_block_the_line() {
+    let (provider, calls) = provider();
+    let cost = |limit: &Arc<Limiter>, cost: u32| {
+        let source = KeySource { route: "r".into(), ..KeySource::default() };
+        let cost = NonZeroU32::new(cost).unwrap();
+        RateLimit::costing(provider.clone(), vec![limit.clone()], source, false, cost)
+    };
+    let units = |rate, burst| LimitSettings { unit: Unit::Cost, ..settings(rate, burst) };
+    let old = limiter(units("100/s", 50));
+    cost(&old, 50).call(of("first")).await.unwrap();
+    let dear: Vec<_> = (0..2).map(|number| tokio::spawn(cost(&old, 50).call(of(number)))).collect();
+    settle().await;
+    let new = Arc::new(Limiter::new(units("100/s", 10), Tokens::Own).adopt(&old));
+    let cheap = tokio::spawn(cost(&new, 1).call(of("cheap")));
+    for task in dear.into_iter().chain([cheap]) {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(tenants(&calls), ["first", "0", "1", "cheap"]);
+    // 91 a second come back, and each of the dear takes the ten that there can be.
+    assert!(millis(&calls)[3] < 400, "{:?}", millis(&calls));
+    assert_eq!(new.status().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_place_is_kept_while_a_later_limit_refuses_and_order_of_the_list_does_not_matter() {
     let (provider, calls) = provider();
     let (one, two) = (limiter(settings("50/s", 1)), limiter(settings("40/s", 3)));
