@@ -128,6 +128,8 @@ pub struct LimitState {
     pub name: Arc<str>,
     /// How many requests the window holds.
     pub quota: u64,
+    /// What it counts, where that is not requests: the parameter `qu`.
+    pub unit: Option<&'static str>,
     /// The length of the window.
     pub window: Duration,
     /// How many are left now.

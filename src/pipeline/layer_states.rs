@@ -17,6 +17,7 @@ use crate::resilience::concurrency::{ConcurrencySettings, Permits};
 use crate::resilience::fleet::Fleet;
 use crate::resilience::key::KeySource;
 use crate::resilience::quota::Quota;
+use crate::resilience::quota::config::Bucket;
 use crate::resilience::rate_limit::{LimitSettings, Limiter, Scope, Tokens};
 use crate::resilience::responses::Table;
 use crate::resilience::retry::Budget;
@@ -106,6 +107,7 @@ impl LayerStates {
             keys,
             attempt,
             responses: Arc::new(Table::new(settings.responses.clone())),
+            pauses_hosts: pauses_hosts(provider),
             retry: settings.retry.as_ref().map(|retry| {
                 (retry.settings.clone(), self.budget(identity(&retry.owner), retry.settings.budget))
             }),
@@ -294,6 +296,15 @@ impl Used {
     }
 }
 
+/// Whether an answer to some route pauses all buckets of a host, and a quota covers less than that. Looked at for the provider as
+/// a whole: a route whose own table has no such row is held as well.
+fn pauses_hosts(provider: &Provider) -> bool {
+    let layers = || provider.routes.iter().map(|route| &route.settings.layers);
+    let quotas = || layers().filter_map(|layers| layers.quota.as_ref()).filter(|quota| quota.learn);
+    quotas().any(|quota| quota.bucket != Bucket::Host)
+        && layers().any(|layers| layers.responses.pauses_hosts())
+}
+
 /// What the cache of a route knows of it.
 fn route_cache(
     settings: &CacheSettings,
@@ -326,4 +337,37 @@ impl fmt::Display for Identity {
 /// Maps of handles, whole after every step, also where a thread panicked.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::reload::read;
+
+    #[test]
+    fn one_row_of_the_provider_lets_its_answers_hold_all_routes_that_learn() {
+        let row = "responses: [{ when: { status: 403 }, is: throttle, pauses: host }]";
+        let small = "quota: { bucket: path }";
+        let table = [
+            (
+                format!(
+                    "routes: [{{ match: {{ path: /a }}, {row}, quota: off }}, {{ match: {{ path: /b }}, {small} }}]"
+                ),
+                true,
+            ),
+            (format!("{row}\n    routes: [{{ match: {{ path: /b }}, responses: off, {small} }}]"), true),
+            (format!("{row}\n    {small}"), true),
+            // One quota covers the host: its own pause holds everybody.
+            (format!("{row}\n    routes: [{{ match: {{ path: /b }}, responses: off }}]"), false),
+            (small.to_owned(), false),
+        ];
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("proxy.yaml");
+        for (text, expected) in table {
+            let text = format!("version: 1\nproviders:\n  p:\n    hosts: [p.example.com]\n    {text}\n");
+            std::fs::write(&path, &text).unwrap();
+            let policy = read(&*path).unwrap_or_else(|rejection| panic!("{}", rejection.render(false)));
+            assert_eq!(pauses_hosts(&policy.providers[0]), expected, "{text}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -84,6 +84,8 @@ pub struct Reloader {
     next: AtomicU64,
     /// One reload at a time; holds the text that was last refused, so that it is logged once.
     last_refused: Mutex<Option<String>>,
+    /// There is such a text; for those who cannot wait.
+    refuses: AtomicBool,
     /// Where refresh tokens that rotate are kept. Used by the one reload that runs.
     kept: Mutex<KeptPlaces>,
 }
@@ -102,7 +104,15 @@ impl Reloader {
         let mut kept = KeptPlaces::default();
         kept.remember(current.load().policy());
         let (next, last_refused) = (AtomicU64::new(2), Mutex::new(None));
-        Ok(Self { origin, shared, current, next, last_refused, kept: Mutex::new(kept) })
+        Ok(Self {
+            origin,
+            shared,
+            current,
+            next,
+            last_refused,
+            refuses: AtomicBool::new(false),
+            kept: Mutex::new(kept),
+        })
     }
 
     /// Where the newest generation stands.
@@ -118,6 +128,11 @@ impl Reloader {
     /// The policy's path.
     pub fn path(&self) -> &std::path::Path {
         &self.origin.path
+    }
+
+    /// Whether the policy that stands there now was refused.
+    pub fn refuses(&self) -> bool {
+        self.refuses.load(Ordering::Acquire)
     }
 
     /// Reads the policy again, and runs it if it is good and new.
@@ -156,6 +171,7 @@ impl Reloader {
                 *last_refused = Some(text);
             }
         }
+        self.refuses.store(last_refused.is_some(), Ordering::Release);
         outcome.unwrap_or_else(ReloadOutcome::Refused)
     }
 

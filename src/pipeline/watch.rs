@@ -4,8 +4,9 @@
 //! The *directory* is watched, because editors and Kubernetes replace the file (a ConfigMap swaps its `..data` link), and a
 //! watch on the file itself would die with it. Whether anything really changed is decided by the reload, by content.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +36,12 @@ pub async fn run(reloader: Arc<Reloader>, cancel: CancellationToken) {
             () = sleep_until(poll) => {}
             () = cancel.cancelled() => return,
         }
+        let refused = reloader.refuses();
         reloader.look().await;
+        if !refused && reloader.refuses() {
+            // What was changed meanwhile may have been passed over.
+            changed.notify_one();
+        }
         // The way to the files may have changed with them, and which files there are.
         let now = names_of(&reloader);
         if names != now
@@ -47,17 +53,23 @@ pub async fn run(reloader: Arc<Reloader>, cancel: CancellationToken) {
     }
 }
 
-fn start(reloader: &Reloader, changed: &Arc<Notify>) -> Option<(RecommendedWatcher, Vec<PathBuf>)> {
+/// Directories, with device and inode: one that was replaced under its name needs a new watch.
+type Directories = BTreeMap<PathBuf, Option<(u64, u64)>>;
+
+fn start(reloader: &Arc<Reloader>, changed: &Arc<Notify>) -> Option<(RecommendedWatcher, Directories)> {
     let (changed, again) = (changed.clone(), changed);
     let names = names_of(reloader);
+    let refuses = reloader.clone();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| concerns(&event, &names)) {
+        // Which files a policy is made of that was refused is not known.
+        let names = (!refuses.refuses()).then_some(&names);
+        if concerns(&event, names) {
             changed.notify_one();
         }
     });
     let directories = directories_of(reloader);
     let watched = watcher.and_then(|mut watcher| {
-        for directory in &directories {
+        for directory in directories.keys() {
             watcher.watch(directory, RecursiveMode::NonRecursive)?;
         }
         Ok(watcher)
@@ -77,9 +89,11 @@ fn start(reloader: &Reloader, changed: &Arc<Notify>) -> Option<(RecommendedWatch
 
 /// Whether the policy may have changed with an event. What is written into another file of its directory is no change of it: an
 /// access log there would have the policy read four times a second. What comes, goes or gets another name may be a link on
-/// the way to it.
-fn concerns(event: &Event, names: &BTreeSet<OsString>) -> bool {
+/// the way to it. Without `names` any file may be part of it. After an error of the watcher nobody knows what changed.
+fn concerns(event: &notify::Result<Event>, names: Option<&BTreeSet<OsString>>) -> bool {
+    let Ok(event) = event else { return true };
     let may_be_policy = |path: &PathBuf| {
+        let Some(names) = names else { return true };
         let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         is_yaml || path.file_name().is_none_or(|name| names.contains(name))
     };
@@ -107,7 +121,13 @@ fn names_of(reloader: &Reloader) -> BTreeSet<OsString> {
 }
 
 /// The directories in which the policy and the files that it is made of stand, and those in which they really stand.
-fn directories_of(reloader: &Reloader) -> Vec<PathBuf> {
+fn directories_of(reloader: &Reloader) -> Directories {
+    let current = reloader.current().load_full();
+    let files = current.policy().files.iter().map(PathBuf::as_path);
+    directories_around(std::iter::once(reloader.path()).chain(files))
+}
+
+fn directories_around<'a>(paths: impl Iterator<Item = &'a Path>) -> Directories {
     let directory = |path: &Path| {
         if path.is_dir() {
             return path.to_path_buf();
@@ -117,18 +137,13 @@ fn directories_of(reloader: &Reloader) -> Vec<PathBuf> {
             Some(_) | None => PathBuf::from("."),
         }
     };
-    let current = reloader.current().load_full();
-    let files = current.policy().files.iter().map(PathBuf::as_path);
-    let mut directories = Vec::new();
-    for path in std::iter::once(reloader.path()).chain(files) {
-        let real = path.canonicalize().ok();
-        for directory in std::iter::once(directory(path)).chain(real.as_deref().map(directory)) {
-            if !directories.contains(&directory) {
-                directories.push(directory);
-            }
-        }
-    }
-    directories
+    let called =
+        paths.flat_map(|path| [Some(directory(path)), path.canonicalize().ok().as_deref().map(directory)]);
+    called.flatten().map(|directory| (directory.clone(), identity_of(&directory))).collect()
+}
+
+fn identity_of(directory: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
@@ -155,9 +170,31 @@ mod tests {
             (EventKind::Remove(RemoveKind::File), "/d/access.log.1", true),
         ];
         for (kind, path, expected) in table {
-            let event = Event::new(kind).add_path(path.into());
-            assert_eq!(concerns(&event, &names), expected, "{kind:?} {path}");
+            let event = Ok(Event::new(kind).add_path(path.into()));
+            assert_eq!(concerns(&event, Some(&names)), expected, "{kind:?} {path}");
+            let is_read = matches!(kind, EventKind::Access(_));
+            assert_eq!(concerns(&event, None), !is_read, "after a refusal: {kind:?} {path}");
         }
-        assert!(concerns(&Event::new(EventKind::Other), &names), "events were lost");
+        assert!(concerns(&Ok(Event::new(EventKind::Other)), Some(&names)), "events were lost");
+        let broken = notify::Error::generic("the queue is full");
+        assert!(concerns(&Err(broken), Some(&names)), "what changed is not known");
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_under_its_name_is_another() {
+        let place = tempfile::tempdir().unwrap();
+        let (directory, policy) = (place.path().join("d"), place.path().join("d/proxy.yaml"));
+        let look = || directories_around([&*policy, &place.path().join("d/answer.json")].into_iter());
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(&policy, "version: 1").unwrap();
+        let first = look();
+        assert!(first.contains_key(&directory) && first.values().all(Option::is_some), "{first:?}");
+        std::fs::write(&policy, "version: 2").unwrap();
+        assert_eq!(look(), first);
+        // The old one is still there, so that its inode is in use.
+        std::fs::rename(&directory, place.path().join("old")).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(&policy, "version: 1").unwrap();
+        assert_ne!(look(), first);
     }
 }

@@ -87,7 +87,8 @@ fn rate_limit(headers: &mut HeaderMap, limit: &LimitState) {
     let name: String =
         limit.name.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')).collect();
     let window = whole_seconds(limit.window).max(1);
-    insert(headers, RATELIMIT_POLICY, format!("\"{name}\";q={};w={window}", limit.quota));
+    let unit = limit.unit.map(|unit| format!(";qu=\"{unit}\"")).unwrap_or_default();
+    insert(headers, RATELIMIT_POLICY, format!("\"{name}\";q={};w={window}{unit}", limit.quota));
     let reset = whole_seconds(limit.reset);
     insert(headers, RATELIMIT, format!("\"{name}\";r={};t={reset}", limit.remaining));
 }
@@ -124,6 +125,25 @@ mod tests {
             (504, &"not_cached".parse().unwrap())
         );
         assert_eq!(answer.headers()[CACHE_STATUS], "outgate; detail=only-if-cached");
+    }
+
+    #[test]
+    fn a_limit_says_what_it_counts_where_that_is_not_requests() {
+        for (unit, policy) in
+            [(None, r#""units";q=600;w=60"#), (Some("cost"), r#""units";q=600;w=60;qu="cost""#)]
+        {
+            let failure = Failure::not_sent(Fault::RateLimited).limit(LimitState {
+                name: "units".into(),
+                quota: 600,
+                unit,
+                window: Duration::from_secs(60),
+                remaining: 3,
+                reset: Duration::from_millis(1_500),
+            });
+            let answer = respond(&EgressError::from(failure), &new_request_id(), false);
+            assert_eq!(answer.headers()[RATELIMIT_POLICY], policy);
+            assert_eq!(answer.headers()[RATELIMIT], r#""units";r=3;t=2"#);
+        }
     }
 
     #[test]

@@ -45,7 +45,6 @@ use circuit_breaker::Breakers;
 use concurrency::Permits;
 use idempotency::IdempotencySettings;
 use key::KeySource;
-use quota::config::Bucket;
 use quota::{NameBucket, Quota, QuotaLayer, QuotaSettings, Recheck};
 use rate_limit::{Limiter, RateLimit};
 use responses::{Judge, Table};
@@ -137,6 +136,8 @@ pub struct Layers {
     pub attempt: AttemptTimeouts,
     /// What answers mean.
     pub responses: Arc<Table>,
+    /// An answer to some route of the provider may pause all buckets of a host, and one of the provider's quotas covers less.
+    pub pauses_hosts: bool,
     /// When a request is sent again, and the budget of the provider for it.
     pub retry: Option<(RetrySettings, Arc<Budget>)>,
     /// The credential's way to heal after a 401, where it has one.
@@ -167,7 +168,6 @@ pub const REPLAY_BUFFER: usize = 64 * 1024;
 /// Builds the stack of one route around the credential layer. THE order of the layers, from the inside out. Each is erased
 /// as it is put on: a stack of eight layers that may each be absent would else be a type for each combination.
 pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
-    let pauses_hosts = layers.responses.pauses_hosts();
     // Innermost: each attempt has its own timeouts, so a second attempt does not inherit what the first used up.
     let mut stack = RouteService::new(timeout::Timeout::new(credential, layers.attempt));
     // Around the attempt's timeouts, so that they bound a look into the body; inside all that act on the verdict.
@@ -200,7 +200,8 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     let named = layers.quota.as_ref().and_then(|(quota, settings, _)| NameBucket::field(quota, settings));
     // Outside the limits: a quota that is held spends none of their tokens.
     if let Some((quota, settings, shadow)) = layers.quota {
-        let wide = pauses_hosts && settings.learn && settings.bucket != Bucket::Host;
+        // Also where the bucket is the host's own: it does not hear of what holds those of other routes.
+        let wide = layers.pauses_hosts && settings.learn;
         let wide = wide.then(|| (quota.clone(), settings.clone(), shadow.clone()));
         let keys = layers.keys.clone();
         stack = RouteService::new(QuotaLayer::new(stack, quota, settings, keys, shadow, rechecked));

@@ -3,10 +3,13 @@
 use http::StatusCode;
 
 use super::EgressError;
-use crate::message::failure::Fault;
+use crate::message::failure::{Failure, Fault, Progress};
 use crate::message::headers::HeadFault;
 use crate::message::target::TargetFault;
 use crate::telemetry::Flag;
+
+/// How titles end that say so.
+const NOTHING_SENT: &str = "; nothing was sent";
 
 /// The row of the answer table that belongs to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ impl EgressError {
                 let title = "outgate is at its limit of connections, descriptors or memory";
                 row(503, "overloaded", "proxy_internal_response", Flag::OutgateOverloaded, title)
             }
-            Self::Failure(failure) => fault(failure.fault),
+            Self::Failure(failure) => of_failure(failure),
             Self::Internal => internal(),
         }
     }
@@ -72,6 +75,15 @@ fn row(
     // All numbers of this table are statuses; a test walks over every row.
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Answer { status, code, proxy_status, flag, title }
+}
+
+/// What refuses a further attempt knows nothing of those before: that nothing was sent is said only where it is true.
+fn of_failure(failure: &Failure) -> Answer {
+    let answer = fault(failure.fault);
+    match answer.title.strip_suffix(NOTHING_SENT) {
+        Some(title) if failure.progress != Progress::NotSent => Answer { title, ..answer },
+        Some(_) | None => answer,
+    }
 }
 
 fn bad_request(title: &'static str) -> Answer {
@@ -257,4 +269,19 @@ fn protocol(token: &'static str, title: &'static str) -> Answer {
 
 fn timeout(title: &'static str) -> Answer {
     row(504, "upstream_timeout", "http_response_timeout", Flag::UpstreamTimeout, title)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_nothing_was_sent_is_said_only_where_it_is_true() {
+        let title = |failure: Failure| EgressError::from(failure).title().into_owned();
+        for fault in [Fault::RateLimited, Fault::QuotaHeld, Fault::BreakerOpen, Fault::Credential] {
+            let (first, later) = (title(Failure::not_sent(fault)), title(Failure::sent(fault)));
+            assert_eq!(first, format!("{later}{NOTHING_SENT}"), "{fault:?}");
+        }
+        assert_eq!(title(Failure::not_sent(Fault::Reset)), title(Failure::sent(Fault::Reset)));
+    }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use super::{Compiler, nearest};
+use crate::policy::compiled::Route;
 use crate::policy::decode::salvage;
 use crate::policy::diagnostic::{Diagnostic, Diagnostics};
 use crate::policy::layers::{LayerSettings, Owned, Owner};
@@ -200,6 +202,29 @@ impl Compiler<'_> {
         settings.into_iter().zip(owners).map(|(settings, owner)| Owned { owner, settings }).collect()
     }
 
+    /// What a provider or its routes say that nothing of the provider can follow. What a preset says is not blamed on who uses it.
+    pub(super) fn check_in_vain(&mut self, own: &Node, routes: &[Arc<Route>], path: &PolicyPath) {
+        let layers = || routes.iter().map(|route| &route.settings.layers);
+        let learns = layers().any(|layers| layers.quota.as_ref().is_some_and(|quota| quota.learn));
+        let mut counts = layers().flat_map(|layers| &layers.limits);
+        let counts = counts.any(|limit| limit.settings.unit == Unit::Cost);
+        let own_routes = own.get("routes").map(Node::items).unwrap_or_default().iter().enumerate();
+        let own_routes = own_routes.map(|(index, route)| (route, path.key("routes").index(index)));
+        for (node, path) in std::iter::once((own, path.clone())).chain(own_routes) {
+            if !counts && node.get("cost").is_some() {
+                self.warnings.push(format!(
+                    "{path}.cost: does nothing: no limit of this provider counts cost (`unit: cost`)"
+                ));
+            }
+            let rows = node.get("responses").map(Node::items).unwrap_or_default().iter().enumerate();
+            for (index, _) in rows.filter(|(_, row)| !learns && row.get("pauses").is_some()) {
+                let path = path.key("responses").index(index).key("pauses");
+                let hint = "leave it out, or `quota: { learn: true }`";
+                self.mistake_with(&path, "pauses nothing: no route of this provider learns its quota", hint);
+            }
+        }
+    }
+
     /// What one layer's settings alone cannot tell.
     fn check_together(&mut self, layers: &LayerSettings, config: &ProviderConfig, at: At<'_>) {
         self.told(at, "cost", |mistakes| check_cost(layers, config.cost, mistakes));
@@ -226,12 +251,29 @@ fn check_cost(layers: &LayerSettings, cost: Option<u32>, mistakes: &mut Mistakes
         return;
     }
     let counting = layers.limits.iter().map(|limit| &limit.settings).filter(|limit| limit.unit == Unit::Cost);
-    for limit in counting.filter(|limit| limit.burst < cost && !limit.mode.is_shadow()) {
-        let message = format!(
-            "a request that costs {cost} could never go: the limit `{}` lets {} go at once",
-            limit.name, limit.burst
-        );
-        mistakes.hint("", message, format!("`burst: {cost}` or more at that limit"));
+    for limit in counting.filter(|limit| !limit.mode.is_shadow()) {
+        let (name, rate, back) = (&limit.name, limit.rate, limit.refill() / 1_000);
+        if limit.burst < cost {
+            let message = format!(
+                "a request that costs {cost} could never go: the limit `{name}` lets {} go at once",
+                limit.burst
+            );
+            mistakes.hint("", message, format!("`burst: {cost}` or more at that limit"));
+        } else if back < u64::from(cost) {
+            let message = format!(
+                "less than one request that costs {cost} would go in the time of the rate: of the limit `{name}` come back {back} in it (`rate - burst + 1`)"
+            );
+            mistakes.hint("", message, burst_for(cost, rate.count()));
+        }
+    }
+}
+
+/// What lets a request of this cost go, and as much come back in the time of the rate.
+fn burst_for(cost: u32, rate: u32) -> String {
+    match rate.checked_sub(cost - 1).filter(|most| *most >= cost) {
+        Some(most) if most == cost => format!("`burst: {cost}` at that limit"),
+        Some(most) => format!("a `burst` from {cost} to {most} at that limit"),
+        None => format!("that limit has to have a rate of {} or more in its time", u64::from(cost) * 2 - 1),
     }
 }
 

@@ -15,13 +15,12 @@ use crate::policy::tenant_pattern::TenantPattern;
 use crate::policy::tree::{Entry, Node, PolicyPath, Value};
 
 /// Keys of a provider that need to see the request: written anywhere, they make `intercept: auto` intercept.
-const SEE_THE_REQUEST: [&str; 18] = [
+const SEE_THE_REQUEST: [&str; 17] = [
     "headers",
     "query",
     "max_body",
     "tenant",
     "limits",
-    "cost",
     "concurrency",
     "quota",
     "responses",
@@ -131,6 +130,7 @@ impl Compiler<'_> {
         let scheme = upstream.settings.scheme;
         let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
         let routes = self.routes(&config, text, path, entry.key_place);
+        self.check_in_vain(text.own, &routes, path);
         let shows_certificate = config.credential.as_ref().is_some_and(|one| one.identity().is_some());
         let has_credential =
             shows_certificate || routes.iter().any(|route| !route.settings.credential.is_empty());

@@ -232,10 +232,10 @@ impl Inner {
         let least = self.state.meters().iter().filter(|meter| meter.limit().is_some());
         if let Some(meter) = least.min_by_key(|meter| meter.left(now)) {
             let (quota, window) = (meter.limit()?, meter.window().max(reset));
-            return Some(LimitState { name, quota, window, remaining: 0, reset });
+            return Some(LimitState { name, quota, unit: None, window, remaining: 0, reset });
         }
         let (allowed, window, _) = self.state.rate(now)?;
-        Some(LimitState { name, quota: u64::from(allowed), window, remaining: 0, reset })
+        Some(LimitState { name, quota: u64::from(allowed), unit: None, window, remaining: 0, reset })
     }
 }
 

@@ -351,6 +351,11 @@ impl KeyState {
         self.paused_until = Some(self.paused_until.unwrap_or(now).max(now + pause));
     }
 
+    /// Whether a request was let through before the latest pause.
+    pub(super) fn is_from_before(&self, pass: Pass) -> bool {
+        pass.epoch != self.epoch
+    }
+
     /// Whether nothing is known that counts for a later request.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         self.on_the_way == 0

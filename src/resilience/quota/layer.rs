@@ -14,7 +14,7 @@ use super::config::{Bucket, QuotaExcess, QuotaSettings};
 use super::entry::{Entry, Names, Patience, Refusal};
 use super::fields;
 use super::key_state::{Answer, Pass};
-use super::state::{Quota, count};
+use super::state::{HostPause, Quota, count};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Progress};
 use crate::message::request::{EgressRequest, Exchange, Leave};
@@ -337,13 +337,14 @@ impl Ticket {
         let route = self.route.clone();
         let settings = &route.settings;
         if route.wide {
-            let pause = WholeHost::is_on(answer).then(|| Verdict::of(answer).wait.unwrap_or(UNTOLD));
+            // A wait of nothing is one that was rounded down.
+            let told = || Verdict::of(answer).wait.filter(|wait| !wait.is_zero());
+            let pause = WholeHost::is_on(answer).then(|| match told() {
+                Some(wait) => HostPause { length: wait.min(settings.max_hold), told: true },
+                None => HostPause { length: UNTOLD.min(settings.max_hold), told: false },
+            });
             if let Some(pass) = self.pass.take() {
-                route.quota.answered_for_all(
-                    &self.entry,
-                    pass,
-                    pause.map(|pause| pause.min(settings.max_hold)),
-                );
+                route.quota.answered_for_all(&self.entry, pass, pause);
             }
             return;
         }

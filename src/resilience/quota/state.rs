@@ -23,7 +23,7 @@ use crate::resilience::key::{ByHash, Key};
 use crate::resilience::verdict::{Class, Verdict};
 
 /// Keys of one provider.
-pub const MOST_KEYS: usize = 65_536;
+pub const MOST_KEYS: usize = 16_384;
 const SHARDS: usize = 16;
 /// A shard is swept when it has doubled since the last time, but not below this.
 const FIRST_SWEEP: usize = 64;
@@ -74,6 +74,14 @@ pub(super) struct Counters {
 
 pub(super) fn count(counter: &AtomicU64, number: u64) {
     counter.fetch_add(number, Ordering::Relaxed);
+}
+
+/// For how long an answer wants all buckets of a host to pause.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HostPause {
+    pub(super) length: Duration,
+    /// The answer names the length.
+    pub(super) told: bool,
 }
 
 /// How the quota of a provider stands.
@@ -245,10 +253,12 @@ impl Quota {
     }
 
     /// The answer to a request that was let through here says that all buckets pause, or nothing of that.
-    pub(super) fn answered_for_all(&self, entry: &Entry, pass: Pass, pause: Option<Duration>) {
+    pub(super) fn answered_for_all(&self, entry: &Entry, pass: Pass, pause: Option<HostPause>) {
         let now = Instant::now();
-        if let Some(pause) = pause {
-            let known = entry.look(|state, _| state.paused_for(now).is_some());
+        let (known, late) =
+            entry.look(|state, _| (state.paused_for(now).is_some(), state.is_from_before(pass)));
+        // What was on its way when the host began to pause can make that pause longer, and begins none of its own.
+        if let Some(HostPause { length: pause, .. }) = pause.filter(|pause| !late || known && pause.told) {
             // Before the answer counts as one: who waits would go on with it.
             entry.pause(now, pause);
             if !known {

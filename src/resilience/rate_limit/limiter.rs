@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::lease::Leases;
-use super::settings::{LimitSettings, OnExcess};
+use super::settings::{LimitSettings, OnExcess, Unit};
 use super::slots::Id;
 use super::store::{Edition, Place, Store, Who};
 use crate::message::failure::{Failure, Fault, LimitState};
@@ -85,8 +85,8 @@ impl Limiter {
     ///
     /// A limit that counts by something else than before, or is shared by others than before, starts anew.
     pub fn adopt(mut self, old: &Self) -> Self {
-        let same = self.settings.per == old.settings.per && self.settings.scope == old.settings.scope;
-        if same {
+        let counts = |of: &LimitSettings| (of.unit, of.per, of.scope);
+        if counts(&self.settings) == counts(&old.settings) {
             self.edition = old.state.store.edition(self.edition.pace, self.edition.source);
             self.state = old.state.clone();
         }
@@ -180,6 +180,10 @@ impl Limiter {
         Failure::not_sent(fault).retry_after(after).limit(LimitState {
             name: self.settings.name.clone(),
             quota: self.settings.rate.count().into(),
+            unit: match self.settings.unit {
+                Unit::Requests => None,
+                Unit::Cost => Some("cost"),
+            },
             window: self.settings.rate.per(),
             remaining: level.remaining,
             reset: after,

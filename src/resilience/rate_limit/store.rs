@@ -79,6 +79,16 @@ struct Queue {
     tokens: u64,
 }
 
+impl Queue {
+    /// No one wants more than may be taken at once.
+    fn clamp(&mut self, burst: NonZeroU32) {
+        for waiter in self.waiters.values_mut() {
+            waiter.tokens = waiter.tokens.min(burst);
+        }
+        self.tokens = self.waiters.values().map(|waiter| u64::from(waiter.tokens.get())).sum();
+    }
+}
+
 struct Waiter {
     wake: Arc<Notify>,
     tokens: NonZeroU32,
@@ -178,7 +188,11 @@ impl Store {
         let taken = match &who.lease {
             Some(lease) => lease.take().map_err(NoToken::Until),
             // Who has waited is not sent to another queue for want of room; those are few.
-            None => table.slots.take(who.id, now, ticket.is_some(), who.tokens),
+            None => {
+                // Nor does who joined the line under a larger burst block it for ever.
+                let tokens = if ticket.is_some() { table.wanted(who) } else { who.tokens };
+                table.slots.take(who.id, now, ticket.is_some(), tokens)
+            }
         };
         match taken {
             Ok(taken) => Ok(taken),
@@ -229,9 +243,10 @@ impl Store {
         let ticket = table.tickets;
         table.tickets += 1;
         let woken = Arc::new(Notify::new());
+        let tokens = table.wanted(who);
         let queue = table.queues.entry(who.id).or_default();
-        queue.tokens += u64::from(who.tokens.get());
-        queue.waiters.insert(ticket, Waiter { wake: woken.clone(), tokens: who.tokens });
+        queue.tokens += u64::from(tokens.get());
+        queue.waiters.insert(ticket, Waiter { wake: woken.clone(), tokens });
         drop(table);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         if let Some(lease) = &who.lease {
@@ -297,6 +312,8 @@ impl Store {
             // Asked for again: the source now knows another rate.
             table.source = by.source.clone();
             table.leases.clear();
+            let burst = table.burst();
+            table.queues.values_mut().for_each(|queue| queue.clamp(burst));
             for first in table.queues.values().filter_map(|queue| queue.waiters.values().next()) {
                 first.wake.notify_one();
             }
@@ -345,7 +362,17 @@ impl Table {
     fn wait(&self, who: &Who, ahead: Ahead, now: u64) -> Option<u64> {
         let (pace, debt) = self.level(who, now);
         // All of its own but the last are before that one.
-        pace.map(|pace| pace.wait(debt, ahead.tokens + u64::from(who.tokens.get() - 1)))
+        pace.map(|pace| pace.wait(debt, ahead.tokens + u64::from(self.wanted(who).get() - 1)))
+    }
+
+    fn burst(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.slots.pace.burst()).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// How many tokens one takes who waits: all there can be, where a reload made the burst smaller than what it costs.
+    fn wanted(&self, who: &Who) -> NonZeroU32 {
+        // Of a lease it is one, whatever the share.
+        who.tokens.min(self.burst())
     }
 
     fn first(&self, id: Id) -> Option<Arc<Notify>> {

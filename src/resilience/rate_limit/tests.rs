@@ -440,9 +440,13 @@ async fn a_changed_limiter_keeps_what_is_spent_and_who_waits() {
     assert_eq!(tenants(&calls)[15..], ["old", "new"]);
     assert!(millis(&calls)[16] <= 15, "{:?}", millis(&calls));
     assert_eq!(faster.status().admitted, 17);
-    let other =
-        Limiter::new(LimitSettings { per: Per::Route, ..settings("1/s", 1) }, Tokens::Own).adopt(&faster);
-    assert_eq!((other.status().admitted, other.status().keys), (0, 0));
+    for other in [
+        LimitSettings { per: Per::Route, ..settings("1/s", 1) },
+        LimitSettings { unit: Unit::Cost, ..settings("1/s", 1) },
+    ] {
+        let other = Limiter::new(other, Tokens::Own).adopt(&faster);
+        assert_eq!((other.status().admitted, other.status().keys), (0, 0), "{other:?}");
+    }
 }
 
 /// One lease for every key, set by the test.
@@ -578,6 +582,30 @@ async fn a_limit_that_shrinks_under_those_who_wait_keeps_its_word_to_none_longer
     let late = Err(Fault::RateLimited);
     assert_eq!(answers, [Ok(()), late, late, late]);
     assert!(near(started.elapsed(), Duration::from_secs(5)), "{:?}", started.elapsed());
+    assert_eq!(new.status().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_more_than_a_smaller_burst_holds_does_not_block_the_line() {
+    let (provider, calls) = provider();
+    let cost = |limit: &Arc<Limiter>, cost: u32| {
+        let source = KeySource { route: "r".into(), ..KeySource::default() };
+        let cost = NonZeroU32::new(cost).unwrap();
+        RateLimit::costing(provider.clone(), vec![limit.clone()], source, false, cost)
+    };
+    let units = |rate, burst| LimitSettings { unit: Unit::Cost, ..settings(rate, burst) };
+    let old = limiter(units("100/s", 50));
+    cost(&old, 50).call(of("first")).await.unwrap();
+    let dear: Vec<_> = (0..2).map(|number| tokio::spawn(cost(&old, 50).call(of(number)))).collect();
+    settle().await;
+    let new = Arc::new(Limiter::new(units("100/s", 10), Tokens::Own).adopt(&old));
+    let cheap = tokio::spawn(cost(&new, 1).call(of("cheap")));
+    for task in dear.into_iter().chain([cheap]) {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(tenants(&calls), ["first", "0", "1", "cheap"]);
+    // 91 a second come back, and each of the dear takes the ten that there can be.
+    assert!(millis(&calls)[3] < 400, "{:?}", millis(&calls));
     assert_eq!(new.status().waiting, 0);
 }
 

@@ -200,6 +200,11 @@ pub fn ground(situation: &Situation) -> Option<Ground> {
 }
 
 impl Outcome {
+    /// Whether the provider never heard of the attempt, and not for want of trying: outgate refused it, or the app broke off.
+    pub(super) fn was_held_back(&self) -> bool {
+        self.was_not_sent() && matches!(trigger(self), Err(Why::Refused | Why::Downstream))
+    }
+
     fn hint(&self) -> Option<bool> {
         match self {
             Self::Failed { .. } => None,

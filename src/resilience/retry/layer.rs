@@ -103,6 +103,8 @@ struct Course {
     attempts: u32,
     /// An attempt is under way.
     running: bool,
+    /// The budget has been told of the first attempt.
+    deposited: bool,
     choice: usize,
     tenant: Option<Arc<str>>,
     healing: Healing,
@@ -133,9 +135,6 @@ impl Course {
             if let Some(hint) = settings.hint.as_ref().filter(|_| !method_listed && keyed != Keyed::ByApp) {
                 request.exchange.set_hint(hint.clone(), HeaderValue::from_static("false"));
             }
-            if let Some(budget) = &plan.budget {
-                budget.deposit();
-            }
         }
         let mut course = Self {
             exchange: request.exchange.clone(),
@@ -146,6 +145,7 @@ impl Course {
             upgrade: request.upgrade,
             attempts: 0,
             running: false,
+            deposited: false,
             choice: plan
                 .heal
                 .as_ref()
@@ -175,9 +175,22 @@ impl Course {
     fn ended(&mut self, outcome: &Result<Response<Body>, Failure>) -> Outcome {
         self.attempts += 1;
         self.running = false;
-        match outcome {
+        let ended = match outcome {
             Ok(answer) => Outcome::Answered { verdict: self.verdict(answer), hint: self.hint(answer) },
             Err(failure) => Outcome::Failed { fault: failure.fault, progress: failure.progress },
+        };
+        if !ended.was_held_back() {
+            self.deposit();
+        }
+        ended
+    }
+
+    /// The first attempt was made. What outgate held back itself is no load of the provider's, of which retries may be a part.
+    fn deposit(&mut self) {
+        if let Some(budget) = self.plan.budget.as_ref().filter(|_| self.plan.settings.is_some())
+            && !std::mem::replace(&mut self.deposited, true)
+        {
+            budget.deposit();
         }
     }
 
@@ -344,6 +357,9 @@ impl Course {
 
 impl Drop for Course {
     fn drop(&mut self) {
+        if self.running && self.exchange.may_have_acted() {
+            self.deposit();
+        }
         // The deadline ends an attempt from outside, and nobody comes here to judge it.
         let late = || self.exchange.deadline.is_some_and(|deadline| deadline <= Instant::now());
         if self.running && self.plan.settings.is_some() && late() {

@@ -181,6 +181,38 @@ async fn the_budget_bounds_what_retries_add() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_never_reached_the_provider_pays_for_no_retry() {
+    let all = BudgetSettings { ratio: Ratio::from_percent(100), min_per_second: 0 };
+    let held_back = [Fault::RateLimited, Fault::QuotaHeld, Fault::QueueFull, Fault::ConcurrencyLimit]
+        .into_iter()
+        .chain([Fault::BreakerOpen, Fault::OnlyIfCached, Fault::Credential, Fault::DownstreamGone])
+        .map(|fault| (Play::Fail(fault, Progress::NotSent), 0));
+    let tried = [Play::ok(), Play::refused(), Play::reset(), Play::answer(404, Class::Final, true)];
+    for (play, balance) in held_back.chain(tried.map(|play| (play, 1))) {
+        let budget = Arc::new(Budget::new(all));
+        let (service, _) = script([play.clone()]);
+        let once = settings("{ attempts: 1 }");
+        let mut retry = Retry::new(service, Some(once), None, None, Some(budget.clone()), 64);
+        let _ = retry.call(request(Method::GET, Body::empty())).await;
+        assert_eq!(budget.status().balance, balance, "{play:?}");
+    }
+    // Who leaves while the provider is at it has made an attempt as well.
+    for (sent, balance) in [(true, 1), (false, 0)] {
+        let budget = Arc::new(Budget::new(all));
+        let service = service_fn(move |request: EgressRequest| async move {
+            if sent {
+                request.exchange.handed_over();
+            }
+            std::future::pending::<Result<Response<Body>, Failure>>().await
+        });
+        let mut retry = Retry::new(service, Some(settings("{}")), None, None, Some(budget.clone()), 64);
+        let call = retry.call(request(Method::GET, Body::empty()));
+        assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err());
+        assert_eq!(budget.status().balance, balance, "{sent}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_never_repeated_costs_no_budget() {
     let budget = Arc::new(Budget::new(BudgetSettings { ratio: Ratio::default(), min_per_second: 9 }));
     let (service, _) = script(vec![Play::reset(), Play::answer(404, Class::Final, true)]);

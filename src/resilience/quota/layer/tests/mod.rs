@@ -483,14 +483,15 @@ async fn where_all_keys_are_known_the_least_worth_goes() {
 }
 
 #[test]
-fn all_keys_together_stay_below_64_mebibytes() {
+fn all_keys_together_stay_below_32_mebibytes() {
     // The entry with its counts, one meter with its name, the names, and the place in a map that is half empty; 16 bytes
     // for each allocation.
     let place = 2 * (size_of::<Key>() + size_of::<Arc<Entry>>() + 1);
     let names = 2 * (16 + 64);
     let meter = crate::resilience::quota::METER_SIZE + 16 + 16 + 32;
     let one = size_of::<Entry>() + 16 + 16 + meter + names + place;
-    assert!(MOST_KEYS * one < 64 * 1024 * 1024, "{one} bytes for each key");
+    // Several meters and a learned rate make it twice as much.
+    assert!(MOST_KEYS * one * 2 < 32 * 1024 * 1024, "{one} bytes for each key");
 }
 
 #[tokio::test(start_paused = true)]

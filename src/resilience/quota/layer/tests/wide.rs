@@ -28,7 +28,9 @@ fn layers(
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_says_so_holds_all_buckets() {
-    for (status, fields, seconds) in [(403, wait("20"), 20), (402, vec![], 30), (403, vec![], 10)] {
+    for (status, fields, seconds) in
+        [(403, wait("20"), 20), (402, vec![], 30), (403, vec![], 10), (403, wait("0"), 10)]
+    {
         let (mut layer, quota, seen) = layers(&[(status, fields)], patient(), None);
         layer.call(request("/a")).await.unwrap();
         let started = Instant::now();
@@ -99,4 +101,25 @@ async fn the_other_instances_are_told_once() {
     let started = Instant::now();
     layer.call(request("/z")).await.unwrap();
     assert_eq!(started.elapsed(), 7 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_on_its_way_before_begins_no_pause_anew() {
+    let (layer, quota, _) = layers(&[], patient(), None);
+    let route = layer.route.clone();
+    let (entry, _) = route.entry_of(&request("/"), Instant::now());
+    let pass = || Some(entry.force(Instant::now()));
+    let passes: [Option<Pass>; 4] = std::array::from_fn(|_| pass());
+    let answered = |pass: Option<Pass>, seconds: u32, told: bool| {
+        let pause = HostPause { length: seconds * SECOND, told };
+        quota.answered_for_all(&entry, pass.unwrap(), Some(pause));
+        entry.look(|state, _| state.paused_for(Instant::now()))
+    };
+    assert_eq!(answered(passes[0], 20, true), Some(20 * SECOND));
+    advance(15 * SECOND).await;
+    assert_eq!(answered(passes[1], 10, false), Some(5 * SECOND), "it named no length");
+    assert_eq!(answered(passes[2], 10, true), Some(10 * SECOND), "it knows better");
+    advance(11 * SECOND).await;
+    assert_eq!(answered(passes[3], 20, true), None);
+    assert_eq!(answered(pass(), 7, false), Some(7 * SECOND), "asked after it");
 }
