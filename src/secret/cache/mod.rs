@@ -54,6 +54,8 @@ pub struct SecretCache {
     entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
     /// Those of tenants. Who uses them holds them.
     of_tenants: Mutex<BTreeMap<Key, Weak<SecretEntry>>>,
+    /// Values made for policies that are no longer the newest. Requests on their way hold them.
+    leaving: Mutex<Vec<Weak<SecretEntry>>>,
     tenant_log: Arc<tenants::TenantLog>,
     /// Places of reads of tenants' secrets.
     tenant_reads: Arc<Semaphore>,
@@ -116,6 +118,7 @@ impl SecretCache {
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             entries: Mutex::default(),
             of_tenants: Mutex::default(),
+            leaving: Mutex::default(),
             tenant_log: Arc::default(),
             tenant_reads: Arc::new(Semaphore::new(tenants::READS_AT_ONCE)),
             wake: Arc::default(),
@@ -194,9 +197,19 @@ impl SecretCache {
         entry
     }
 
-    /// Drops the entries that the newest policy does not use. Who still holds one keeps its value; it is not read again.
+    /// Drops the entries that the newest policy does not use. Who still holds one keeps its value; it is read again only if
+    /// that is asked for.
     pub fn retain(&self, used: &HashSet<SecretRef>) {
-        self.lock().retain(|(reference, _), _| used.contains(reference));
+        let mut left = Vec::new();
+        self.lock().retain(|(reference, _), entry| {
+            let stays = used.contains(reference);
+            if !stays {
+                left.push(Arc::clone(entry));
+            }
+            stays
+        });
+        let asked_for = left.iter().filter(|entry| entry.is_made() && entry.leave());
+        self.leaving().extend(asked_for.map(Arc::downgrade));
         self.came_or_went();
     }
 
@@ -234,6 +247,23 @@ impl SecretCache {
 
     fn all(&self) -> Vec<Arc<SecretEntry>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Those that are read by the task: every entry in use, and of those that left the ones that somebody waits for.
+    fn read_by_task(&self) -> Vec<Arc<SecretEntry>> {
+        let mut all = self.live();
+        self.leaving().retain(|entry| {
+            let Some(entry) = entry.upgrade() else { return false };
+            if entry.is_wanted() {
+                all.push(entry);
+            }
+            true
+        });
+        all
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<Weak<SecretEntry>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<SecretEntry>>> {

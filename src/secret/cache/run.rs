@@ -116,7 +116,7 @@ impl SecretCache {
         let now = Instant::now();
         let stores = self.stores.load_full();
         let mut due = stores.upkeep_due(now);
-        for entry in self.live().into_iter().filter(|entry| entry.take_due(now)) {
+        for entry in self.read_by_task().into_iter().filter(|entry| entry.take_due(now)) {
             // Not for tokens: they wait for the tenant's secrets.
             let places = (entry.template().is_some() && !entry.is_made()).then(|| self.tenant_reads.clone());
             due.push(Box::pin(async move {
@@ -138,7 +138,7 @@ impl SecretCache {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let entries = self.live();
+        let entries = self.read_by_task();
         entries.iter().filter_map(|entry| entry.due_at()).chain(self.stores.load().next_upkeep()).min()
     }
 

@@ -87,7 +87,7 @@ pub struct SecretEntry {
 
 /// Where the value comes from. Swapped when a reload changes the store.
 pub(super) struct Bound {
-    store: Result<Arc<dyn SecretStore>, SecretError>,
+    pub(super) store: Result<Arc<dyn SecretStore>, SecretError>,
     pub(super) source: Source,
     /// The reference for logs and status.
     shown: String,
@@ -131,6 +131,8 @@ pub(super) struct Book {
     pub(super) reading: bool,
     /// The value, or what it is made from, comes from another store now, and was not read from there yet.
     pub(super) rebound: bool,
+    /// No policy uses it any more, and its reads use something up: none begins.
+    pub(super) gone: bool,
     healed_at: Option<Instant>,
     error: Option<Arc<SecretError>>,
 }
