@@ -105,6 +105,11 @@ pub trait SecretStore: Send + Sync {
         None
     }
 
+    /// Whether a read uses up what no other read can use, such as a refresh token that rotates.
+    fn uses_up(&self) -> bool {
+        false
+    }
+
     /// The secrets that it makes its value from, where it does: a change of one of them leads to a new value.
     fn made_from(&self) -> Vec<Arc<SecretEntry>> {
         Vec::new()
@@ -245,6 +250,10 @@ impl Stores {
             let known = self.by_name.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             SecretError::UnknownStore { known }
         })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
     }
 
     /// When the next store wants its upkeep.

@@ -163,7 +163,7 @@ impl SecretStore for TokenSource {
         let maker = Arc::clone(&self.0);
         Box::pin(async move {
             let fault = |fault| SecretError::Token { reference: reference.clone(), fault: Box::new(fault) };
-            let (unbroken, keeps) = (maker.unbroken.clone(), maker.settings.grant().keep().is_some());
+            let (unbroken, keeps) = (maker.unbroken.clone(), self.uses_up());
             let work = async move { maker.issue().await };
             // Nothing is used up by the others: the end of the process need not wait for them.
             let issuing = if keeps { unbroken.begin(work) } else { begin(work) };
@@ -173,6 +173,10 @@ impl SecretStore for TokenSource {
 
     fn source(&self, _: &SecretRef) -> Source {
         Source::Made
+    }
+
+    fn uses_up(&self) -> bool {
+        self.0.settings.grant().keep().is_some()
     }
 
     fn made_from(&self) -> Vec<Arc<SecretEntry>> {

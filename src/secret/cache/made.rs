@@ -4,6 +4,8 @@
 //!   it is told at once.
 //! - All reads are done by [`SecretCache::run`](super::SecretCache::run). A read that a request did itself would be broken
 //!   off with the request, and a grant whose refresh token rotates would be lost half-way.
+//! - What no policy uses any more is made as long as a request on its way asks for it, and not by the clock; not at all, where that
+//!   would use up what the new policy's needs.
 //! - However many ask at once, one read serves them all, and none begins because of an answer that they could not know yet.
 
 use std::sync::{Arc, Weak};
@@ -116,6 +118,22 @@ impl SecretEntry {
         book.reading || book.wanted
     }
 
+    /// Whether somebody asked for a read that has not begun.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.book().wanted
+    }
+
+    /// No policy uses it any more. Returns whether it is read for who still holds it: not where that uses something up, which
+    /// belongs to the new policy now. Then who waits is told at once; what runs comes to its end.
+    pub(super) fn leave(&self) -> bool {
+        let uses_up = self.bound().store.as_ref().is_ok_and(|store| store.uses_up());
+        if uses_up {
+            self.book().gone = true;
+            self.ended.notify_waiters();
+        }
+        !uses_up
+    }
+
     /// Waits for the first read that ends after `asked` reads had ended, and asks for it if none is under way. `asked` was
     /// looked up before the value was: a read that ended in between is not waited past.
     pub(super) async fn ask_and_wait(&self, asked: u64) -> RefreshOutcome {
@@ -127,6 +145,9 @@ impl SecretEntry {
                 let mut book = self.book();
                 if book.ended != asked {
                     return book.last.map_or(RefreshOutcome::Failed, |(_, outcome)| outcome);
+                }
+                if book.gone && !book.reading {
+                    return RefreshOutcome::Failed;
                 }
                 // Also where one was under way and is gone without an end.
                 if !book.reading && !book.wanted {
@@ -143,10 +164,11 @@ impl SecretEntry {
         let Ok(_turn) = self.turn.acquire().await else { return };
         {
             let mut book = self.book();
-            if !book.wanted {
+            let is_due = std::mem::take(&mut book.wanted) && !book.gone;
+            if !is_due {
                 return;
             }
-            (book.wanted, book.reading) = (false, true);
+            book.reading = true;
         }
         self.read(Duration::MAX).await;
     }

@@ -19,10 +19,13 @@
 //! Secrets of tenants come with their tenants and go with them: their entries live as long as somebody holds them.
 //!
 //! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded, and of the tenants that are held;
-//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; 64 reads of tenants' secrets at a time.
+//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; of each store, 64 first reads
+//! of tenants' secrets at a time and 64 further ones; 4096 tenants' secrets that could not be read are remembered.
 
 mod entry;
+mod lines;
 mod made;
+mod refused;
 mod run;
 mod tenants;
 mod trail;
@@ -35,7 +38,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 pub use tenants::TenantSecrets;
 
@@ -54,9 +57,12 @@ pub struct SecretCache {
     entries: Mutex<BTreeMap<Key, Arc<SecretEntry>>>,
     /// Those of tenants. Who uses them holds them.
     of_tenants: Mutex<BTreeMap<Key, Weak<SecretEntry>>>,
+    /// Values made for policies that are no longer the newest. Requests on their way hold them.
+    leaving: Mutex<Vec<Weak<SecretEntry>>>,
     tenant_log: Arc<tenants::TenantLog>,
     /// Places of reads of tenants' secrets.
-    tenant_reads: Arc<Semaphore>,
+    lines: lines::Lines,
+    refused: Arc<refused::Refused>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
     wake: Arc<Notify>,
     /// Wakes its look at files: entries came or went, or have another store.
@@ -116,8 +122,10 @@ impl SecretCache {
             stores: Arc::new(ArcSwap::from_pointee(stores)),
             entries: Mutex::default(),
             of_tenants: Mutex::default(),
+            leaving: Mutex::default(),
             tenant_log: Arc::default(),
-            tenant_reads: Arc::new(Semaphore::new(tenants::READS_AT_ONCE)),
+            lines: lines::Lines::default(),
+            refused: Arc::default(),
             wake: Arc::default(),
             members: Notify::new(),
             watched: Notify::new(),
@@ -141,6 +149,8 @@ impl SecretCache {
     pub fn adopt(&self, stores: Stores) {
         self.stores.store(Arc::new(stores));
         let stores = self.stores.load_full();
+        self.lines.retain(|name| stores.has(name));
+        self.refused.forget_all();
         for entry in self.live() {
             // A store that went takes its entries with it: `retain`.
             if let Ok(store) = stores.find(entry.reference()) {
@@ -194,9 +204,19 @@ impl SecretCache {
         entry
     }
 
-    /// Drops the entries that the newest policy does not use. Who still holds one keeps its value; it is not read again.
+    /// Drops the entries that the newest policy does not use. Who still holds one keeps its value; it is read again only if
+    /// that is asked for.
     pub fn retain(&self, used: &HashSet<SecretRef>) {
-        self.lock().retain(|(reference, _), _| used.contains(reference));
+        let mut left = Vec::new();
+        self.lock().retain(|(reference, _), entry| {
+            let stays = used.contains(reference);
+            if !stays {
+                left.push(Arc::clone(entry));
+            }
+            stays
+        });
+        let asked_for = left.iter().filter(|entry| entry.is_made() && entry.leave());
+        self.leaving().extend(asked_for.map(Arc::downgrade));
         self.came_or_went();
     }
 
@@ -234,6 +254,23 @@ impl SecretCache {
 
     fn all(&self) -> Vec<Arc<SecretEntry>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Those that are read by the task: every entry in use, and of those that left the ones that somebody waits for.
+    fn read_by_task(&self) -> Vec<Arc<SecretEntry>> {
+        let mut all = self.live();
+        self.leaving().retain(|entry| {
+            let Some(entry) = entry.upgrade() else { return false };
+            if entry.is_wanted() {
+                all.push(entry);
+            }
+            true
+        });
+        all
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<Weak<SecretEntry>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<SecretEntry>>> {

@@ -14,6 +14,7 @@ use super::*;
 use crate::secret::stores::file::FileStore;
 use crate::secret::{ReadFuture, Reading, SecretError, SecretStore, SecretValue, Source};
 
+mod left;
 mod tenants;
 
 /// A store that answers what it is told to, and counts. `None` is a store that is down; `hang` one that does not answer.
