@@ -36,7 +36,12 @@ pub async fn run(reloader: Arc<Reloader>, cancel: CancellationToken) {
             () = sleep_until(poll) => {}
             () = cancel.cancelled() => return,
         }
+        let refused = reloader.refuses();
         reloader.look().await;
+        if !refused && reloader.refuses() {
+            // What was changed meanwhile may have been passed over.
+            changed.notify_one();
+        }
         // The way to the files may have changed with them, and which files there are.
         let now = names_of(&reloader);
         if names != now
