@@ -203,6 +203,42 @@ async fn the_quota_of_a_model_stands_in_the_body_of_the_request() {
     assert!(seen[4] == long && seen[5..] == ["{\"n\":4}"], "{:?}", &seen[5..]);
 }
 
+/// An answer to one route says that all pause: the others are held whatever their own table and bucket are, but for one that
+/// does not learn.
+#[tokio::test]
+async fn what_pauses_the_host_holds_the_routes_that_have_no_such_row() {
+    let origin = HttpOrigin::with(None, |seen: Seen| {
+        let refused = seen.uri.path() == "/first";
+        let mut answer = text(if refused { 403 } else { 200 }, "{}");
+        if refused {
+            answer.headers_mut().insert("retry-after", "600".parse().unwrap());
+        }
+        answer
+    })
+    .await;
+    let proxy = Proxy::start(&format!(
+        "providers:
+  api:
+    hosts: [api.example.test]
+    upstream: {{ scheme: http, connect_to: \"{}\" }}
+    retry: off
+    quota: {{ on_excess: reject }}
+    routes:
+      - {{ match: {{ path: /first }}, quota: {{ bucket: path }}, responses: [{{ when: {{ status: 403 }}, is: throttle, pauses: host }}] }}
+      - {{ match: {{ path: /path }}, quota: {{ bucket: path }} }}
+      - {{ match: {{ path: /off }}, quota: off }}
+",
+        origin.address
+    ))
+    .await;
+    for (path, status) in
+        [("/host", 200), ("/path", 200), ("/first", 403), ("/host", 429), ("/path", 429), ("/off", 200)]
+    {
+        let answer = local_request(proxy.address(), "GET", &format!("/api{path}"), "", "").await;
+        assert_eq!(answer.status, status, "{path}");
+    }
+}
+
 async fn offer(address: std::net::SocketAddr, provider: &str, until: Instant) {
     let every = Duration::from_secs_f64(WINDOW / f64::from(LIMIT) / TIMES);
     let mut due = Instant::now();
