@@ -252,6 +252,10 @@ impl Stores {
         })
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// When the next store wants its upkeep.
     fn next_upkeep(&self) -> Option<Instant> {
         let idle = self.by_name.values().filter(|kept| !kept.tended.load(Ordering::Acquire));

@@ -19,10 +19,13 @@
 //! Secrets of tenants come with their tenants and go with them: their entries live as long as somebody holds them.
 //!
 //! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded, and of the tenants that are held;
-//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; 64 reads of tenants' secrets at a time.
+//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; of each store, 64 first reads
+//! of tenants' secrets at a time and 64 further ones; 4096 tenants' secrets that could not be read are remembered.
 
 mod entry;
+mod lines;
 mod made;
+mod refused;
 mod run;
 mod tenants;
 mod trail;
@@ -35,7 +38,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 pub use tenants::TenantSecrets;
 
@@ -58,7 +61,8 @@ pub struct SecretCache {
     leaving: Mutex<Vec<Weak<SecretEntry>>>,
     tenant_log: Arc<tenants::TenantLog>,
     /// Places of reads of tenants' secrets.
-    tenant_reads: Arc<Semaphore>,
+    lines: lines::Lines,
+    refused: Arc<refused::Refused>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
     wake: Arc<Notify>,
     /// Wakes its look at files: entries came or went, or have another store.
@@ -120,7 +124,8 @@ impl SecretCache {
             of_tenants: Mutex::default(),
             leaving: Mutex::default(),
             tenant_log: Arc::default(),
-            tenant_reads: Arc::new(Semaphore::new(tenants::READS_AT_ONCE)),
+            lines: lines::Lines::default(),
+            refused: Arc::default(),
             wake: Arc::default(),
             members: Notify::new(),
             watched: Notify::new(),
@@ -144,6 +149,8 @@ impl SecretCache {
     pub fn adopt(&self, stores: Stores) {
         self.stores.store(Arc::new(stores));
         let stores = self.stores.load_full();
+        self.lines.retain(|name| stores.has(name));
+        self.refused.forget_all();
         for entry in self.live() {
             // A store that went takes its entries with it: `retain`.
             if let Ok(store) = stores.find(entry.reference()) {

@@ -116,18 +116,19 @@ impl SecretCache {
         let now = Instant::now();
         let stores = self.stores.load_full();
         let mut due = stores.upkeep_due(now);
-        for entry in self.read_by_task().into_iter().filter(|entry| entry.take_due(now)) {
-            // Not for tokens: they wait for the tenant's secrets.
-            let places = (entry.template().is_some() && !entry.is_made()).then(|| self.tenant_reads.clone());
+        let at = |entry: Arc<SecretEntry>| entry.due_at().filter(|at| *at <= now).map(|at| (at, entry));
+        let mut entries: Vec<_> = self.read_by_task().into_iter().filter_map(at).collect();
+        // First come, first served: not the order of the names.
+        entries.sort_by_key(|(at, _)| *at);
+        for (_, entry) in entries {
+            // Without a place it stays due: the end of a read leads to the next look, and until then nothing holds it but who
+            // named its tenant.
+            let Ok(place) = self.lines.take(&entry) else { continue };
+            if !entry.take_due(now) {
+                continue;
+            }
             due.push(Box::pin(async move {
-                let _place = match &places {
-                    Some(places) => places.acquire().await.ok(),
-                    None => None,
-                };
-                // Whoever named this tenant is gone meanwhile.
-                if places.is_some() && Arc::strong_count(&entry) == 1 {
-                    return;
-                }
+                let _place = place;
                 if entry.is_waited_for() {
                     return entry.read_wanted().await;
                 }
@@ -138,8 +139,10 @@ impl SecretCache {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let entries = self.read_by_task();
-        entries.iter().filter_map(|entry| entry.due_at()).chain(self.stores.load().next_upkeep()).min()
+        let (now, entries) = (Instant::now(), self.read_by_task());
+        let at =
+            |entry: &Arc<SecretEntry>| entry.due_at().filter(|at| *at > now || self.lines.have_room(entry));
+        entries.iter().filter_map(at).chain(self.stores.load().next_upkeep()).min()
     }
 
     fn file_entries(&self) -> Vec<(PathBuf, Arc<SecretEntry>)> {

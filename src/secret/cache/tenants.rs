@@ -4,6 +4,8 @@
 //! A request that finds no value waits for the first read, as with tokens, because nobody could read it before the tenant was
 //! named. One that failed a short while ago is not asked for again: that is how an unknown tenant is remembered.
 //!
+//! It is remembered for a while after it has gone, too.
+//!
 //! Files of tenants are not watched: a thousand of them would be a thousand watches. They are read again every
 //! [`FILE_POLL`], and after a rejection.
 
@@ -24,8 +26,6 @@ use crate::secret::value::ValueRules;
 /// How often files of tenants are read again.
 pub(super) const FILE_POLL: Duration = Duration::from_secs(30);
 
-/// Reads of tenants' secrets at a time. An app that invents names makes a line of its own; it does not flood the store.
-pub(super) const READS_AT_ONCE: usize = 64;
 /// Failures of tenants' reads that are told in a minute: apps name tenants, and names that nobody knows are no news.
 const TOLD: u32 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -145,7 +145,8 @@ impl SecretCache {
         }
         let (reference, template) = (key.0.clone(), template.clone());
         let (wake, log) = (Arc::clone(&self.wake), Arc::clone(&self.tenant_log));
-        let entry = Arc::new(SecretEntry::of_tenant(reference, template, key.1, store, wake, log));
+        let refused = Arc::clone(&self.refused);
+        let entry = Arc::new(SecretEntry::of_tenant(reference, template, key.1, store, wake, (log, refused)));
         entries.insert(key, Arc::downgrade(&entry));
         entry
     }

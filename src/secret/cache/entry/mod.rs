@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::refused::{Refusal, Refused};
 use super::tenants::TenantLog;
 use super::{SecretState, SecretStatus};
 use crate::secret::error::SecretError;
@@ -81,6 +82,8 @@ pub struct SecretEntry {
     pub(super) ended: Notify,
     /// Of a tenant's secret: whether a failure may be told.
     log: Option<Arc<TenantLog>>,
+    /// Of a tenant's secret: where a failure is remembered.
+    refused: Option<Arc<Refused>>,
     /// What outgate makes from this secret. Locked for moments, never over an await.
     products: Mutex<Vec<Weak<SecretEntry>>>,
 }
@@ -154,9 +157,24 @@ impl SecretEntry {
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
         wake: Arc<Notify>,
-        log: Arc<TenantLog>,
+        (log, refused): (Arc<TenantLog>, Arc<Refused>),
     ) -> Self {
-        Self { log: Some(log), ..Self::with(reference, Some(template), rules, store, wake) }
+        let before = refused.of(&(reference.clone(), rules));
+        let (log, refused) = (Some(log), Some(refused));
+        let entry = Self { log, refused, ..Self::with(reference, Some(template), rules, store, wake) };
+        if let Some(before) = before {
+            entry.goes_on_from(before);
+        }
+        entry
+    }
+
+    /// Takes the last read of an entry that is gone for its own.
+    fn goes_on_from(&self, before: Refusal) {
+        let Refusal { again, failures, error } = before;
+        self.current.store(Arc::new(Err(Arc::clone(&error))));
+        let mut book = self.book();
+        (book.ended, book.last) = (1, Some((0, RefreshOutcome::Failed)));
+        (book.due_at, book.failures, book.error) = (Some(again), failures, Some(error));
     }
 
     fn with(
@@ -179,6 +197,7 @@ impl SecretEntry {
             book: Mutex::default(),
             turn: Semaphore::new(1),
             log: None,
+            refused: None,
             required: AtomicBool::new(false),
             wake,
             ended: Notify::new(),

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 
 use super::{Book, Bound, READ_TIMEOUT, RETRY_FIRST, RETRY_MAX, RefreshOutcome, SecretEntry, SecretVersion};
+use crate::secret::cache::refused::Refusal;
 use crate::secret::error::SecretError;
 use crate::secret::value::SecretValue;
 use crate::secret::{Reading, Source};
@@ -95,12 +96,26 @@ impl SecretEntry {
                 book.due_at = again;
             }
         }
+        if let Some(refused) = &self.refused {
+            refused.forget(&(self.reference.clone(), self.rules));
+        }
         if !same && number > 1 {
             self.products_are_due();
         }
         self.wake.notify_one();
         self.ended.notify_waiters();
         outcome
+    }
+
+    /// A tenant's secret without a value is not asked for before its time, also where its entry goes and comes again.
+    fn remember(&self, book: &Book, error: &Arc<SecretError>) {
+        let Some(refused) = self.refused.as_ref().filter(|_| !book.rebound && self.latest().is_none()) else {
+            return;
+        };
+        if let Some(again) = book.due_at {
+            let refusal = Refusal { again, failures: book.failures, error: Arc::clone(error) };
+            refused.note(&(self.reference.clone(), self.rules), refusal);
+        }
     }
 
     fn failed(&self, read: u64, bound: &Bound, error: SecretError) -> RefreshOutcome {
@@ -119,6 +134,7 @@ impl SecretEntry {
             }
             book.failures = book.failures.saturating_add(1);
             book.failures_in_all += 1;
+            self.remember(&book, &error);
             book.error.replace(Arc::clone(&error)).as_ref() != Some(&error)
         };
         // A store that is down for a day is one line, and not one for each retry.

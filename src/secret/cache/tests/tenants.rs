@@ -1,7 +1,8 @@
 //! Secrets of tenants, on paused time.
 
 use super::*;
-use crate::secret::cache::tenants::{READS_AT_ONCE, TenantLog};
+use crate::secret::cache::lines::READS_AT_ONCE;
+use crate::secret::cache::tenants::TenantLog;
 
 fn template() -> SecretRef {
     "test:kv/{tenant}".parse().unwrap()
@@ -143,6 +144,89 @@ async fn an_app_that_invents_names_makes_a_line_and_no_flood() {
     soon(10).await;
     let read = entries.iter().filter(|entry| entry.current().is_ok()).count();
     assert_eq!((read, store.reads()), (100, 101));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_holds_up_no_tenant_of_another_and_none_that_has_a_value() {
+    let (slow, quick) = (Scripted::new(Some("value")), Scripted::new(Some("value")));
+    let of = |store: &Arc<Scripted>| Arc::clone(store) as Arc<dyn SecretStore>;
+    let cache = Arc::new(SecretCache::new(stores().with("test", of(&slow)).with("quick", of(&quick))));
+    let _running = kept_fresh(&cache);
+    let known = bound(&cache, "known");
+    known.obtain().await.unwrap();
+    slow.hang.send_replace(true);
+    let invented: Vec<_> = (0..500).map(|number| bound(&cache, &format!("a{number:03}"))).collect();
+    let asked = futures_util::future::join_all(invented.iter().map(|entry| entry.obtain()));
+    let mut asked = Box::pin(asked);
+    assert!(timeout(Duration::from_secs(1), &mut asked).await.is_err());
+    assert_eq!(slow.reads(), 1 + READS_AT_ONCE);
+    let other: SecretRef = "quick:kv/{tenant}".parse().unwrap();
+    let other = cache.tenant_entry(&other, ValueRules::HeaderSafe, "acme").unwrap();
+    let began = Instant::now();
+    other.obtain().await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
+    // What has a value is read again by the clock, beside the line.
+    known.make_due();
+    cache.wake.notify_one();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(slow.reads(), 2 + READS_AT_ONCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_first_is_read_first_and_who_is_gone_takes_no_place() {
+    let store = Scripted::new(Some("value"));
+    let cache = cache_over(&store);
+    let _running = kept_fresh(&cache);
+    store.hang.send_replace(true);
+    let mut gone = Vec::new();
+    let ask = |entry: Arc<SecretEntry>| Box::pin(async move { entry.obtain().await.is_ok() });
+    let first: Vec<_> =
+        (0..READS_AT_ONCE).map(|number| ask(bound(&cache, &format!("f{number:03}")))).collect();
+    let mut first = Box::pin(futures_util::future::join_all(first));
+    let soon = Duration::from_millis(10);
+    assert!(timeout(soon, &mut first).await.is_err());
+    let mut real = ask(bound(&cache, "z-real"));
+    assert!(timeout(soon, &mut real).await.is_err());
+    for number in 0..200 {
+        let entry = bound(&cache, &format!("a{number:03}"));
+        let mut asked = ask(entry.clone());
+        assert!(futures_util::poll!(&mut asked).is_pending());
+        drop(asked);
+        gone.push(Arc::downgrade(&entry));
+    }
+    tokio::time::sleep(soon).await;
+    assert!(gone.iter().all(|entry| entry.strong_count() == 0), "waiting holds nothing");
+    let late: Vec<_> = (0..200).map(|number| ask(bound(&cache, &format!("b{number:03}")))).collect();
+    let mut late = Box::pin(futures_util::future::join_all(late));
+    assert!(timeout(soon, &mut late).await.is_err());
+    assert_eq!(store.reads(), READS_AT_ONCE);
+    // The first ones run out of their time, and their places go to who came next.
+    assert!(first.await.iter().all(|good| !good));
+    assert!(timeout(soon, &mut real).await.is_err());
+    store.hang.send_replace(false);
+    assert!(timeout(soon, real).await.unwrap());
+    assert!(late.await.iter().all(|good| *good));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_tenant_that_is_pushed_out_is_not_asked_for_before_its_time() {
+    let store = Scripted::new(None);
+    let cache = cache_over(&store);
+    let _running = kept_fresh(&cache);
+    for (after, reads) in [(0, 1), (3, 1), (8, 2), (8, 2), (20, 3)] {
+        tokio::time::sleep(Duration::from_secs(after)).await;
+        let entry = bound(&cache, "nobody");
+        assert_eq!(entry.obtain().await.err().unwrap().code(), "not_found");
+        assert_eq!(store.reads(), reads, "after {after} s more");
+        assert!(entry.retry_at().unwrap() > Instant::now());
+    }
+    // Other stores may know it, and a good read is forgotten with its entry.
+    store.say(Some("value"));
+    cache.adopt(stores().with("test", Arc::clone(&store) as Arc<dyn SecretStore>));
+    assert!(bound(&cache, "nobody").obtain().await.is_ok());
+    store.say(None);
+    assert_eq!(bound(&cache, "nobody").obtain().await.err().unwrap().code(), "not_found");
+    assert_eq!(store.reads(), 5);
 }
 
 #[test]
