@@ -11,6 +11,10 @@
 //! Where the endpoint says `invalid_grant`, the shelf is looked at again: another may have been there first. If not, the
 //! grant is dead, and is not asked for again until there is another refresh token in the policy's secret or in the shelf.
 //!
+//! A shelf may lose its page, or go back to an older one (a file that was removed, a Redis or a backup that starts anew). A process
+//! that knows a newer one goes on with that, and writes it with its mark of being busy, before anything is asked: a refresh token
+//! that was used up is not sent again, and the policy's own is not sent once a newer one was given.
+//!
 //! How long the access token lives is what the endpoint says, counted from before it was asked, by the clock of the shelf
 //! (Redis' and Vault's own; of a file, the machine's). So the clocks of the pods are not compared.
 //!
@@ -87,6 +91,8 @@ struct Memory {
     dead: VecDeque<Mark>,
     /// What was got and could not be written yet.
     unwritten: Option<Record>,
+    /// The newest that was got or seen.
+    newest: Option<Record>,
 }
 
 fn mark(token: &[u8]) -> Mark {
@@ -148,7 +154,10 @@ impl GrantState {
         let mut wait = LOOK_FIRST;
         loop {
             let sheet = shelf.look().await?;
-            let page = Page::read(&sheet, &key);
+            let mut page = Page::read(&sheet, &key);
+            let stands = page.record.as_ref().map(|record| record.generation);
+            page.record = self.newest(page.record);
+            let is_lost = stands < page.record.as_ref().map(|record| record.generation);
             if let Some(issued) = self.newer(page.record.as_ref(), exchange.mark(), sheet.now) {
                 return Ok(issued);
             }
@@ -172,6 +181,12 @@ impl GrantState {
                     continue;
                 }
             }
+            if is_lost {
+                tracing::warn!(
+                    target: "outgate::credential",
+                    "the place of a refresh token has lost the newest one, which is written there again"
+                );
+            }
             if let Some(issued) = self.turn(seed, shelf, &key, sheet, page, exchange).await? {
                 return Ok(issued);
             }
@@ -190,14 +205,15 @@ impl GrantState {
     ) -> Result<Option<Issued>, TokenFault> {
         let Page { record, foreign, .. } = page;
         let foreign = foreign.as_deref();
+        // What another process has sealed is not written over before an exchange brought something better.
+        let kept = record.as_ref().filter(|_| foreign.is_none());
         let generation = record.as_ref().map_or(0, |record| record.generation);
         let token = record.as_ref().map_or(seed, |record| record.refresh.as_bytes());
         if self.memory().dead.contains(&mark(token)) {
             return Err(TokenFault::Dead);
         }
         let busy = page::nonce().ok_or(TokenFault::NotKept("the system gives no random numbers"))?;
-        let Some(mine) = shelf.put(&sheet, page::write(Some(&busy), record.as_ref(), foreign, key)?).await?
-        else {
+        let Some(mine) = shelf.put(&sheet, page::write(Some(&busy), kept, foreign, key)?).await? else {
             return Ok(None);
         };
         let answer = exchange.ask(token).await;
@@ -205,7 +221,11 @@ impl GrantState {
             Ok(answer) => {
                 let next = Record::of(&answer, token, generation + 1, exchange, mine.now);
                 let issued = answer.issued(exchange.lifetime());
-                self.memory().unwritten = Some(next);
+                {
+                    let mut memory = self.memory();
+                    memory.newest = Some(next.clone());
+                    memory.unwritten = Some(next);
+                }
                 self.write(shelf, key, mine).await?;
                 let issued = issued?;
                 self.memory().given = generation + 1;
@@ -213,7 +233,7 @@ impl GrantState {
             }
             Err(fault) => {
                 // If this fails, the mark loses its meaning by itself.
-                let free = page::write(None, record.as_ref(), foreign, key)?;
+                let free = page::write(None, kept, foreign, key)?;
                 let freed = shelf.put(&mine, free).await;
                 if !is_dead(&fault) {
                     return Err(fault);
@@ -226,6 +246,17 @@ impl GrantState {
                 Err(self.bury(mark(token)))
             }
         }
+    }
+
+    /// What stands on the shelf, or what was there once, if that is newer.
+    fn newest(&self, seen: Option<Record>) -> Option<Record> {
+        let mut memory = self.memory();
+        let generation = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.generation);
+        if generation(&seen) >= generation(&memory.newest) {
+            memory.newest.clone_from(&seen);
+            return seen;
+        }
+        memory.newest.clone()
     }
 
     /// The access token of a newer generation than the one that was given out last, if it still lives for a while.

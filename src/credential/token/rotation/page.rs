@@ -42,6 +42,7 @@ pub(super) struct Page {
 }
 
 /// What one exchange gave. No `Debug`: it holds tokens.
+#[derive(Clone)]
 pub(super) struct Record {
     /// One more than the one before.
     pub generation: u64,
@@ -50,6 +51,7 @@ pub(super) struct Record {
     access: Option<Access>,
 }
 
+#[derive(Clone)]
 struct Access {
     token: Zeroizing<String>,
     /// Tells what it was asked for with from all else: endpoint, client, scopes and so on.

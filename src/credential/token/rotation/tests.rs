@@ -187,6 +187,86 @@ async fn a_restart_goes_on_with_what_was_kept() {
     assert_eq!((second.value().as_deref(), provider.issued()), (Some("access-2"), 2));
 }
 
+/// The place is empty, or as it was two generations ago: the seed and what was used up are not sent.
+#[tokio::test]
+async fn a_place_that_lost_its_page_or_went_back_gets_the_newest_one_again() {
+    for goes_back in [false, true] {
+        let (directory, provider) = (directory(), Provider::new(3600).await);
+        let path = directory.path().join("grant");
+        let start = || {
+            Process::start(&provider, "{ file: grant }", directory.path(), Stores::built_in(directory.path()))
+        };
+        let (first, second) = (start(), start());
+        first.token.obtain().await.unwrap();
+        let old = std::fs::read(&path).unwrap();
+        assert_eq!(first.token.heal_refresh().await, RefreshOutcome::Changed);
+        // This one has only seen it there.
+        second.token.obtain().await.unwrap();
+        assert_eq!((second.value().as_deref(), provider.issued()), (Some("access-2"), 2));
+        for number in [3, 4] {
+            if goes_back {
+                std::fs::write(&path, &old).unwrap();
+            } else {
+                std::fs::remove_file(&path).unwrap();
+            }
+            // No healing follows another within 30 s.
+            pass(Duration::from_secs(31)).await;
+            // The one that has only seen the newest there; the other then takes what it brought.
+            assert_eq!(second.token.heal_refresh().await, RefreshOutcome::Changed);
+            assert_eq!(first.token.heal_refresh().await, RefreshOutcome::Changed);
+            assert_eq!(
+                [first.value(), second.value()],
+                [format!("access-{number}"), format!("access-{number}")].map(Some)
+            );
+            assert_eq!(provider.issued(), number);
+        }
+        let asked = provider.server.asked();
+        let sent = |token: &str| asked.iter().filter(|asked| asked.body.contains(token)).count();
+        assert_eq!((sent("seed-token-1"), sent("refresh-1"), asked.len()), (1, 1, 4), "{goes_back}");
+        let late = start();
+        late.token.obtain().await.unwrap();
+        assert_eq!((late.value().as_deref(), provider.issued()), (Some("access-4"), 4));
+    }
+}
+
+/// Another process has a new refresh token in its policy, and its page: that stays until something better is there.
+#[tokio::test]
+async fn what_another_key_has_sealed_is_not_written_over_by_what_is_remembered() {
+    struct Answers(std::path::PathBuf, std::sync::Mutex<Vec<String>>);
+    impl Exchange for Answers {
+        fn ask<'a>(&'a self, token: &'a [u8]) -> BoxFuture<'a, Result<TokenAnswer, TokenFault>> {
+            Box::pin(async move {
+                let kept = std::fs::read_to_string(&self.0).unwrap();
+                self.1.lock().unwrap().push(kept);
+                match token {
+                    b"seed" => Ok(TokenAnswer::of(r#"{"access_token":"a","refresh_token":"r"}"#)),
+                    b"r" => Err(TokenFault::Http(crate::secret::http::HttpError::TimedOut)),
+                    _ => panic!("nobody has such a token"),
+                }
+            })
+        }
+        fn lifetime(&self) -> Option<Duration> {
+            None
+        }
+        fn mark(&self) -> &str {
+            "mine"
+        }
+    }
+    let directory = directory();
+    let path = directory.path().join("grant");
+    let (state, shelf) = (GrantState::default(), Shelf::File(file::FileShelf::new(&path)));
+    let exchange = Answers(path.clone(), Default::default());
+    state.rotating(b"seed", &shelf, &exchange).await.unwrap();
+    std::fs::write(&path, r#"{"grant":"of-another"}"#).unwrap();
+    // Not the seed, which was used up; and the other's page stands before, during and after it.
+    assert_eq!(
+        state.rotating(b"seed", &shelf, &exchange).await.err(),
+        Some(TokenFault::Http(crate::secret::http::HttpError::TimedOut))
+    );
+    assert!(exchange.1.lock().unwrap()[1].contains("of-another"));
+    assert!(std::fs::read_to_string(&path).unwrap().contains("of-another"));
+}
+
 #[tokio::test]
 async fn an_access_token_of_other_scopes_is_not_taken_from_the_shelf() {
     let (directory, provider) = (directory(), Provider::new(3600).await);
