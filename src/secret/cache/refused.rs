@@ -105,8 +105,11 @@ mod tests {
         let known = |number| refused.of(&key(number)).is_some();
         assert_eq!([0, 1, 2, MOST].map(known), [true, false, true, true]);
         refused.forget(&key(2));
-        let (table, ages) = (refused.lock().by_key.len(), refused.lock().by_age.len());
-        assert_eq!((table, ages), (MOST - 1, MOST - 1));
+        let sizes = {
+            let table = refused.lock();
+            (table.by_key.len(), table.by_age.len())
+        };
+        assert_eq!(sizes, (MOST - 1, MOST - 1));
         refused.forget_all();
         assert!(!known(0));
     }
