@@ -127,7 +127,12 @@ impl Renewal {
             // One that waits is looked at for its time, and not read again.
             Some(next) if mark == self.seen => self.take(next, now),
             None if mark == self.seen => return,
-            Some(_) | None => self.read().and_then(|found| self.take(found, now)),
+            waiting => match (self.read(), waiting) {
+                (Ok(found), _) => self.take(found, now),
+                // Half a write, or a file that is gone: the one that waits keeps its time.
+                (Err(error), Some(next)) => self.take(next, now).and(Err(error)),
+                (Err(error), None) => Err(error),
+            },
         };
         match looked {
             Ok(()) => (self.seen, self.told) = (mark, None),

@@ -37,9 +37,10 @@ const BODY: Duration = Duration::from_secs(2);
 /// A body of which it is said that it has no more bytes than this is small. A pod that people write has a few KiB.
 const SMALL: usize = 64 * 1024;
 /// How long a small one may take to come: it is sent at once, by whoever has it.
-const SMALL_BODY: Duration = Duration::from_secs(1);
-/// So many small ones of one address at a time.
-pub(super) const SMALL_PLACES: usize = 16;
+const SMALL_BODY: Duration = Duration::from_millis(250);
+/// So many small ones of one address at a time: they take milliseconds each, and from as many addresses as there are connections (512)
+/// those that never come hold up the others by 512 x 2 / 128 x 0.25 s = 2 s.
+pub(super) const SMALL_PLACES: usize = 2;
 /// So many of all, which is 8 MiB.
 const ALL_SMALL_PLACES: usize = 128;
 

@@ -169,7 +169,7 @@ find / \( -path /usr -o -path '/lib*' -o -path /bin -o -path /sbin -o -path /pro
   grep -q -e 'sk_canary_from_the[_]mounted_secret' -e 'PRIVATE[ ]KEY' -e 'token for[ ]vault' "$file" 2>/dev/null && echo "FOUND in $file"
 done
 for process in /proc/[0-9]*; do
-  tr '\\0' ' ' < "$process/cmdline" 2>/dev/null | grep -q 'run --[c]onfig' && echo "SEES process $process"
+  tr '\0' ' ' < "$process/cmdline" 2>/dev/null | grep -q 'run --[c]onfig' && echo "SEES process $process"
   ls "$process/root/var/lib/outgate/ca" 2>/dev/null && echo "WALKS into $process"
 done
 (: >> /var/run/outgate/ca-bundle.pem) 2>/dev/null && echo "WROTE the bundle"

@@ -48,6 +48,20 @@ def reached(policy, address):
     return False
 
 
+def metadata_addresses():
+    """As the program knows them."""
+    text = (ROOT / "src" / "upstream" / "ranges.rs").read_text()
+    four = [".".join(part.split(", ")) for part in re.findall(r"Ipv4Addr::new\(([\d, ]+)\)", block(text, "METADATA_V4"))]
+    six = [":".join(format(int(word, 0), "x") for word in part.split(", "))
+           for part in re.findall(r"Ipv6Addr::new\(([\w, ]+)\)", block(text, "METADATA_V6"))]
+    assert len(four) >= 6 and len(six) >= 3, (four, six)
+    return four + six
+
+
+def block(text, name):
+    return text.split(f"const {name}", 1)[1].split("];", 1)[0]
+
+
 class Charts(unittest.TestCase):
     def test_lint_is_strict_and_silent(self):
         with AppChart() as app:
@@ -344,7 +358,7 @@ class Objects(unittest.TestCase):
         inside, outside = (found[f"NetworkPolicy/egress-outgate-{which}"]["spec"] for which in ("inside", "outside"))
         self.assertEqual(inside["podSelector"], {})
         self.assertEqual(outside["podSelector"]["matchLabels"], {"outgate.dev/injected": "true"})
-        for address in ("169.254.169.254", "169.254.170.2", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254", "fe80::a9fe:a9fe"):
+        for address in (*metadata_addresses(), "fe80::a9fe:a9fe"):
             for policy in (inside, outside):
                 self.assertFalse(reached(policy, address), address)
         for address, by_all, by_some in [("10.1.2.3", True, True), ("100.64.0.1", True, True), ("fd12::1", True, True),
