@@ -1,7 +1,7 @@
 //! Laying one tree over another: `defaults` under a preset, a preset under a provider, a provider under a route.
 //!
 //! Maps merge key by key at every depth. Lists and scalars replace, also across kinds: `retry: off` over a map removes what
-//! a preset gave, and a map over `off` stands alone. Two lists, named in a closed table, are added instead. Every value
+//! a preset gave, and a map over `off` stands alone. A few lists, named in closed tables, are added instead. Every value
 //! keeps the place it was written at.
 
 use super::tree::{Entry, Node, Value};
@@ -13,18 +13,44 @@ enum Lists {
     Before,
     /// The upper ones are added; one with the `name` of a lower one takes its place.
     ByName,
+    /// The upper ones are added.
+    Added,
+}
+
+/// Which lists come together: those of a map, and those of maps in it.
+#[derive(Clone, Copy)]
+struct Rules {
+    lists: &'static [(&'static str, Lists)],
+    inside: &'static [(&'static str, &'static [(&'static str, Lists)])],
+}
+
+impl Rules {
+    /// Those of the map under a key.
+    fn of(self, key: &str) -> Self {
+        let found = self.inside.iter().find(|(name, _)| *name == key);
+        Self { lists: found.map_or(&[], |(_, lists)| *lists), inside: &[] }
+    }
 }
 
 /// The keys whose lists do not simply replace. They count at the top of the merged maps only (of a provider, a route, a
 /// preset), so that a preset's parameter of the same name is not touched.
 const LISTS: [(&str, Lists); 2] = [("responses", Lists::Before), ("limits", Lists::ByName)];
+/// What is masked stays masked, whoever asked for it.
+const REDACT: [(&str, Lists); 2] = [("query", Lists::Added), ("path", Lists::Added)];
+const REMOVE: [(&str, Lists); 1] = [("remove", Lists::Added)];
 
 /// `over` laid over `base`. The keys of `base` come first, in its order.
 pub fn merge(base: &Node, over: &Node) -> Node {
-    merge_nodes(base, over, &LISTS)
+    merge_nodes(base, over, Rules { lists: &LISTS, inside: &[("redact", &REDACT)] })
 }
 
-fn merge_nodes(base: &Node, over: &Node, lists: &[(&str, Lists)]) -> Node {
+/// A preset laid over `defaults`: what the team has taken out of all requests is taken out of these too.
+pub fn merge_preset(defaults: &Node, preset: &Node) -> Node {
+    let inside = &[("redact", &REDACT as &[_]), ("headers", &REMOVE), ("query", &REMOVE)];
+    merge_nodes(defaults, preset, Rules { lists: &LISTS, inside })
+}
+
+fn merge_nodes(base: &Node, over: &Node, lists: Rules) -> Node {
     match (&base.value, &over.value) {
         (Value::Mapping(lower), Value::Mapping(upper)) => {
             Node { value: Value::Mapping(merge_entries(lower, upper, lists)), place: over.place }
@@ -33,7 +59,7 @@ fn merge_nodes(base: &Node, over: &Node, lists: &[(&str, Lists)]) -> Node {
     }
 }
 
-fn merge_entries(lower: &[Entry], upper: &[Entry], lists: &[(&str, Lists)]) -> Vec<Entry> {
+fn merge_entries(lower: &[Entry], upper: &[Entry], lists: Rules) -> Vec<Entry> {
     let find = |entries: &[Entry], key: &str| entries.iter().position(|entry| entry.key == key);
     let mut merged: Vec<Entry> = lower
         .iter()
@@ -46,21 +72,25 @@ fn merge_entries(lower: &[Entry], upper: &[Entry], lists: &[(&str, Lists)]) -> V
     merged
 }
 
-fn merge_values(base: &Node, over: &Entry, lists: &[(&str, Lists)]) -> Node {
+fn merge_values(base: &Node, over: &Entry, rules: Rules) -> Node {
     // A credential is one thing: a `bearer` over a `basic` is not both.
     if over.key == "credential" {
         return over.value.clone();
     }
-    let rule = lists.iter().find(|(key, _)| *key == over.key).map(|(_, rule)| *rule);
+    let rule = rules.lists.iter().find(|(key, _)| *key == over.key).map(|(_, rule)| *rule);
     match (rule, &base.value, &over.value.value) {
         (Some(rule), Value::Sequence(lower), Value::Sequence(upper)) => {
             let items = match rule {
                 Lists::Before => upper.iter().chain(lower).cloned().collect(),
                 Lists::ByName => add_by_name(lower, upper),
+                Lists::Added => {
+                    let known = |high: &&Node| lower.iter().any(|low| low.as_str() == high.as_str());
+                    lower.iter().chain(upper.iter().filter(|high| !known(high))).cloned().collect()
+                }
             };
             Node { value: Value::Sequence(items), place: over.value.place }
         }
-        _ => merge_nodes(base, &over.value, &[]),
+        _ => merge_nodes(base, &over.value, rules.of(&over.key)),
     }
 }
 
@@ -124,11 +154,34 @@ mod tests {
                 "{limits=[{name=x burst=4} {name=y rate=2/s} {name=z rate=3/s} {rate=5/s}]}",
             ),
             ("limits: [{rate: 1/s}]", "limits: [{rate: 2/s}]", "{limits=[{rate=1/s} {rate=2/s}]}"),
+            (
+                "redact: {path: [/a/*], query: [k]}",
+                "redact: {path: [/b/*, /a/*]}",
+                "{redact={path=[/a/* /b/*] query=[k]}}",
+            ),
+            ("redact: {path: [a]}", "redact: null", "{redact=null}"),
+            ("headers: {remove: [a]}", "headers: {remove: [b]}", "{headers={remove=[b]}}"),
             // Only at the top: what lies deeper under the same name is another key.
             ("with: {limits: [a]}", "with: {limits: [b]}", "{with={limits=[b]}}"),
             ("a: {responses: [a]}", "a: {responses: [b]}", "{a={responses=[b]}}"),
         ] {
             assert_eq!(plain(&merge(&read(base), &read(over))), merged, "{base} | {over}");
+        }
+    }
+
+    #[test]
+    fn a_preset_takes_nothing_back_of_what_defaults_remove() {
+        for (defaults, preset, merged) in [
+            (
+                "headers: {remove: [cookie]}",
+                "headers: {remove: [x-api-key, cookie]}",
+                "{headers={remove=[cookie x-api-key]}}",
+            ),
+            ("query: {remove: [a]}", "query: {remove: [b]}", "{query={remove=[a b]}}"),
+            ("redact: {path: [/a/*]}", "redact: {path: [/b/*]}", "{redact={path=[/a/* /b/*]}}"),
+            ("headers: {set: {a: b}}", "headers: {set: {a: c}}", "{headers={set={a=c}}}"),
+        ] {
+            assert_eq!(plain(&merge_preset(&read(defaults), &read(preset))), merged, "{defaults} | {preset}");
         }
     }
 

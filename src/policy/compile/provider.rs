@@ -7,7 +7,7 @@ use super::upstream::Addresses;
 use crate::credential::kinds::header::header_name;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant, TenantFrom};
-use crate::policy::merge::merge;
+use crate::policy::merge::{merge, merge_preset};
 use crate::policy::pattern::{HostMap, HostPattern};
 use crate::policy::preset::apply::Applied;
 use crate::policy::schema::{Intercept, PolicyConfig, ProviderConfig, TenantFromConfig};
@@ -51,7 +51,7 @@ pub(super) struct Texts<'a> {
 
 impl<'a> Texts<'a> {
     fn of(defaults: &Node, preset: Option<&'a Applied>, own: &'a Node) -> Self {
-        let lower = preset.map_or_else(|| defaults.clone(), |preset| merge(defaults, &preset.base));
+        let lower = preset.map_or_else(|| defaults.clone(), |preset| merge_preset(defaults, &preset.base));
         let merged = merge(&lower, own);
         Self { lower, preset, own, merged }
     }
