@@ -106,17 +106,20 @@ pub struct Leave {
     /// How often leave was taken back from all who had it; grows only.
     recalls: Arc<AtomicU32>,
     given_at: u32,
+    /// The leave that was given further out, which must hold as well.
+    outer: Option<Arc<Leave>>,
 }
 
 impl Leave {
-    /// Leave that holds until `recalls` is another number than `given_at`.
-    pub fn new(recalls: Arc<AtomicU32>, given_at: u32) -> Self {
-        Self { recalls, given_at }
+    /// Leave that holds until `recalls` is another number than `given_at`, and as long as `outer` does.
+    pub fn new(recalls: Arc<AtomicU32>, given_at: u32, outer: Option<Arc<Leave>>) -> Self {
+        Self { recalls, given_at, outer }
     }
 
     /// Whether it was not taken back.
     pub fn holds(&self) -> bool {
         self.recalls.load(Ordering::Acquire) == self.given_at
+            && self.outer.as_ref().is_none_or(|outer| outer.holds())
     }
 }
 

@@ -181,7 +181,7 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
     let waits = layers.concurrency.is_some() || !layers.limits.is_empty();
     let rechecked = waits && layers.quota.as_ref().is_some_and(|(_, settings, _)| settings.learn);
     if rechecked {
-        stack = RouteService::boxing(Recheck::new(stack));
+        stack = RouteService::new(Recheck::new(stack));
     }
     // Inside the rate limits, so that a permit is never held through their waits; held until the answer's body ends.
     if let Some((permits, shadow)) = layers.concurrency {
@@ -208,12 +208,12 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
         // Around it: a bucket is waited for when the host as a whole may be asked again.
         if let Some((quota, settings, shadow)) = wide {
             let keys = layers.keys.clone();
-            stack = RouteService::new(QuotaLayer::wide(stack, quota, settings, keys, shadow));
+            stack = RouteService::new(QuotaLayer::wide(stack, quota, settings, keys, shadow, rechecked));
         }
     }
     // An open breaker refuses before a token is spent, and before anything waits.
     if let Some((breakers, shadow)) = layers.breaker {
-        stack = RouteService::boxing(circuit_breaker::Look::new(stack, breakers, shadow));
+        stack = RouteService::new(circuit_breaker::Look::new(stack, breakers, shadow));
     }
     // Outside the attempt timeouts and inside the deadline: it counts for what the app waits for. The replay buffer exists
     // only where something can be sent again.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::breaker::{Breaker, Running};
-use super::settings::BreakerSettings;
+use super::settings::{BreakerSettings, Fallback};
 use super::status::{BreakersStatus, Counters};
 use crate::message::target::{Host, Target};
 
@@ -135,6 +135,10 @@ impl Breakers {
     /// The settings of now.
     pub fn settings(&self) -> Arc<BreakerSettings> {
         self.settings.load_full()
+    }
+
+    pub(super) fn has_static_fallback(&self) -> bool {
+        matches!(self.settings.load().fallback, Fallback::Static(_))
     }
 
     pub(super) fn counters(&self) -> &Counters {

@@ -19,7 +19,7 @@ use super::settings::Fallback;
 use crate::message::body::{Body, BodyError};
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::{EgressRequest, Exchange};
-use crate::resilience::Inner;
+use crate::resilience::{Inner, Pending};
 
 type Answer = Result<Response<Body>, Failure>;
 
@@ -65,67 +65,45 @@ impl<S> Look<S> {
     }
 }
 
-impl<S: Inner> Service<EgressRequest> for Look<S> {
+impl<S: Inner<Future = Pending>> Service<EgressRequest> for Look<S> {
     type Response = Response<Body>;
     type Error = Failure;
-    type Future = LookFuture<S::Future>;
+    type Future = Pending;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: EgressRequest) -> Self::Future {
-        let exchange = request.exchange.clone();
-        let answer = match (self.breakers.look(&request.target), &self.shadow) {
+    fn call(&mut self, request: EgressRequest) -> Pending {
+        match (self.breakers.look(&request.target), &self.shadow) {
             (Err(refusal), None) => {
                 count(&self.breakers.counters().refused);
-                Either::Left(at_once(Err(refused(refusal))))
+                return Box::pin(at_once(instead(&self.breakers, &request.exchange, refused(refusal))));
             }
-            (Err(_), Some(label)) => {
-                let_pass(&self.breakers, &request.exchange, label);
-                Either::Right(self.inner.call(request))
-            }
-            (Ok(()), _) => Either::Right(self.inner.call(request)),
-        };
-        LookFuture { answer, breakers: self.breakers.clone(), exchange }
-    }
-}
-
-pin_project! {
-    /// The future of [`Look`].
-    pub struct LookFuture<F> {
-        #[pin]
-        answer: Either<Ready<Answer>, F>,
-        breakers: Arc<Breakers>,
-        exchange: Arc<Exchange>,
-    }
-}
-
-impl<F: Future<Output = Answer>> Future for LookFuture<F> {
-    type Output = Answer;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
-        let this = self.project();
-        match ready!(this.answer.poll(cx)) {
-            // Where an attempt before this one may have acted, the app must hear that, and no soothing answer.
-            Err(failure) if failure.fault == Fault::BreakerOpen && !this.exchange.acted_earlier() => {
-                Poll::Ready(instead(this.breakers, failure))
-            }
-            answer => Poll::Ready(answer),
+            (Err(_), Some(label)) => let_pass(&self.breakers, &request.exchange, label),
+            (Ok(()), _) => {}
         }
+        // Most have none, and then there is nothing to be done with the answer.
+        if !self.breakers.has_static_fallback() {
+            return self.inner.call(request);
+        }
+        let (breakers, exchange) = (self.breakers.clone(), request.exchange.clone());
+        let call = self.inner.call(request);
+        Box::pin(async move { call.await.or_else(|failure| instead(&breakers, &exchange, failure)) })
     }
 }
 
-/// The static fallback, or the refusal. With `stale` the cache outside sees the refusal, and does what it can.
-fn instead(breakers: &Breakers, failure: Failure) -> Answer {
+/// The static fallback for an open breaker, or the failure. With `stale` the cache outside sees the refusal, and does what it can.
+/// Where an attempt before this one may have acted, the app must hear that, and no soothing answer.
+fn instead(breakers: &Breakers, exchange: &Exchange, failure: Failure) -> Answer {
     match &breakers.settings().fallback {
-        Fallback::None | Fallback::Stale => Err(failure),
-        Fallback::Static(answer) => {
+        Fallback::Static(answer) if failure.fault == Fault::BreakerOpen && !exchange.acted_earlier() => {
             count(&breakers.counters().fallbacks);
             let mut response = answer.response();
             response.extensions_mut().insert(FallbackAnswer);
             Ok(response)
         }
+        Fallback::Static(_) | Fallback::None | Fallback::Stale => Err(failure),
     }
 }
 

@@ -40,30 +40,32 @@ impl<S: Inner> Service<EgressRequest> for Concurrency<S> {
     }
 
     fn call(&mut self, request: EgressRequest) -> Pending {
-        let mut inner = self.inner.clone();
-        let (permits, shadow) = (self.permits.clone(), self.shadow.clone());
-        Box::pin(async move {
-            let held = match shadow {
-                None => Some(permits.enter(&request.exchange).await?),
-                Some(label) => permits.try_enter().or_else(|| let_pass(&permits, &request.exchange, &label)),
-            };
-            let response = inner.call(request).await?;
-            Ok(match held {
-                Some(held) => until_end(response, held),
-                None => response,
-            })
-        })
+        let held = match (self.permits.try_enter(), &self.shadow) {
+            (Some(held), _) => held,
+            (None, Some(label)) => {
+                let_pass(&self.permits, &request.exchange, label);
+                return Box::pin(self.inner.call(request));
+            }
+            (None, None) => {
+                let (mut inner, permits) = (self.inner.clone(), self.permits.clone());
+                return Box::pin(async move {
+                    let held = permits.enter(&request.exchange).await?;
+                    Ok(until_end(inner.call(request).await?, held))
+                });
+            }
+        };
+        let call = self.inner.call(request);
+        Box::pin(async move { Ok(until_end(call.await?, held)) })
     }
 }
 
 /// Shadow mode: the request passes, without a permit. A request that has several attempts is counted once.
-fn let_pass(permits: &Permits, exchange: &Exchange, label: &Arc<str>) -> Option<Held> {
+fn let_pass(permits: &Permits, exchange: &Exchange, label: &Arc<str>) {
     let known = exchange.facts().shadowed.contains(label);
     if !known {
         exchange.shadowed(label);
         permits.let_pass();
     }
-    None
 }
 
 /// Ties the permit to the body, where there is one to come.

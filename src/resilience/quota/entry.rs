@@ -76,8 +76,8 @@ impl Entry {
     }
 
     /// What a request with this pass is asked about again before it is sent.
-    pub(super) fn leave(&self, pass: &Pass) -> Leave {
-        Leave::new(self.recalls.clone(), pass.recalls())
+    pub(super) fn leave(&self, pass: &Pass, outer: Option<Arc<Leave>>) -> Leave {
+        Leave::new(self.recalls.clone(), pass.recalls(), outer)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -68,38 +68,23 @@ impl<S> QuotaLayer<S> {
         shadow: Option<Arc<str>>,
         rechecked: bool,
     ) -> Self {
-        Self {
-            inner,
-            route: Arc::new(Route {
-                quota,
-                settings,
-                source,
-                shadow,
-                rechecked,
-                wide: false,
-                recent: ArcSwapOption::empty(),
-            }),
-        }
+        let recent = ArcSwapOption::empty();
+        let route = Route { quota, settings, source, shadow, rechecked, wide: false, recent };
+        Self { inner, route: Arc::new(route) }
     }
 
     /// Holds all buckets of a host while an answer to one of them says so ([`WholeHost`]). Stands around the layer that keeps the
-    /// buckets, where there is more than one; what waits further in already is not called back for the sake of another bucket.
+    /// buckets, where there is more than one.
     pub fn wide(
         inner: S,
         quota: Arc<Quota>,
         settings: QuotaSettings,
         source: KeySource,
         shadow: Option<Arc<str>>,
+        rechecked: bool,
     ) -> Self {
-        let route = Route {
-            quota,
-            settings,
-            source,
-            shadow,
-            rechecked: false,
-            wide: true,
-            recent: ArcSwapOption::empty(),
-        };
+        let recent = ArcSwapOption::empty();
+        let route = Route { quota, settings, source, shadow, rechecked, wide: true, recent };
         Self { inner, route: Arc::new(route) }
     }
 }
@@ -113,7 +98,7 @@ impl<S: Inner> Service<EgressRequest> for QuotaLayer<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: EgressRequest) -> Pending {
+    fn call(&mut self, mut request: EgressRequest) -> Pending {
         let route = self.route.clone();
         if !route.settings.learn {
             return Box::pin(self.inner.call(request));
@@ -122,12 +107,32 @@ impl<S: Inner> Service<EgressRequest> for QuotaLayer<S> {
         let (entry, named) = route.entry_of(&request, started);
         let exchange = request.exchange.clone();
         let pass = route.pass_at_once(&entry, &exchange, started);
-        let ticket = Ticket { route, entry, named, pass, exchange };
-        if ticket.pass.is_some() && !ticket.route.rechecked {
+        let mut ticket = Ticket {
+            route,
+            entry,
+            named,
+            pass,
+            exchange,
+            outer: request.leave.take().map(Arc::new),
+            recalls: 0,
+        };
+        if ticket.pass.is_none() {
+            return Box::pin(run(self.inner.clone(), ticket, request));
+        }
+        if !ticket.route.rechecked {
             let call = self.inner.call(request);
             return Box::pin(async move { ticket.settle(call.await) });
         }
-        Box::pin(run(self.inner.clone(), ticket, request))
+        request.leave = ticket.leave();
+        let (call, inner) = (self.inner.call(request), self.inner.clone());
+        // The future of the wait is large, and few need it.
+        Box::pin(async move {
+            let outcome = call.await;
+            match ticket.settle_or_back(outcome) {
+                Ok(outcome) => outcome,
+                Err(request) => Box::pin(run(inner, ticket, request)).await,
+            }
+        })
     }
 }
 
@@ -137,22 +142,17 @@ async fn run(
     mut ticket: Ticket,
     mut request: EgressRequest,
 ) -> Result<Response<Body>, Failure> {
-    let mut recalls = 0;
     let mut patience = ticket.route.settings.max_wait;
     loop {
         if ticket.pass.is_none() {
             patience = ticket.wait(patience).await?;
         }
-        request.leave = ticket.leave().filter(|_| recalls < MOST_RECALLS);
-        let mut outcome = inner.call(request).await;
-        let Some(unsent) = outcome.as_mut().err().and_then(|failure| failure.handed_back.take()) else {
-            return ticket.settle(outcome);
-        };
-        request = unsent.into_request();
-        recalls += 1;
-        count(&ticket.route.quota.counters.recalled, 1);
-        ticket.give_back(false);
-        ticket.pass = ticket.route.pass_at_once(&ticket.entry, &ticket.exchange, Instant::now());
+        request.leave = ticket.leave();
+        let outcome = inner.call(request).await;
+        match ticket.settle_or_back(outcome) {
+            Ok(outcome) => return outcome,
+            Err(unsent) => request = unsent,
+        }
     }
 }
 
@@ -304,6 +304,10 @@ struct Ticket {
     named: Option<Named>,
     pass: Option<Pass>,
     exchange: Arc<Exchange>,
+    /// The leave that a layer further out has given.
+    outer: Option<Arc<Leave>>,
+    /// How often it came back, because its leave was taken back.
+    recalls: u32,
 }
 
 impl Ticket {
@@ -320,12 +324,34 @@ impl Ticket {
 
     /// What the request is asked about again behind its other waits. Shadow mode holds nobody.
     fn leave(&self) -> Option<Leave> {
-        let pass = self.pass.as_ref().filter(|_| self.route.rechecked && self.route.shadow.is_none())?;
-        Some(self.entry.leave(pass))
+        let asked = self.route.rechecked && self.route.shadow.is_none() && self.recalls < MOST_RECALLS;
+        match self.pass.as_ref().filter(|_| asked) {
+            Some(pass) => Some(self.entry.leave(pass, self.outer.clone())),
+            None => self.outer.as_deref().cloned(),
+        }
+    }
+
+    /// The same as [`Ticket::settle`]; or, where it came back unsent, the request, and another pass for it if there is one. What a
+    /// layer further out has called back is that one's.
+    fn settle_or_back(
+        &mut self,
+        mut outcome: Result<Response<Body>, Failure>,
+    ) -> Result<Result<Response<Body>, Failure>, EgressRequest> {
+        if self.outer.as_ref().is_some_and(|outer| !outer.holds()) {
+            return Ok(self.settle(outcome));
+        }
+        let Some(unsent) = outcome.as_mut().err().and_then(|failure| failure.handed_back.take()) else {
+            return Ok(self.settle(outcome));
+        };
+        self.recalls += 1;
+        count(&self.route.quota.counters.recalled, 1);
+        self.give_back(false);
+        self.pass = self.route.pass_at_once(&self.entry, &self.exchange, Instant::now());
+        Err(unsent.into_request())
     }
 
     /// Learns from what the request came to.
-    fn settle(mut self, outcome: Result<Response<Body>, Failure>) -> Result<Response<Body>, Failure> {
+    fn settle(&mut self, outcome: Result<Response<Body>, Failure>) -> Result<Response<Body>, Failure> {
         match &outcome {
             Ok(answer) => self.answered(answer),
             Err(failure) => self.give_back(failure.progress != Progress::NotSent),

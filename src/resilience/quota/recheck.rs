@@ -2,14 +2,14 @@
 
 use std::task::{Context, Poll};
 
-use futures_util::future::{Either, Ready, ready};
+use futures_util::future::ready;
 use http::Response;
 use tower::Service;
 
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::{EgressRequest, Leave};
-use crate::resilience::Inner;
+use crate::resilience::{Inner, Pending};
 
 /// Stands behind the waits for limits and permits: what queued there before the provider throttled, or before it told that
 /// nothing is left, goes back to wait for its quota, and what it had taken meanwhile is given back.
@@ -25,19 +25,19 @@ impl<S> Recheck<S> {
     }
 }
 
-impl<S: Inner> Service<EgressRequest> for Recheck<S> {
+impl<S: Inner<Future = Pending>> Service<EgressRequest> for Recheck<S> {
     type Response = Response<Body>;
     type Error = Failure;
-    type Future = Either<Ready<Result<Response<Body>, Failure>>, S::Future>;
+    type Future = Pending;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: EgressRequest) -> Self::Future {
+    fn call(&mut self, request: EgressRequest) -> Pending {
         if request.leave.as_ref().is_none_or(Leave::holds) {
-            return Either::Right(self.inner.call(request));
+            return self.inner.call(request);
         }
-        Either::Left(ready(Err(Failure::not_sent(Fault::QuotaHeld).handing_back(request))))
+        Box::pin(ready(Err(Failure::not_sent(Fault::QuotaHeld).handing_back(request))))
     }
 }

@@ -83,11 +83,21 @@ impl Claims {
         Some(Self { limits: limits.clone(), first, more, exchange: request.exchange.clone() })
     }
 
-    /// Takes a token of each limit, and waits for them where the limits say so.
-    pub async fn admit(&mut self) -> Result<(), Failure> {
-        if let Err(missing) = self.take_all() {
-            self.wait_for_all(missing).await?;
-        }
+    /// Takes a token of each limit, if each has one now. `Err` with the first that has none.
+    pub fn admit_at_once(&mut self) -> Result<(), usize> {
+        self.take_all()?;
+        self.admitted();
+        Ok(())
+    }
+
+    /// Waits for what is `missing`, where the limits say so, and takes a token of each.
+    pub async fn admit(&mut self, missing: usize) -> Result<(), Failure> {
+        self.wait_for_all(missing).await?;
+        self.admitted();
+        Ok(())
+    }
+
+    fn admitted(&mut self) {
         self.try_out();
         for index in 0..self.limits.enforced {
             let (limit, claim) = self.at(index);
@@ -96,7 +106,6 @@ impl Claims {
                 Counts::count(&limit.counts().waited);
             }
         }
-        Ok(())
     }
 
     /// What became of the request: tokens are spent, unless nothing was sent because of outgate itself.

@@ -51,11 +51,21 @@ impl<S: Inner> Service<EgressRequest> for RateLimit<S> {
     }
 
     fn call(&mut self, request: EgressRequest) -> Pending {
+        let Some(mut claims) = Claims::new(&self.limits, &request) else {
+            return Box::pin(self.inner.call(request));
+        };
+        // Mostly there is a token for it; the future of the wait is large, and would be moved for each request.
+        let Err(missing) = claims.admit_at_once() else {
+            let call = self.inner.call(request);
+            return Box::pin(async move {
+                let outcome = call.await;
+                claims.settle(&outcome);
+                outcome
+            });
+        };
         let mut inner = self.inner.clone();
-        let claims = Claims::new(&self.limits, &request);
         Box::pin(async move {
-            let Some(mut claims) = claims else { return inner.call(request).await };
-            claims.admit().await?;
+            claims.admit(missing).await?;
             let outcome = inner.call(request).await;
             claims.settle(&outcome);
             outcome

@@ -93,14 +93,14 @@ async fn a_dear_request_takes_its_cost_of_the_limits_that_count_it() {
     let (provider, calls) = provider();
     let units = limiter(LimitSettings { unit: Unit::Cost, ..settings("110/s", 11) });
     let requests = limiter(settings("100/s", 10));
-    let layer = |cost: u32| {
+    let layer = &|cost: u32| {
         let limits = vec![units.clone(), requests.clone()];
         let source = KeySource { route: "r".into(), ..KeySource::default() };
         RateLimit::costing(provider.clone(), limits, source, false, NonZeroU32::new(cost).unwrap())
     };
     // 11 at once, then 100 units a second: the dear one waits for five, and the cheap one behind it for its own.
     let costs = [5, 5, 6, 1];
-    let answers = join_all(costs.iter().map(|cost| layer(*cost).call(of(cost)))).await;
+    let answers = join_all(costs.map(|cost| async move { layer(cost).call(of(cost)).await })).await;
     assert!(answers.iter().all(Result::is_ok));
     assert_eq!(tenants(&calls), ["5", "5", "6", "1"]);
     for ((at, _), expected) in calls.lock().unwrap().iter().zip([0, 0, 50, 60]) {

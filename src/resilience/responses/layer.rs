@@ -12,7 +12,7 @@ use super::{encoding, look};
 use crate::message::body::Body;
 use crate::message::failure::Failure;
 use crate::message::request::EgressRequest;
-use crate::resilience::verdict::WholeHost;
+use crate::resilience::verdict::{Verdict, WholeHost};
 use crate::resilience::{Inner, Pending};
 
 /// Notes the verdict of the table on each answer. Stands innermost of the resilience layers, around the attempt timeouts,
@@ -45,23 +45,31 @@ impl<S: Inner> Service<EgressRequest> for Judge<S> {
         }
         let call = self.inner.call(request);
         let table = self.table.clone();
+        if !table.looks() {
+            return Box::pin(async move { Ok(judged_by_head(&table, call.await?)) });
+        }
         Box::pin(async move { Ok(judged(&table, call.await?).await) })
     }
 }
 
+/// The answer with its verdict, where no row looks into bodies.
+fn judged_by_head(table: &Table, answer: Response<Body>) -> Response<Body> {
+    let (head, body) = answer.into_parts();
+    let row = table.rows().iter().find(|row| row.matches_head(&head));
+    let verdict = table.verdict(row, &head, None);
+    noted(verdict, row, Response::from_parts(head, body))
+}
+
 /// The answer with its verdict.
 async fn judged(table: &Table, answer: Response<Body>) -> Response<Body> {
-    let (head, mut body) = answer.into_parts();
+    let (head, body) = answer.into_parts();
     let mut look = Look::default();
-    let row = if table.looks() {
-        let row;
-        (row, body) = look.first(table, &head, body).await;
-        row
-    } else {
-        table.rows().iter().find(|row| row.matches_head(&head))
-    };
+    let (row, body) = look.first(table, &head, body).await;
     let verdict = table.verdict(row, &head, look.seen.as_ref());
-    let mut answer = Response::from_parts(head, body);
+    noted(verdict, row, Response::from_parts(head, body))
+}
+
+fn noted(verdict: Verdict, row: Option<&Row>, mut answer: Response<Body>) -> Response<Body> {
     verdict.note(&mut answer);
     if row.is_some_and(|row| row.whole_host) {
         WholeHost.note(&mut answer);

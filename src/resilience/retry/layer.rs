@@ -66,26 +66,45 @@ impl<S: Inner> Service<EgressRequest> for Retry<S> {
     }
 }
 
-/// All attempts of one request.
+/// All attempts of one request. Most need one, and nothing afterwards: what may follow is a future of its own, because a
+/// large one would be moved for each request.
 async fn run(
     mut inner: impl Inner,
     plan: Arc<Plan>,
     mut request: EgressRequest,
 ) -> Result<Response<Body>, Failure> {
-    let keyed = plan.key(&mut request).await?;
+    let keyed = match &plan.idempotency {
+        Some(_) => Box::pin(plan.key(&mut request)).await?,
+        None => Keyed::No,
+    };
     let mut course = Course::begin(plan, &mut request, keyed);
+    let (copy, call) = course.attempt(&mut inner, request);
+    let outcome = call.await;
+    let ended = course.ended(&outcome);
+    if course.is_over(ended) {
+        return outcome;
+    }
+    Box::pin(more(inner, course, copy, outcome, ended)).await
+}
+
+/// What follows an attempt.
+async fn more(
+    mut inner: impl Inner,
+    mut course: Course,
+    mut copy: Option<EgressRequest>,
+    mut outcome: Result<Response<Body>, Failure>,
+    mut ended: Outcome,
+) -> Result<Response<Body>, Failure> {
     loop {
-        course.mark(&mut request);
-        // Who sends once needs no copy.
-        let copy = course.replay.as_ref().map(|_| copy_head(&request));
-        let outcome = inner.call(request).await;
-        let ended = course.ended(&outcome);
-        let Some((again, step)) = copy.zip(course.next(ended).await) else {
+        let Some((mut request, step)) = copy.zip(course.next(ended).await) else {
             return course.finish(outcome, ended).await;
         };
         course.wait(outcome, step.after).await;
-        request = again;
         request.body = step.body;
+        let call;
+        (copy, call) = course.attempt(&mut inner, request);
+        outcome = call.await;
+        ended = course.ended(&outcome);
     }
 }
 
@@ -164,6 +183,30 @@ impl Course {
             course.replay = Some(replay);
         }
         course
+    }
+
+    /// Begins an attempt. With the head of the request for another one; who sends once needs none.
+    fn attempt<S: Inner>(
+        &mut self,
+        inner: &mut S,
+        mut request: EgressRequest,
+    ) -> (Option<EgressRequest>, S::Future) {
+        self.mark(&mut request);
+        let copy = self.replay.as_ref().map(|_| copy_head(&request));
+        (copy, inner.call(request))
+    }
+
+    /// Whether the attempt succeeded and its answer can be handed on as it is.
+    fn is_over(&mut self, ended: Outcome) -> bool {
+        let Outcome::Answered { verdict: Verdict { class: Class::Success, .. }, .. } = ended else {
+            return false;
+        };
+        if self.exchange.hint().is_some() {
+            return false;
+        }
+        self.worked();
+        self.accepted(Class::Success);
+        true
     }
 
     /// Says which credential the attempt shall carry; the layer that injects it says which it carried.

@@ -212,7 +212,11 @@ async fn the_fallback_stands_in_for_both_refusals() {
     let closed = Arc::new(Breakers::new("geo".into(), (*breakers.settings()).clone()));
     for mut stack in [
         tower::util::BoxCloneSyncService::new(both(provider.service(), &breakers)),
-        tower::util::BoxCloneSyncService::new(Look::new(refusing, closed.clone(), None)),
+        tower::util::BoxCloneSyncService::new(Look::new(
+            RouteService::boxing(refusing),
+            closed.clone(),
+            None,
+        )),
     ] {
         let response = stack.call(request_with(Body::empty(), None)).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
@@ -249,7 +253,7 @@ async fn in_shadow_mode_everything_passes_and_each_request_is_noted_once() {
     let (provider, breakers) = (Provider::new(0), breakers(rules()));
     let label: Arc<str> = "breaker".into();
     let take = Take::new(provider.service(), breakers.clone(), Some(label.clone()));
-    let stack = Look::new(take, breakers.clone(), Some(label.clone()));
+    let stack = Look::new(RouteService::boxing(take), breakers.clone(), Some(label.clone()));
     send_times(&stack, 5).await;
     let request = request_with(Body::empty(), None);
     let exchange = request.exchange.clone();

@@ -18,9 +18,9 @@ use crate::message::failure::{Failure, Fault};
 use crate::message::quantity::Ratio;
 use crate::message::request::EgressRequest;
 use crate::message::target::Host;
-use crate::resilience::Inner;
 use crate::resilience::timeout::tests::request_with;
 use crate::resilience::verdict::{Class, Verdict};
+use crate::resilience::{Inner, RouteService};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -135,7 +135,7 @@ fn to(host: &str, port: u16) -> EgressRequest {
 
 /// Both layers, with nothing between.
 fn both(inner: impl Inner, breakers: &Arc<Breakers>) -> impl Inner {
-    Look::new(Take::new(inner, breakers.clone(), None), breakers.clone(), None)
+    Look::new(RouteService::boxing(Take::new(inner, breakers.clone(), None)), breakers.clone(), None)
 }
 
 async fn send(stack: &impl Inner) -> Result<u16, Option<Duration>> {

@@ -50,7 +50,7 @@ impl Queued {
         ));
         let one = ConcurrencySettings { max: 1, max_wait: 10 * SECOND, max_queue: 100, shadow: false };
         let permits = Arc::new(Permits::new(one));
-        let stack = RouteService::boxing(Recheck::new(slow));
+        let stack = RouteService::new(Recheck::new(RouteService::boxing(slow)));
         let stack = RouteService::new(Concurrency::new(stack, permits.clone(), None));
         let stack = RouteService::new(RateLimit::new(stack, vec![limit.clone()], source(), false));
         let quota = Arc::new(Quota::new("p"));

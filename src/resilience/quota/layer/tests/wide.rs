@@ -1,8 +1,12 @@
 //! An answer that says so holds all buckets of the host, and no other answer does.
 
+use tower::service_fn;
+
 use super::*;
 use crate::resilience::RouteService;
+use crate::resilience::concurrency::{Concurrency, ConcurrencySettings, Permits};
 use crate::resilience::mistake::Mistakes;
+use crate::resilience::quota::Recheck;
 use crate::resilience::responses::config::{RowConfig, compile};
 
 /// A provider whose answers of 403 pause the host, and of 429 the bucket; and the two layers around it.
@@ -23,7 +27,7 @@ fn layers(
     let shadow: Option<Arc<str>> = shadow.map(Into::into);
     let inner = QuotaLayer::new(judged, quota.clone(), settings.clone(), source(), shadow.clone(), false);
     let inner = RouteService::new(inner);
-    (QuotaLayer::wide(inner, quota.clone(), settings, source(), shadow), quota, seen)
+    (QuotaLayer::wide(inner, quota.clone(), settings, source(), shadow, false), quota, seen)
 }
 
 #[tokio::test(start_paused = true)]
@@ -42,6 +46,41 @@ async fn an_answer_that_says_so_holds_all_buckets() {
         let status = quota.status();
         assert_eq!((status.throttled, status.held, status.refused), (1, 1, 0));
     }
+}
+
+/// What waits for a permit with a pass of its own bucket is called back, and asks again when the host may be asked.
+#[tokio::test(start_paused = true)]
+async fn what_waits_further_in_is_called_back_for_the_sake_of_another_bucket() {
+    let rows = "[{ when: { status: 403 }, is: throttle, pauses: host }]";
+    let rows: Vec<RowConfig> = serde_yaml::from_str(rows).unwrap();
+    let table = Arc::new(Table::new(compile(&rows, &mut Mistakes::default())));
+    let (started, reached) = (Instant::now(), Arc::<Mutex<Vec<(String, Duration)>>>::default());
+    let (answers, log) = (origin(&[(403, wait("30"))]).0, reached.clone());
+    let slow = service_fn(move |request: EgressRequest| {
+        log.lock().unwrap().push((request.path_and_query.to_string(), started.elapsed()));
+        let mut answers = answers.clone();
+        async move {
+            tokio::time::sleep(SECOND).await;
+            answers.call(request).await
+        }
+    });
+    let one = ConcurrencySettings { max: 1, max_wait: 10 * SECOND, max_queue: 100, shadow: false };
+    let permits = Arc::new(Permits::new(one));
+    let quota = Arc::new(Quota::new("p"));
+    let settings = QuotaSettings { bucket: Bucket::Path, ..patient() };
+    let stack = RouteService::new(Recheck::new(RouteService::new(Judge::new(slow, table))));
+    let stack = RouteService::new(Concurrency::new(stack, permits.clone(), None));
+    let stack = QuotaLayer::new(stack, quota.clone(), settings.clone(), source(), None, true);
+    let stack = QuotaLayer::wide(RouteService::new(stack), quota.clone(), settings, source(), None, true);
+    let stack = RouteService::new(stack);
+    let ask = async |path: &str| stack.send(request(path)).await.map(|answer| answer.status().as_u16()).ok();
+    let answers = tokio::join!(ask("/a"), ask("/b"), ask("/c"));
+    assert_eq!(answers, (Some(403), Some(200), Some(200)));
+    let reached = reached.lock().unwrap();
+    assert_eq!(reached[0].1, Duration::ZERO);
+    assert!(reached[1..].iter().all(|(_, at)| *at >= 31 * SECOND), "{reached:?}");
+    let status = quota.status();
+    assert_eq!((status.recalled, status.throttled, status.waiting, permits.status().running), (2, 1, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
