@@ -5,6 +5,8 @@ the builder is a busybox whose `cargo` hands out the program that was built outs
 that the sources are there. So every line of the Dockerfile runs but the compiler.
 """
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -187,3 +189,12 @@ class Image:
 
     def podman(self, *arguments, **options):
         return self.call("podman", *arguments, **options)
+
+
+@functools.cache
+def shared():
+    """The image, built once for all tests of a run."""
+    image = Image()
+    atexit.register(image.close)
+    image.build()
+    return image

@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 from engine import ROOT, missing
-from image import TAG, Image, included
+from image import TAG, Image, included, shared
 from pod import until
 
 MIB = 1024 * 1024
@@ -42,9 +42,7 @@ class Dockerfile(unittest.TestCase):
 class Built(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.image = Image()
-        cls.addClassCleanup(cls.image.close)
-        cls.image.build()
+        cls.image = shared()
 
     def test_what_it_says_of_itself(self):
         config = self.image.inspect()["Docker"]["config"]
