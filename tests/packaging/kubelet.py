@@ -13,11 +13,11 @@ import http.client
 import json
 import os
 import subprocess
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from image import TAG, Image
+from image import REDIRECT_TAG, TAG, Image
 from pod import Volumes, until
 
 APP = "localhost/outgate-packaging-app"
@@ -48,10 +48,20 @@ class Kubelet(Volumes):
         self.network = f"og-kubelet-{os.getpid()}-{time.monotonic_ns()}"
         self.shares = spec.get("shareProcessNamespace", False)
         self.containers, self.events = {}, []
-        # What the pod is asked to run where the render names an app that is not here.
+        # What a container runs in the place of the command that the render has.
         self.instead = {}
+        try:
+            self.connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def connect(self):
         subprocess.run(["ip", "netns", "add", self.network], check=True)
-        subprocess.run(["ip", "-n", self.network, "link", "set", "lo", "up"], check=True)
+        # A way out that leads nowhere, so that connections to other hosts begin at all.
+        for words in ("link set lo up", "link add eth0 type veth peer name nowhere", "addr add 198.51.100.2/24 dev eth0", "link set eth0 up",
+                      "link set nowhere up", "route add default dev eth0"):
+            subprocess.run(["ip", "-n", self.network, *words.split()], check=True)
 
     def close(self):
         # The last first: who shares the processes of another goes before it.
@@ -61,19 +71,15 @@ class Kubelet(Volumes):
         super().close()
 
     def within(self, work):
-        """Runs something with the pod's network: sockets that are made there stay there."""
-        result = []
-
+        """Runs something with the pod's network, which is a thread's own: sockets that are made there stay there."""
         def enter():
             with open(f"/run/netns/{self.network}") as file:
                 if LIBC.setns(file.fileno(), CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")
-            result.append(work())
+            return work()
 
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
-        return result[0]
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(enter).result()
 
     def get(self, port, path):
         """Status and text, as a kubelet or a scraper asks; no status where nobody answers."""
@@ -115,8 +121,8 @@ class Kubelet(Volumes):
         if name in self.containers:
             self.image.podman("rm", "-f", "-t", "0", self.containers.pop(name), check=False)
         # An app's image, which is not here, is the stand-in.
-        ours = spec["image"].startswith("outgate:")
-        image = [TAG] if ours else ["--volume=/usr:/usr:ro", APP]
+        ours = {"outgate": TAG, "outgate-redirect": REDIRECT_TAG}.get(spec["image"].split(":")[0])
+        image = [ours] if ours else ["--volume=/usr:/usr:ro", APP]
         command, arguments = self.instead.get(name, spec.get("command")), spec.get("args") or []
         if name in self.instead:
             arguments = []

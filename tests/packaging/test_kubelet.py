@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from engine import AppChart, objects, pod_spec, render, render_app
-from image import shared
+from image import shared, shared_redirect
 from kubelet import Kubelet, app_image, shell
 from pod import until
 from test_pod import HOST, KEY, Origin, ca_of, policy
@@ -26,7 +26,7 @@ CURL = "curl -sS --fail --max-time 20"
 SETTLE = f"#!/bin/sh\n{CURL} https://{HOST}/v1/settle || exit 9\nexit ${{SETTLE_CODE:-0}}\n"
 #: An app that serves until it is told to end, and calls out once more then.
 SERVE = shell(f"cat /var/run/outgate/ca-bundle.pem > /tmp/read-at-the-start.pem; "
-              f"trap '{CURL} https://{HOST}/v1/farewell; exit $?' TERM; while :; do sleep 0.1; done")
+              f"trap '{CURL} --resolve {HOST}:443:203.0.113.5 https://{HOST}/v1/farewell; exit $?' TERM; while :; do sleep 0.1; done")
 MIGRATE = {"name": "migrate", "image": "registry.example/shop:1.0.0", "command": shell(
     f"set -e; test -n \"$HTTPS_PROXY\"; test \"$SSL_CERT_FILE\" = /var/run/outgate/ca-bundle.pem; {CURL} -H 'Authorization: Bearer of-the-app' "
     f"https://{HOST}/v1/migrate; {CURL} http://127.0.0.1:3128/stripe/v1/local"),
@@ -177,6 +177,22 @@ class Pods(unittest.TestCase):
         asks = f"curl -sS -o /dev/null -w '%{{http_code}}' --max-time 5 https://{HOST}/v1/refunds"
         seconds = until("the new policy", lambda: pod.execute("shop", asks, check=False).stdout == "403", 5)
         print(f"\n# a swapped ConfigMap took effect after {seconds:.1f} s, podman included")
+
+    def test_a_redirected_pod(self):
+        """The rendered init container makes the rules with the image of Dockerfile.redirect; an app that knows no variables ends at outgate, and
+        outgate's own connections do not."""
+        shared_redirect()
+        values = self.given(uid=64532, app={"mode": "redirect", "users": [1000], "proxyVariables": False})
+        pod = self.kubelet(self.deployment(**values))
+        self.assertEqual(pod.spec["initContainers"][0]["image"], "outgate-redirect:0.1.0")
+        pod.start()
+        self.assertEqual(pod.events, ["started outgate-redirect", "ended outgate-redirect", "started outgate", "probed outgate", "started shop"])
+        self.assertNotIn("HTTPS_PROXY", pod.execute("shop", "env").stdout)
+        self.assert_calls(pod, arguments=f"--resolve {HOST}:443:203.0.113.5")
+        self.assert_seen(pod, "/v1/call")
+        other = pod.execute("shop", "curl -sS -k --max-time 5 --resolve elsewhere.example:443:203.0.113.5 https://elsewhere.example/", check=False)
+        self.assertNotEqual(other.returncode, 0)
+        self.assertEqual(pod.delete(), {"shop": 0, "outgate": 0})
 
     # Each line that it prints is something that it could read or do and must not. A pattern is written so that it does not find itself.
     THIEF = r"""
