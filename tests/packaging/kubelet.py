@@ -159,7 +159,9 @@ class Kubelet(Volumes):
         self.run(spec)
         name = spec["name"]
         if spec.get("startupProbe") and spec.get("restartPolicy") == "Always":
-            until(f"the startup probe of {name}", lambda: self.probe(spec, "startupProbe") == 200 or not self.running(name))
+            probe = spec["startupProbe"]
+            until(f"the startup probe of {name}", lambda: self.probe(spec, "startupProbe") == 200 or not self.running(name),
+                  probe["periodSeconds"] * probe["failureThreshold"])
             assert self.running(name), self.logs(name)
             self.events.append(f"probed {name}")
         hook = (spec.get("lifecycle") or {}).get("postStart")
