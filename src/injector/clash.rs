@@ -10,7 +10,7 @@
 //! | a container of the sidecar's user else | warning: it may signal the sidecar only where they share processes |
 //! | a container that mounts a volume of the sidecar's, or something else where outgate's certificates are | refused |
 //! | a container that names a port of the sidecar's | warning |
-//! | `terminationGracePeriodSeconds` too short for the sidecar's linger and drain | warning: it would be killed with requests on their way |
+//! | `terminationGracePeriodSeconds` (30 where it says nothing) too short for the sidecar's linger and drain | warning: it would be killed with requests on their way |
 
 use std::time::Duration;
 
@@ -63,14 +63,24 @@ pub fn check(spec: &Map<String, Value>, sidecar: &Sidecar, warnings: &mut Warnin
     Ok(())
 }
 
-/// Kubernetes fills in 30 s before it asks a webhook, so what the pod's author wrote and what nobody wrote look alike: it is told, and left
-/// as it is.
+/// What Kubernetes gives a pod that does not say it, in seconds.
+const GRACE: u64 = 30;
+
+/// Kubernetes fills the default in before it asks a webhook, so what the pod's author wrote and what nobody wrote look alike there: it is
+/// told, and left as it is. In a manifest that is not in a cluster yet it is still absent, and means the same.
 fn grace(spec: &Map<String, Value>, sidecar: &Sidecar, warnings: &mut Warnings) {
-    let Some(grace) = at(spec, &["terminationGracePeriodSeconds"]).and_then(Value::as_u64) else { return };
+    let (grace, is) = match at(spec, &["terminationGracePeriodSeconds"]) {
+        None => (GRACE, "is not set, which means"),
+        // Anything else that is no number of seconds is for Kubernetes to refuse.
+        Some(given) => match given.as_u64() {
+            Some(seconds) => (seconds, "is"),
+            None => return,
+        },
+    };
     let needed = sidecar.ends_within();
     if Duration::from_secs(grace) <= needed {
         warnings.push(format!(
-            "`terminationGracePeriodSeconds` is {grace}, and the sidecar may take {} to let requests finish: make it longer",
+            "`terminationGracePeriodSeconds` {is} {grace}, and the sidecar may take {} to let requests finish: make it longer",
             humantime::format_duration(needed)
         ));
     }

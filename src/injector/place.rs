@@ -5,7 +5,7 @@
 //! one with a request that is slow to come; of these one of the address that has the most; of these the one that has waited the longest. So
 //! whoever holds few connections keeps them as long as others hold more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A request that runs for so long waits for its peer: what a review takes otherwise is milliseconds.
+/// A request that runs for so long waits for its peer: what a review takes otherwise is milliseconds. It is asked of each request by itself:
+/// a connection of HTTP/2 that always has one under way is busy and not slow.
 const SLOW: Duration = Duration::from_secs(2);
 /// How often it is looked for a connection that may be closed, while there is none.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -36,11 +37,19 @@ struct Held {
 #[derive(Debug)]
 struct Connection {
     address: IpAddr,
-    /// Requests that run.
-    running: usize,
-    /// Since when it runs one, or runs none.
-    since: Instant,
+    /// Requests that run, each with its begin, the oldest first. As many as one connection may have streams.
+    running: BTreeMap<u64, Instant>,
+    /// Since when none runs.
+    idle_since: Instant,
     leave: CancellationToken,
+}
+
+impl Connection {
+    /// For how long it has waited: in its oldest request, or for one.
+    fn waited(&self, now: Instant) -> Duration {
+        let since = self.running.values().next().copied().unwrap_or(self.idle_since);
+        now.saturating_duration_since(since)
+    }
 }
 
 /// The place of one connection; free again when it is dropped.
@@ -55,7 +64,8 @@ pub struct Place {
 /// A request that runs, until it is dropped.
 #[derive(Debug)]
 pub struct Running {
-    number: u64,
+    connection: u64,
+    request: u64,
     all: Arc<Places>,
 }
 
@@ -72,10 +82,14 @@ impl Places {
             Err(_) => self.room().await?,
         };
         let leave = CancellationToken::new();
-        let connection = Connection { address, running: 0, since: Instant::now(), leave: leave.clone() };
+        let connection = Connection {
+            address,
+            running: BTreeMap::new(),
+            idle_since: Instant::now(),
+            leave: leave.clone(),
+        };
         let mut held = self.held();
-        let number = held.next;
-        held.next += 1;
+        let number = held.number();
         held.connections.insert(number, connection);
         drop(held);
         Some(Place { number, all: self.clone(), leave, _permit: permit })
@@ -100,12 +114,10 @@ impl Places {
             *of_address.entry(connection.address).or_default() += 1;
         }
         let waits = |one: &&Connection| {
-            let waited = now.saturating_duration_since(one.since);
-            !one.leave.is_cancelled() && (one.running == 0 || waited >= SLOW)
+            !one.leave.is_cancelled() && (one.running.is_empty() || one.waited(now) >= SLOW)
         };
         let rank = |one: &&Connection| {
-            let waited = now.saturating_duration_since(one.since);
-            (one.running == 0, of_address.get(&one.address).copied(), waited)
+            (one.running.is_empty(), of_address.get(&one.address).copied(), one.waited(now))
         };
         if let Some(one) = held.connections.values().filter(waits).max_by_key(rank) {
             tracing::debug!(address = %one.address, "all places are taken; a connection without a request is closed");
@@ -117,24 +129,25 @@ impl Places {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn count(&self, number: u64, change: impl FnOnce(usize) -> usize) {
-        if let Some(connection) = self.held().connections.get_mut(&number) {
-            let running = change(connection.running);
-            // The first request begins a time, and the end of the last one.
-            if (connection.running == 0) != (running == 0) {
-                connection.since = Instant::now();
-            }
-            connection.running = running;
-        }
+impl Held {
+    /// One that no connection and no request has had.
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
     }
 }
 
 impl Place {
     /// Says that a request of this connection runs.
     pub fn runs(&self) -> Running {
-        self.all.count(self.number, |running| running + 1);
-        Running { number: self.number, all: self.all.clone() }
+        let mut held = self.all.held();
+        let request = held.number();
+        if let Some(connection) = held.connections.get_mut(&self.number) {
+            connection.running.insert(request, Instant::now());
+        }
+        Running { connection: self.number, request, all: self.all.clone() }
     }
 
     /// Returns when the connection is to leave.
@@ -145,7 +158,10 @@ impl Place {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.all.count(self.number, |running| running.saturating_sub(1));
+        if let Some(connection) = self.all.held().connections.get_mut(&self.connection) {
+            connection.running.remove(&self.request);
+            connection.idle_since = Instant::now();
+        }
     }
 }
 
@@ -214,6 +230,31 @@ mod tests {
         assert_eq!(gives_way(&places, &mut all).await, 0, "all run one: the first that is slow");
         assert!(begun.elapsed() >= SLOW / 2, "{:?}", begun.elapsed());
         drop((first, second, last));
+    }
+
+    /// Streams that overlap, so there is always one: it is no slow request as long as each of them ends.
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_is_not_slow_and_one_with_a_slow_stream_is() {
+        let places = Places::new(2);
+        let mut all = taken(&places, &[1, 2]).await;
+        let mut busy = all[0].runs();
+        let slow = all[1].runs();
+        for _ in 0..30 {
+            tokio::time::advance(SLOW / 10).await;
+            let next = all[0].runs();
+            drop(busy);
+            busy = next;
+            // Beside the slow one others come and go; that does not hide it.
+            drop(all[1].runs());
+        }
+        assert_eq!(gives_way(&places, &mut all).await, 1);
+        drop(slow);
+        all.push(places.take(address(1)).await.unwrap());
+        let other = all[1].runs();
+        let begun = Instant::now();
+        assert_eq!(gives_way(&places, &mut all).await, 0, "the one that runs longer, when it is slow");
+        assert!(begun.elapsed() >= SLOW / 2, "{:?}", begun.elapsed());
+        drop((busy, other));
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,9 +2,11 @@
 
 The bases are stand-ins: the runtime is unpacked from the Debian packages that the distroless image is made of;
 the builder is a busybox whose `cargo` hands out the program that was built outside, after it looked that it was called as it should and
-that the sources are there. So every line of the Dockerfile runs but the compiler.
+that the sources are there. So every line of the Dockerfile runs but the compiler; and of Dockerfile.redirect but the download.
 """
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -16,9 +18,24 @@ from pathlib import Path
 from engine import OUTGATE, ROOT, missing
 
 TAG = "localhost/outgate-packaging-test"
+REDIRECT_TAG = "localhost/outgate-packaging-test-redirect"
 
 #: What distroless/base-nossl-debian12 holds.
 RUNTIME = ["base-files", "netbase", "tzdata", "libc6", "ca-certificates"]
+
+#: What Dockerfile.redirect is built on, of debian:bookworm-slim, and what it installs.
+REDIRECT_BASE = ["base-files", "libc6", "libgcc-s1"]
+NFTABLES = ["nftables", "libnftables1", "libnftnl11", "libmnl0", "libjansson4", "libgmp10", "libxtables12", "libedit2", "libbsd0", "libmd0", "libtinfo6"]
+
+#: It installs what was unpacked outside, where it is called as it should be.
+APT_GET = """#!/bin/sh
+set -e
+case "$*" in
+  update) mkdir -p /var/lib/apt/lists && touch /var/lib/apt/lists/updated ;;
+  "install -y --no-install-recommends nftables") [ -f /var/lib/apt/lists/updated ] && cp -a /prebuilt/. / ;;
+  *) echo "apt-get $*" >&2; exit 1 ;;
+esac
+"""
 
 CARGO = """#!/bin/sh
 set -e
@@ -168,14 +185,34 @@ class Image:
                   "--build-arg", "REVISION=0123abc", "-t", TAG, context)
         self.built = True
 
-    def inspect(self):
+    def build_redirect(self):
+        """Dockerfile.redirect, with the image above and a stand-in for Debian, whose `apt-get` hands out the packages."""
         self.build()
-        return json.loads(self.call("buildah", "inspect", "--type", "image", TAG).stdout)
+        base = self.folder / "redirect-base"
+        prebuilt = base / "prebuilt"
+        prebuilt.mkdir(parents=True)
+        self.debian(REDIRECT_BASE, base)
+        self.debian(NFTABLES, prebuilt)
+        shutil.rmtree(prebuilt / "usr/share", ignore_errors=True)
+        (base / "bin").mkdir(exist_ok=True)
+        shutil.copy(self.folder / "busybox/bin/busybox", base / "bin/busybox")
+        for name in ("sh", "cp", "mkdir", "touch", "rm", "["):
+            (base / "bin" / name).symlink_to("busybox")
+        (base / "usr/bin").mkdir(parents=True, exist_ok=True)
+        (base / "usr/bin/apt-get").write_text(APT_GET)
+        (base / "usr/bin/apt-get").chmod(0o755)
+        self.base("localhost/stand-in-debian", base)
+        self.call("buildah", "build", "--format", "docker", "--signature-policy", self.policy, "--pull-never", "-f", ROOT / "Dockerfile.redirect",
+                  "--build-arg", f"OUTGATE_IMAGE={TAG}", "--build-arg", "BASE_IMAGE=localhost/stand-in-debian", "-t", REDIRECT_TAG, self.folder / "context")
 
-    def files(self):
+    def inspect(self, tag=TAG):
+        self.build()
+        return json.loads(self.call("buildah", "inspect", "--type", "image", tag).stdout)
+
+    def files(self, tag=TAG):
         """Names, modes and sizes of what is in the image."""
         self.build()
-        container = self.call("buildah", "from", "--pull-never", "--signature-policy", self.policy, TAG).stdout.strip()
+        container = self.call("buildah", "from", "--pull-never", "--signature-policy", self.policy, tag).stdout.strip()
         root = Path(self.call("buildah", "mount", container).stdout.strip())
         found = {str(p.relative_to(root)): p.lstat() for p in root.rglob("*") if not p.is_dir()}
         self.call("buildah", "umount", container)
@@ -187,3 +224,20 @@ class Image:
 
     def podman(self, *arguments, **options):
         return self.call("podman", *arguments, **options)
+
+
+@functools.cache
+def shared():
+    """The image, built once for all tests of a run."""
+    image = Image()
+    atexit.register(image.close)
+    image.build()
+    return image
+
+
+@functools.cache
+def shared_redirect():
+    """The same with the image of Dockerfile.redirect beside it."""
+    image = shared()
+    image.build_redirect()
+    return image

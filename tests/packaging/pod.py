@@ -35,20 +35,16 @@ def until(what, condition, limit=20.0):
     return time.monotonic() - begun
 
 
-class Pod:
-    """`data` gives ConfigMaps and Secrets by name: {name: {file: content}}."""
+class Volumes:
+    """The volumes of a pod, laid out as the kubelet does it. `data` gives ConfigMaps and Secrets by name: {name: {file: content}}."""
 
     def __init__(self, spec, data):
         self.spec, self.data = spec, data
         self.sidecar = sidecar_of(spec)
         self.folder = Path(tempfile.mkdtemp(prefix="pod-"))
         self.folder.chmod(0o755)
-        self.program = self.folder / "bin" / "outgate"
-        self.program.parent.mkdir()
-        shutil.copy(OUTGATE, self.program)
-        self.program.chmod(0o755)
-        self.running = []
         self.swaps = 0
+        self.in_memory = []
         for volume in spec["volumes"]:
             self.lay(volume)
 
@@ -56,10 +52,11 @@ class Pod:
         return self
 
     def __exit__(self, *_):
-        for process in self.running:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        self.close()
+
+    def close(self):
+        for path in self.in_memory:
+            subprocess.run(["umount", "-l", path], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def volume(self, name):
@@ -69,6 +66,10 @@ class Pod:
         path = self.volume(volume["name"])
         path.mkdir(parents=True)
         if "emptyDir" in volume:
+            if ROOT_USER and volume["emptyDir"].get("medium") == "Memory":
+                size = volume["emptyDir"]["sizeLimit"].removesuffix("i")
+                subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], check=True)
+                self.in_memory.append(path)
             path.chmod(0o777)
         elif "configMap" in volume:
             self.swap(volume["name"], self.data[volume["configMap"]["name"]], 0o644)
@@ -100,6 +101,25 @@ class Pod:
                 shutil.rmtree(old)
             elif not old.name.startswith("..") and old.name not in files:
                 old.unlink()
+
+
+class Pod(Volumes):
+    """See above."""
+
+    def __init__(self, spec, data):
+        super().__init__(spec, data)
+        self.program = self.folder / "bin" / "outgate"
+        self.program.parent.mkdir()
+        shutil.copy(OUTGATE, self.program)
+        self.program.chmod(0o755)
+        self.running = []
+
+    def close(self):
+        for process in self.running:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        super().close()
 
     def path(self, container, path):
         return self.folder / "containers" / container["name"] / path.lstrip("/")

@@ -46,6 +46,21 @@ if [[ ! -e $venv/.complete ]]; then
   touch "$venv/.complete"
 fi
 
+# checkov takes a while to come, so it comes while the first tests run; test_scan.py waits for it.
+export SCAN=$cache/scan-$(cat "$here/requirements-scan.txt" <(python3 --version) | sha256sum | cut -c1-16)
+if [[ ! -e $SCAN/.complete ]]; then
+  echo "installing checkov into $SCAN" >&2
+  rm -rf "$SCAN"
+  mkdir -p "$SCAN"
+  (
+    if nice python3 -m venv "$SCAN" && nice "$SCAN/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$here/requirements-scan.txt"; then
+      touch "$SCAN/.complete"
+    else
+      touch "$SCAN/.failed"
+    fi
+  ) </dev/null >&2 &
+fi
+
 # Programs that test_clients.py runs through outgate. Without them it skips those, or fails in CI.
 programs=$cache/programs-$(sha256sum "$here/programs/package.json" | cut -c1-16)
 if [[ ! -e $programs/.complete ]] && command -v npm >/dev/null; then

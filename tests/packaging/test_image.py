@@ -1,5 +1,6 @@
 """The image: what is in it, and that it runs as the chart runs it."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -7,7 +8,7 @@ import unittest
 from pathlib import Path
 
 from engine import ROOT, missing
-from image import TAG, Image, included
+from image import REDIRECT_TAG, TAG, Image, included, shared, shared_redirect
 from pod import until
 
 MIB = 1024 * 1024
@@ -42,9 +43,7 @@ class Dockerfile(unittest.TestCase):
 class Built(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.image = Image()
-        cls.addClassCleanup(cls.image.close)
-        cls.image.build()
+        cls.image = shared()
 
     def test_what_it_says_of_itself(self):
         config = self.image.inspect()["Docker"]["config"]
@@ -125,6 +124,41 @@ class Built(unittest.TestCase):
         code = self.image.podman("wait", container).stdout.strip()
         self.assertEqual(code, "3")
         self.assertIn("health_address", self.image.podman("logs", container).stderr)
+
+
+class Redirect(unittest.TestCase):
+    """The image of Dockerfile.redirect. test_kubelet runs it in a pod."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.image = shared_redirect()
+
+    def test_what_it_says_of_itself_and_holds(self):
+        config = self.image.inspect(REDIRECT_TAG)["Docker"]["config"]
+        self.assertEqual((config["User"], config["Entrypoint"], config["Cmd"]), ("0:0", ["/usr/local/bin/outgate"], ["redirect", "--help"]))
+        self.assertEqual(config["Labels"]["org.opencontainers.image.title"], "outgate-redirect")
+        files = self.image.files(REDIRECT_TAG)
+        program = files["usr/local/bin/outgate"]
+        self.assertEqual((oct(program.st_mode & 0o7777), program.st_uid), ("0o555", 0))
+        self.assertIn("usr/sbin/nft", files)
+        self.assertFalse([name for name in files if name.startswith("var/lib/apt/lists/")])
+
+    def test_it_makes_and_checks_the_rules(self):
+        """In a network of its own, each call a container: read-only, NET_ADMIN and nothing else."""
+        network = f"og-rules-{os.getpid()}"
+        subprocess.run(["ip", "netns", "add", network], check=True)
+        self.addCleanup(subprocess.run, ["ip", "netns", "del", network], check=True)
+
+        def run(*arguments, capabilities=("--cap-add=NET_ADMIN",)):
+            return self.image.podman("run", "--rm", f"--network=ns:/run/netns/{network}", *Image.TIGHT, *capabilities, REDIRECT_TAG, *arguments, check=False)
+
+        self.assertIn("setup", run().stdout, "without arguments it shows what there is")
+        self.assertEqual(run("redirect", "check", "--uid=64532").returncode, 5, "there are no rules yet")
+        refused = run("redirect", "setup", "--uid=64532", capabilities=())
+        self.assertEqual((refused.returncode, refused.stderr != ""), (1, True), "without the capability it says so")
+        for step, code in ((("setup", "--uid=64532"), 0), (("check", "--uid=64532"), 0), (("check", "--uid=64533"), 5), (("remove",), 0), (("check", "--uid=64532"), 5)):
+            done = run("redirect", *step)
+            self.assertEqual(done.returncode, code, f"{step}: {done.stdout}{done.stderr}")
 
 
 class Compose(unittest.TestCase):

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -390,6 +391,42 @@ class Webhook(unittest.TestCase):
             self.assertGreater(rate, 45)
             # Far below the webhook's timeout, on the slowest machine.
             self.assertLess(took[int(len(took) * 0.99)], 1.0)
+
+
+    def test_a_flood_from_many_addresses(self):
+        """Peers of so many addresses begin reviews that never come, on all the connections there are. Honest ones beside them, on a connection that
+        stays and on new ones, are answered well below the webhook's five seconds: two small bodies of an address and 128 of all at once are waited
+        for, a quarter of a second each."""
+        for addresses, connections in ((48, 10), (400, 1)):
+            with Injector(injector_objects()) as injector, subprocess.Popen(
+                    [sys.executable, Path(__file__).with_name("flood.py"), str(injector.port), str(addresses), str(connections)],
+                    stdout=subprocess.PIPE, text=True) as flood:
+                try:
+                    self.assertEqual(flood.stdout.readline(), "all have begun\n")
+                    took = {"kept": [], "new": []}
+                    begun = time.monotonic()
+                    with injector.connection() as kept:
+                        while time.monotonic() - begun < 4:
+                            for way, connect in (("kept", lambda: contextlib.nullcontext(kept)), ("new", injector.connection)):
+                                sent = time.monotonic()
+                                with connect() as connection:
+                                    _, response = connection.mutate(PODS["plain"])
+                                self.assertIn("patch", response)
+                                took[way].append(time.monotonic() - sent)
+                            time.sleep(0.02)
+                    lasted = time.monotonic() - begun
+                finally:
+                    flood.terminate()
+                    total = flood.stdout.read().strip()
+                    flood.wait(20)
+                for way, times in took.items():
+                    times.sort()
+                    print(f"\n# beside {addresses} addresses with {connections} connections each, on a {way} one: p50 {times[len(times) // 2] * 1000:.0f} ms, "
+                          f"p99 {times[int(len(times) * 0.99)] * 1000:.0f} ms, at most {times[-1] * 1000:.0f} ms, of {len(times)}")
+                    self.assertLess(times[-1], 4)
+                given_up = injector.metric('outgate_injector_requests_total{result="timeout"}')
+                print(f"# {total} were begun, {given_up:.0f} given up, in some {lasted:.0f} s")
+                self.assertGreater(given_up, addresses, "there was a flood")
 
 
 class Certificates(unittest.TestCase):

@@ -100,7 +100,7 @@ class Pods(unittest.TestCase):
             "shop-provider-keys": {"stripe": KEY + "\n"},
             "company-roots": {"company.pem": self.origin.ca},
         } | (data or {}))
-        self.addCleanup(pod.__exit__)
+        self.addCleanup(pod.close)
         self.apply(pod)
         return pod
 
@@ -179,7 +179,8 @@ true
 """
 
     def test_a_thief_in_the_app_finds_nothing(self):
-        """A process in the app's container, with its mounts and no others, looks for the CA's key, the token and the Secret."""
+        """A process in the app's container, with its mounts and no others, looks for the CA's key, the token and the Secret. Processes are its own
+        here, as in a pod, so it sees none of the sidecar's; test_kubelet looks at a pod that shares them."""
         if not ROOT_USER:
             missing("this wants root: containers with mounts of their own are not tested")
         pod = self.pod({"credentials": {"secret": "shop-provider-keys", "token": {"audience": "vault"}}})

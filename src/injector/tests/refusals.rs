@@ -340,8 +340,15 @@ fn a_pod_that_is_killed_before_the_sidecar_has_ended() {
     let mut document = super::small_document();
     document["native"]["initContainers"][0]["env"] =
         json!([{ "name": "OUTGATE_SET", "value": "runtime.linger=15s\nruntime.drain=25s" }]);
-    let warning = told(&super::made(&document), ", terminationGracePeriodSeconds: 30");
+    let long = super::made(&document);
+    let warning = told(&long, ", terminationGracePeriodSeconds: 30");
     assert!(warning.contains("the sidecar may take 40s"), "{warning}");
+    // In a manifest nobody has filled Kubernetes' own 30 s in yet.
+    for absent in ["", ", terminationGracePeriodSeconds: null"] {
+        let warning = told(&long, absent);
+        assert!(warning.contains("is not set, which means 30, and the sidecar may take 40s"), "{warning}");
+    }
+    assert_eq!(told(&long, ", terminationGracePeriodSeconds: 41"), "");
 }
 
 #[test]
