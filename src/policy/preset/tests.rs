@@ -444,6 +444,40 @@ fn what_the_app_sends_elsewhere_goes_by_the_routes_credential() {
     }
 }
 
+/// What is taken out of all requests is taken out of these too, whether a credential is brought or not.
+#[test]
+fn what_defaults_take_out_stays_out_on_every_route() {
+    let removed = |provider: &str, route: &str| {
+        let policy = format!(
+            "version: 1\ndefaults: {{ headers: {{ remove: [cookie] }}, query: {{ remove: [sid] }} }}\nproviders:\n  d:\n    preset: datadog\n{provider}    routes: [{{ name: r, match: {{ path: /x }}, {route} }}]\n"
+        );
+        let provider = compiled(&policy).unwrap().providers.remove(0);
+        let of = |name: &str| {
+            let settings = &provider.routes.iter().find(|route| &*route.name == name).unwrap().settings;
+            let fields = settings.headers.remove.iter().map(|name| name.as_str().to_owned());
+            let names: BTreeSet<String> =
+                fields.chain(settings.query_remove.iter().map(|name| name.to_string())).collect();
+            names.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        (of("r"), of("default"))
+    };
+    let (with, without) = ("    credential: { api_key: env:K }\n", "    credential: none\n");
+    let all = "api_key application_key authorization cookie dd-api-key dd-application-key sid";
+    let bare = "cookie sid";
+    for (provider, route, on_route, on_provider) in [
+        (with, "retry: off", all, all),
+        (with, "credential: none", bare, all),
+        (without, "retry: off", bare, bare),
+        (without, "credential: { api_key: env:K }", all, bare),
+        (with, "headers: { remove: [x-own] }, credential: none", "cookie sid x-own", all),
+    ] {
+        let found = removed(provider, route);
+        assert_eq!(found, (on_route.to_owned(), on_provider.to_owned()), "{provider}{route}");
+    }
+    let own = format!("{without}    headers: {{ remove: [x-own] }}\n");
+    assert_eq!(removed(&own, "retry: off").0, "cookie sid x-own");
+}
+
 /// A parameter stands for other hosts than where it is absent.
 #[test]
 fn a_tenant_has_hosts_of_its_own() {
