@@ -287,6 +287,28 @@ async fn the_credential_goes_to_its_place() {
     assert!(!log.contains(CANARY) && !log.contains(DUMMY));
 }
 
+/// What a provider wants besides is added only where the app sent none.
+#[tokio::test]
+async fn the_apps_own_fields_stay() {
+    let (mut policy, mut asks) = (String::new(), Vec::new());
+    for (preset, fact) in facts() {
+        policy.push_str(&provider(&preset, &preset, &fact, "none", ""));
+        asks.extend(
+            fact["required_headers"].as_object().map(|fields| (preset.clone(), fact.clone(), fields.clone())),
+        );
+    }
+    assert!(asks.len() >= 5, "{asks:?}");
+    let mock = Mock::start(HashMap::new()).await;
+    let proxy = mock.proxy(&policy).await;
+    for (name, fact, fields) in &asks {
+        let lines: String = fields.keys().map(|field| format!("{field}: text/own\r\n")).collect();
+        let got = ask(&proxy, "GET", name, path_of(fact, &Value::Null), name, &lines, "").await;
+        let seen = mock.seen(name).pop().unwrap();
+        let own = fields.keys().all(|field| seen.header(field) == Some("text/own"));
+        assert!(got.status == 200 && own, "{name}: {seen:?}");
+    }
+}
+
 /// A field of the body is written over the app's, and a signature is made anew, with the preset's region and service.
 #[tokio::test]
 async fn fields_of_bodies_and_signatures_are_the_credentials_own() {
