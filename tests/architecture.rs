@@ -172,6 +172,44 @@ fn vague_names_are_not_used() {
     }
 }
 
+/// What is known of a provider stands in its preset. Code names one where a credential's kind or a store of secrets is its own, in
+/// the list of the presets, and in examples of messages (between backticks).
+#[test]
+fn no_code_knows_a_provider() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Words that mean something else in code.
+    let words = ["apple", "clerk", "new", "resend", "segment", "slack", "square", "aws", "azure", "google"];
+    let names: BTreeSet<String> = std::fs::read_dir(root.join("presets"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .flat_map(|name| [name.split('-').next().unwrap().to_owned(), name.replace('-', "")])
+        .filter(|name| !words.contains(&name.as_str()))
+        .collect();
+    assert!(names.len() > 45 && names.contains("stripe"), "{names:?}");
+    let mut wrong = Vec::new();
+    for file in sources(&root.join("src")) {
+        let place = file.strip_prefix(root.join("src")).unwrap().to_string_lossy().into_owned();
+        let own = ["credential/", "secret/", "policy/preset/files.rs", "cli/"];
+        // Providers that the tests of the quota make up.
+        let is_test = place.contains("/tests") || place == "resilience/quota/simulation.rs";
+        if is_test || own.iter().any(|own| place.starts_with(own)) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        for line in without_tests(&text).lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let code: String = line.split('`').step_by(2).collect();
+            let code = code.to_ascii_lowercase();
+            wrong.extend(
+                names
+                    .iter()
+                    .filter(|name| code.contains(&**name))
+                    .map(|name| format!("{place}: {name}: {line}")),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// The test reads what it should: an import that goes up is found.
 #[test]
 fn the_check_can_fail() {

@@ -1,5 +1,6 @@
 //! What people read of a policy: its mistakes, its explanation, its schema, its reference; and every YAML of the repository.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use outgate::pipeline::reload::read;
@@ -132,6 +133,29 @@ fn the_list_of_providers_is_current() {
         !measured.is_empty(),
         "docs/providers.md says how the clients work: `UPDATE=1 tests/clients/run.sh`"
     );
+}
+
+/// What a client needs is told once: by the tests that run it, or else by the preset.
+#[test]
+fn clients_that_are_run_are_told_of_by_what_they_need_there() {
+    let text = std::fs::read_to_string(root().join("tests/clients/providers/clients.yaml")).unwrap();
+    let clients: serde_json::Value = serde_yaml::from_str(&text).unwrap();
+    let of = |client: &serde_json::Value, key: &str| client[key].as_str().unwrap().to_owned();
+    let run: BTreeSet<_> = clients
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|client| (of(client, "provider"), of(client, "language")))
+        .collect();
+    let told: BTreeSet<_> = outgate::policy::preset::names()
+        .flat_map(|name| {
+            let clients = outgate::policy::preset::Preset::named(name).unwrap().header.clients;
+            let measured =
+                clients.into_iter().filter(|(_, how)| how == outgate::policy::preset::header::MEASURED);
+            measured.map(|(language, _)| (name.to_owned(), language)).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(run, told);
 }
 
 /// Twenty providers in as many lines as a person reads.

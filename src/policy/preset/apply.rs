@@ -49,6 +49,7 @@ pub struct Refused;
 pub fn apply(tree: &Node, sources: &mut Sources, mistakes: &mut Diagnostics) -> (Node, Presets) {
     let mut tree = tree.clone();
     let mut presets = Presets::default();
+    let defaults = tree.get("defaults").cloned();
     let Value::Mapping(top) = &mut tree.value else { return (tree, presets) };
     let Some(providers) = top.iter_mut().find(|entry| entry.key == "providers") else {
         return (tree, presets);
@@ -59,7 +60,9 @@ pub fn apply(tree: &Node, sources: &mut Sources, mistakes: &mut Diagnostics) -> 
         let written = |entry: &&Entry| !matches!(entry.value.value, Value::Null);
         let Some(named) = provider.value.entry("preset").filter(written) else { continue };
         // What is no text is told when the whole is decoded.
-        let applied = Provider { path: &path, named, value: &provider.value, sources, mistakes }.apply();
+        let defaults = defaults.as_ref();
+        let applied =
+            Provider { path: &path, named, value: &provider.value, defaults, sources, mistakes }.apply();
         let (own, credentials, applied) = match applied {
             Some((own, credentials, applied)) => (own, Some(credentials), Some(applied)),
             None => (provider.value.clone(), None, None),
@@ -104,6 +107,8 @@ struct Provider<'a> {
     path: &'a PolicyPath,
     named: &'a Entry,
     value: &'a Node,
+    /// What the policy writes for all providers.
+    defaults: Option<&'a Node>,
     sources: &'a mut Sources,
     mistakes: &'a mut Diagnostics,
 }
@@ -129,7 +134,7 @@ impl Provider<'_> {
         let preset = Preset::read(text, source, self.mistakes)?;
         let fillings = self.parameters(&preset)?;
         let mut base = fill(&preset.base, &fillings)?;
-        let removal = Removal::of(&base, self.value);
+        let removal = Removal::of(&base, self.defaults, self.value);
         removal.in_base(&mut base);
         let routes = preset.routes.iter().filter_map(|route| fill(route, &fillings)).collect();
         let credentials = self.credentials(&preset, &fillings);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::header::Meaning;
+use super::header::{MEASURED, Meaning};
 use super::{Preset, names};
 use crate::policy::tree::Node;
 
@@ -80,13 +80,13 @@ pub fn markdown() -> String {
     text
 }
 
-/// How the official clients are brought to outgate.
+/// How the other clients are brought to outgate: those that the tests run are told of by what they need there.
 fn clients(text: &mut String, presets: &[(&str, Preset)]) {
     text.push_str(
-        "\n## Official clients\n\nHow a client comes to outgate: by `HTTPS_PROXY` with the CA bundle where it honours that, or by the local endpoint where its\naddress can be set. `outgate env` prints the variables.\n\n| preset | client | how |\n| --- | --- | --- |\n",
+        "\n## Clients by their documents\n\nHow a client comes to outgate: by `HTTPS_PROXY` with the CA bundle where it honours that, or by the local endpoint where its\naddress can be set. `outgate env` prints the variables. These are not run here, and go by what their documents and sources say;\nthose that are run stand below, and only there.\n\n| preset | client | how |\n| --- | --- | --- |\n",
     );
     for (name, preset) in presets {
-        for (language, how) in &preset.header.clients {
+        for (language, how) in preset.header.clients.iter().filter(|(_, how)| *how != MEASURED) {
             let _ = writeln!(text, "| `{name}` | {language} | {} |", how.replace('|', "\\|"));
         }
     }

@@ -37,7 +37,7 @@ pub struct Header {
     /// How to try things out.
     #[serde(default)]
     pub sandbox: Option<String>,
-    /// How the official clients are brought to outgate, by language.
+    /// How the official clients are brought to outgate, by language; [`MEASURED`] where the tests run them.
     #[serde(default)]
     pub clients: BTreeMap<String, String>,
     /// What else one should know.
@@ -50,6 +50,9 @@ pub struct Header {
     #[serde(default)]
     pub sources: Vec<String>,
 }
+
+/// What a preset says of a client that the tests run through it: what it needs there stands in `docs/providers.md`.
+pub const MEASURED: &str = "measured";
 
 /// How sure the facts of a preset are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

@@ -2,21 +2,34 @@
 //!
 //! A preset's `headers.remove` and `query.remove` name the fields and the parameters where an SDK may put its key. They go
 //! wherever outgate brings a credential: on the provider, and on a route with one of its own. Without a credential of
-//! outgate's, and with a placeholder, the app's key is the one that counts, and stays. A policy's own lists add to the preset's.
+//! outgate's, and with a placeholder, the app's key is the one that counts, and stays. A policy's own lists add to the preset's,
+//! and what `defaults` take out of all requests is taken out whoever else has a list.
 
 use crate::policy::tree::{Entry, Node, Value};
 
 /// What a preset removes, section by section, and whether it goes on the provider.
 pub(super) struct Removal {
-    sections: [(&'static str, Vec<Node>); 2],
+    sections: [Section; 2],
     brings: bool,
 }
 
+/// The lists of one section that lie below a policy's provider.
+struct Section {
+    name: &'static str,
+    /// The preset's.
+    preset: Vec<Node>,
+    /// Those for all providers.
+    defaults: Vec<Node>,
+}
+
 impl Removal {
-    /// Of a preset's keys and what the policy writes of the provider.
-    pub(super) fn of(base: &Node, provider: &Node) -> Self {
+    /// Of a preset's keys, of what the policy writes of all providers, and of this one.
+    pub(super) fn of(base: &Node, defaults: Option<&Node>, provider: &Node) -> Self {
         let brings = provider.get(CREDENTIAL).is_some_and(is_brought);
-        let sections = SECTIONS.map(|section| (section, removed(base, section).unwrap_or_default().to_vec()));
+        let sections = SECTIONS.map(|name| {
+            let list = |node: &Node| removed(node, name).unwrap_or_default().to_vec();
+            Section { name, preset: list(base), defaults: defaults.map(list).unwrap_or_default() }
+        });
         Self { sections, brings }
     }
 
@@ -30,36 +43,31 @@ impl Removal {
         }
     }
 
-    /// What the policy writes, with the preset's lists where its own would take their place, and where a route differs from
-    /// its provider.
+    /// What the policy writes, with the lists below where its own would take their place, and where a route differs from its
+    /// provider.
     pub(super) fn in_own(&self, provider: &Node) -> Node {
-        let sections = self.sections.iter().filter(|(_, names)| !names.is_empty());
-        sections.fold(provider.clone(), |node, (section, names)| {
-            Listed { section, names, brings: self.brings }.in_own(&node)
-        })
+        let sections =
+            self.sections.iter().filter(|below| !below.preset.is_empty() || !below.defaults.is_empty());
+        sections.fold(provider.clone(), |node, below| Listed { below, brings: self.brings }.in_own(&node))
     }
 }
 
-/// The preset's list of one section.
+/// The lists of one section, for a provider.
 struct Listed<'a> {
-    section: &'a str,
-    names: &'a [Node],
+    below: &'a Section,
     brings: bool,
 }
 
 impl Listed<'_> {
     fn in_own(&self, provider: &Node) -> Node {
-        let own = removed(provider, self.section);
-        let mut node = match own {
-            Some(own) if self.brings => self.with(provider, own, true),
-            _ => provider.clone(),
-        };
+        let own = removed(provider, self.below.name);
+        let mut node = own.map_or_else(|| provider.clone(), |own| self.with(provider, own, self.brings));
         let Value::Mapping(keys) = &mut node.value else { return node };
         let Some(routes) = keys.iter_mut().find(|entry| entry.key == ROUTES) else { return node };
         let Value::Sequence(routes) = &mut routes.value.value else { return node };
         for route in routes {
             let brings = route.get(CREDENTIAL).map_or(self.brings, is_brought);
-            let written = removed(route, self.section);
+            let written = removed(route, self.below.name);
             if brings != self.brings || written.is_some() {
                 let list = written.or(own).unwrap_or_default().to_vec();
                 *route = self.with(route, &list, brings);
@@ -68,11 +76,17 @@ impl Listed<'_> {
         node
     }
 
-    /// The node with a list of its own: what the policy writes, and the preset's names where a credential is brought.
+    /// The node with a list of its own: what the policy writes here and for all, and the preset's names where a credential is
+    /// brought.
     fn with(&self, node: &Node, own: &[Node], brings: bool) -> Node {
-        let more = self.names.iter().filter(|name| brings && !own.iter().any(|one| same(one, name)));
-        let list = Value::Sequence(own.iter().chain(more).cloned().collect());
-        put(node, self.section, |section| {
+        let mut list = own.to_vec();
+        for name in self.below.defaults.iter().chain(self.below.preset.iter().filter(|_| brings)) {
+            if !list.iter().any(|one| same(one, name)) {
+                list.push(name.clone());
+            }
+        }
+        let list = Value::Sequence(list);
+        put(node, self.below.name, |section| {
             let empty = Node { value: Value::Mapping(Vec::new()), place: node.place };
             let section = section.cloned().unwrap_or(empty);
             // `headers: off` stays what it is, and a mistake is told when the whole is decoded.

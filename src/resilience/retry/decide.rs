@@ -78,7 +78,7 @@ pub enum Decision {
         after: Duration,
         /// On this ground.
         ground: Ground,
-        /// Because of this: a word of `retry.on`.
+        /// Because of this: a word of `retry.on`, or `hint` where only the provider's own word asks for it.
         reason: &'static str,
     },
     /// The app gets what there is.
@@ -143,20 +143,17 @@ impl Why {
 /// Decides. The reasons that lie in the request come before those of the moment, so the log says what would have to change.
 pub fn decide(settings: &RetrySettings, situation: &Situation) -> Decision {
     match judge(settings, situation) {
-        Ok((after, ground, trigger)) => Decision::Again { after, ground, reason: trigger.as_str() },
+        Ok((after, ground, reason)) => Decision::Again { after, ground, reason },
         Err(why) => Decision::Stop(why),
     }
 }
 
-fn judge(settings: &RetrySettings, situation: &Situation) -> Result<(Duration, Ground, Trigger), Why> {
-    let trigger = trigger(&situation.outcome)?;
-    let hint = situation.outcome.hint();
-    if !settings.on.contains(trigger) && hint != Some(true) {
-        return Err(Why::NotListed);
-    }
+fn judge(settings: &RetrySettings, situation: &Situation) -> Result<(Duration, Ground, &'static str), Why> {
+    let reason = reason(settings, &situation.outcome)?;
+    // The provider's yes is no ground: whether an attempt may act twice is not for it to say.
     let ground = ground(situation).ok_or(Why::MayHaveActed)?;
-    // The provider's no counts for what may have acted. That a throttled request did nothing is known already.
-    if hint == Some(false) && !ground.did_nothing() {
+    // Its no counts whatever the ground: it also says that another attempt would be refused as this one was.
+    if situation.outcome.hint() == Some(false) {
         return Err(Why::Hint);
     }
     if situation.attempts >= settings.attempts {
@@ -177,8 +174,23 @@ fn judge(settings: &RetrySettings, situation: &Situation) -> Result<(Duration, G
     if !situation.budget {
         return Err(Why::Budget);
     }
-    Ok((after, ground, trigger))
+    Ok((after, ground, reason))
 }
+
+/// Why another attempt would make sense, by the table and `retry.on`, or by the provider's own word: its yes stands for a class
+/// that is not listed, and reopens what the table calls final. An exhausted plan and a refused credential it does not mend.
+fn reason(settings: &RetrySettings, outcome: &Outcome) -> Result<&'static str, Why> {
+    let asked = outcome.hint() == Some(true);
+    match trigger(outcome) {
+        Ok(trigger) if asked || settings.on.contains(trigger) => Ok(trigger.as_str()),
+        Ok(_) => Err(Why::NotListed),
+        Err(Why::Final) if asked => Ok(HINT),
+        Err(why) => Err(why),
+    }
+}
+
+/// The word of the log for a repetition that only the provider asks for.
+const HINT: &str = "hint";
 
 /// The ground on which a request may be sent again, the strongest there is.
 pub fn ground(situation: &Situation) -> Option<Ground> {

@@ -222,7 +222,7 @@ impl Course {
         self.attempts += 1;
         self.running = false;
         let ended = match outcome {
-            Ok(answer) => Outcome::Answered { verdict: self.verdict(answer), hint: self.hint(answer) },
+            Ok(answer) => self.answered(answer),
             Err(failure) => Outcome::Failed { fault: failure.fault, progress: failure.progress },
         };
         if !ended.was_held_back() {
@@ -238,6 +238,16 @@ impl Course {
         {
             budget.deposit();
         }
+    }
+
+    /// An error that no row has judged goes to the app as it is, unless the provider asks for another attempt.
+    fn answered(&self, answer: &Response<Body>) -> Outcome {
+        let (mut verdict, hint) = (self.verdict(answer), self.hint(answer));
+        let failed = answer.status().is_client_error() || answer.status().is_server_error();
+        if verdict == Verdict::SUCCESS && failed && hint == Some(true) {
+            verdict.class = Class::Final;
+        }
+        Outcome::Answered { verdict, hint }
     }
 
     /// A 401 means what it says also where no table has judged it.

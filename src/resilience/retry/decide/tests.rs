@@ -201,28 +201,68 @@ fn answers() {
     }
 }
 
+/// What the provider's own word changes, for every class: nothing said, yes, no; of a POST, a POST with a key, a GET.
 #[test]
 fn the_providers_hint() {
+    use Class::*;
+    let may = |class: &'static str| {
+        let key = format!("Key {class}");
+        ["MayHaveActed".to_owned(), key, format!("Method {class}")]
+    };
+    let refused = ["MayHaveActed", "Hint", "Hint"].map(str::to_owned);
+    let all = |word: &str| [word, word, word].map(str::to_owned);
+    // Class, acted; nothing said; yes; no.
+    let table = [
+        (Throttle, false, all("NotActed throttle"), all("NotActed throttle"), all("Hint")),
+        (Throttle, true, may("throttle"), may("throttle"), refused.clone()),
+        (Concurrency, false, all("NotActed concurrency"), all("NotActed concurrency"), all("Hint")),
+        (Conflict, true, may("conflict"), may("conflict"), refused.clone()),
+        (Overload, true, may("overload"), may("overload"), refused.clone()),
+        (Unavailable, true, may("unavailable"), may("unavailable"), refused.clone()),
+        // Its yes reopens what the table calls final, on the grounds that there are for everything else.
+        (Final, true, all("Final"), may("hint"), all("Final")),
+        (Final, false, all("Final"), all("NotActed hint"), all("Final")),
+        // A plan that is exhausted, a credential that is refused, and what succeeded are not tried again.
+        (Quota, false, all("Quota"), all("Quota"), all("Quota")),
+        (Quota, true, all("Quota"), all("Quota"), all("Quota")),
+        (Unauthorized, false, all("Unauthorized"), all("Unauthorized"), all("Unauthorized")),
+        (Success, true, all("Done"), all("Done"), all("Done")),
+    ];
+    assert!(CLASSES.iter().all(|class| table.iter().any(|row| row.0 == *class)));
+    for (class, acted, silent, yes, no) in table {
+        for (outcome, expected) in [
+            (answered(class, acted), silent),
+            (hinted(class, acted, true), yes),
+            (hinted(class, acted, false), no),
+        ] {
+            let found =
+                [post(outcome), keyed(outcome), get(outcome)].map(|one| word(decide(&settings(), &one)));
+            assert_eq!(found, expected, "{outcome:?}");
+        }
+    }
+}
+
+/// Its yes stands for a class that is not on the list, and for nothing that bounds a repetition.
+#[test]
+fn a_yes_permits_what_is_not_listed_and_lifts_no_bound() {
     let only_connect = RetrySettings { on: [Trigger::Connect].into_iter().collect(), ..settings() };
     let all = settings();
     use Class::*;
+    let asked = get(hinted(Final, true, true));
+    let late = Verdict { class: Final, acted: true, wait: Some(61 * SECOND) };
     let table = [
-        // Its no counts for what may have acted.
-        (&all, get(hinted(Unavailable, true, false)), "Hint"),
-        (&all, keyed(hinted(Conflict, true, false)), "Hint"),
-        (&all, post(hinted(Unavailable, true, false)), "MayHaveActed"),
-        (&all, post(hinted(Throttle, false, false)), "NotActed throttle"),
-        // Its yes permits a class, and is no ground.
         (&only_connect, get(answered(Unavailable, true)), "NotListed"),
         (&only_connect, get(hinted(Unavailable, true, true)), "Method unavailable"),
         (&only_connect, keyed(hinted(Conflict, true, true)), "Key conflict"),
         (&only_connect, post(hinted(Throttle, false, true)), "NotActed throttle"),
         (&only_connect, post(hinted(Unavailable, true, true)), "MayHaveActed"),
-        (&all, post(hinted(Unavailable, true, true)), "MayHaveActed"),
-        // The table's last words stay the last.
-        (&all, get(hinted(Final, false, true)), "Final"),
-        (&all, get(hinted(Quota, false, true)), "Quota"),
-        (&all, get(hinted(Success, false, true)), "Done"),
+        (&only_connect, asked, "Method hint"),
+        (&all, Situation { attempts: 3, ..asked }, "Attempts"),
+        (&all, Situation { body_whole: false, ..asked }, "Body"),
+        (&all, Situation { budget: false, ..asked }, "Budget"),
+        (&all, Situation { left: Some(BACKOFF), ..asked }, "Deadline"),
+        (&all, Situation { upgrade: true, ..asked }, "MayHaveActed"),
+        (&all, get(Outcome::Answered { verdict: late, hint: Some(true) }), "Wait"),
     ];
     for (settings, situation, expected) in table {
         assert_eq!(word(decide(settings, &situation)), expected, "{situation:?}");
@@ -324,10 +364,11 @@ proptest! {
         prop_assert!(after >= situation.backoff);
         match situation.outcome {
             Outcome::Answered { verdict, hint } => {
-                let never = [Class::Quota, Class::Unauthorized, Class::Final, Class::Success];
+                let never = [Class::Quota, Class::Unauthorized, Class::Success];
                 prop_assert!(!never.contains(&verdict.class));
+                prop_assert!(verdict.class != Class::Final || hint == Some(true));
                 prop_assert!(verdict.wait.is_none_or(|wait| wait <= after && wait <= settings.max_retry_after));
-                prop_assert!(hint != Some(false) || !verdict.acted);
+                prop_assert!(hint != Some(false));
                 prop_assert!(hint == Some(true) || !settings.on.is_empty());
             }
             Outcome::Failed { .. } => prop_assert!(!settings.on.is_empty()),

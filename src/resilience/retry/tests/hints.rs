@@ -76,11 +76,35 @@ async fn the_deadline_tells_it_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_providers_no_is_obeyed() {
-    for (said, attempts) in [("false", 1), (" False ", 1), ("true", 3), ("maybe", 3)] {
-        let (service, log) = script(vec![Play::unavailable().says(said); 3]);
-        let _ = repeating(service, settings(HINTED)).call(request(Method::GET, Body::empty())).await;
-        assert_eq!(log.lock().unwrap().len(), attempts, "{said}");
+async fn the_providers_word_is_obeyed() {
+    let (get, post) = (Method::GET, Method::POST);
+    let unjudged = |status| Play::answer(status, Class::Success, true);
+    for (method, play, said, attempts) in [
+        (&get, Play::unavailable(), "false", 1),
+        (&get, Play::unavailable(), " False ", 1),
+        (&get, Play::unavailable(), "true", 3),
+        (&get, Play::unavailable(), "maybe", 3),
+        // Its no, also where the answer proves that nothing was done.
+        (&post, Play::throttle(), "false", 1),
+        (&post, Play::throttle(), "true", 3),
+        // Its yes, where the table says that it is final, or where no table has judged an error.
+        (&get, Play::answer(422, Class::Final, true), "true", 3),
+        (&get, Play::answer(422, Class::Final, true), "maybe", 1),
+        (&get, unjudged(500), "true", 3),
+        (&get, unjudged(500), "maybe", 1),
+        (&get, unjudged(418), "true", 3),
+        // What may have acted is not sent twice, whatever it says.
+        (&post, Play::answer(422, Class::Final, true), "true", 1),
+        (&post, Play::unavailable(), "true", 1),
+        (&post, unjudged(500), "true", 1),
+        // Neither is what succeeded, nor what a plan has no more of.
+        (&get, unjudged(200), "true", 1),
+        (&get, Play::answer(429, Class::Quota, true), "true", 1),
+    ] {
+        let plays = vec![play.clone().says(said); 3];
+        let (service, log) = script(plays);
+        let _ = repeating(service, settings(HINTED)).call(request(method.clone(), Body::full("x"))).await;
+        assert_eq!(log.lock().unwrap().len(), attempts, "{method} {play:?} {said}");
     }
 }
 

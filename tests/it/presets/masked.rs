@@ -1,0 +1,70 @@
+//! What is masked in the log: keys by their shapes, wherever they stand, and the places that a preset names.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
+
+use serde_json::Map;
+
+use super::{Mock, ask, facts, list, provider};
+
+/// A key that an app puts into a path by mistake is not in the log, whatever provider it is sent to.
+#[tokio::test]
+async fn keys_in_paths_are_masked() {
+    let facts = facts();
+    let mock = Mock::start(HashMap::new()).await;
+    let proxy = mock.proxy(&provider("stripe", "stripe", &facts["stripe"], "none", "")).await;
+    let keys = facts.values().filter_map(|fact| fact["keys"].as_object());
+    let prefixes: BTreeSet<&String> = keys.flat_map(Map::keys).collect();
+    assert!(prefixes.len() > 50, "{}", prefixes.len());
+    // In every class of characters.
+    let rest = "0".repeat(200);
+    for prefix in &prefixes {
+        let got = ask(&proxy, "GET", "stripe", &format!("/x/{prefix}{rest}"), "", "", "").await;
+        assert_eq!(got.status, 200, "{prefix}: {got:?}");
+    }
+    for record in proxy.records(prefixes.len()).await {
+        let path = record["url.path"].as_str().unwrap();
+        assert!(path.contains("***") && !path.contains("00000000"), "{path}");
+    }
+}
+
+/// Parameters and parts of paths that are secrets at a provider are not in its log, though queries are logged with their values.
+#[tokio::test]
+async fn what_a_preset_masks_is_not_in_the_log() {
+    const SECRET: &str = "shown-to-nobody-1";
+    let (mut policy, mut asks) = (String::new(), Vec::new());
+    for (preset, fact) in facts() {
+        for (number, place) in list(&fact, "redact").into_iter().enumerate() {
+            let name = format!("{preset}-{number}");
+            policy.push_str(&provider(&name, &preset, &fact, "none", ""));
+            let path = match place.split_once(' ').unwrap() {
+                ("query", parameter) => format!("/x?seen=shown&{parameter}={SECRET}"),
+                (_, pattern) => format!("{}?seen=shown", pattern.replace('*', SECRET)),
+            };
+            asks.push((name, path));
+        }
+    }
+    assert!(asks.len() >= 20, "{asks:?}");
+    let mock = Mock::start(HashMap::new()).await;
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let policy = format!("telemetry: {{ query: redacted }}\nproviders:\n{policy}")
+        .replace("{origin}", &mock.origin.address.to_string());
+    let proxy = crate::support::proxy::Proxy::start_in(dir, &policy).await;
+    let mut wrong = String::new();
+    for (name, path) in &asks {
+        let got = ask(&proxy, "GET", name, path, name, "", "").await;
+        let asked = mock.seen(name).pop().map(|seen| seen.uri.to_string());
+        if got.status != 200 || asked.as_ref() != Some(path) {
+            let _ = writeln!(wrong, "{name}: {got:?} {asked:?}");
+        }
+    }
+    for record in proxy.records(asks.len()).await {
+        let text = record.to_string();
+        if text.contains(SECRET)
+            || !record["url.query"].as_str().is_some_and(|query| query.contains("seen=shown"))
+        {
+            let _ = writeln!(wrong, "{text}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}

@@ -1,0 +1,119 @@
+//! Quota: what the providers tell in their own fields, and what one quota covers.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::{Case, Mock, ask, facts, in_a_while, is_held, is_low, list, path_of, provider};
+
+/// What an answer tells when one thing that a provider counts is used up, for each such thing.
+fn used_up(fact: &Value) -> Vec<Vec<(String, String)>> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    if let Some([field, name]) = fact["used_of_limit"].as_array().map(Vec::as_slice) {
+        return vec![vec![(text(field), format!("{}=5000/5000; other=1/9(a=b)", text(name)))]];
+    }
+    let sets = fact["quota"].as_array().into_iter().flatten();
+    sets.map(|set| {
+        let [limit, remaining, reset, format] = &set.as_array().unwrap()[..] else { panic!("{set}") };
+        let of = [(limit, "100".to_owned()), (remaining, "0".to_owned()), (reset, in_a_while(&text(format)))];
+        of.map(|(field, value)| (text(field), value)).to_vec()
+    })
+    .collect()
+}
+
+/// The quota fields of each provider, told with a success: what is used up is not asked for again before its reset, whichever
+/// of the things that it counts that is.
+#[tokio::test]
+async fn quota_is_learned_from_the_providers_own_fields() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        for (number, headers) in used_up(&fact).into_iter().enumerate() {
+            let name = format!("{preset}-{number}");
+            policy.push_str(&provider(&name, &preset, &fact, "none", "    quota: { on_excess: reject }\n"));
+            cases.insert(name.clone(), Case { status: 200, headers, body: "{}".to_owned() });
+            asks.push((name, fact.clone()));
+        }
+    }
+    assert!(asks.len() >= 13, "{asks:?}");
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    for (name, fact) in &asks {
+        let path = path_of(fact, &Value::Null);
+        assert_eq!(ask(&proxy, "GET", name, path, name, "", "").await.status, 200);
+        let second = ask(&proxy, "GET", name, path, name, "", "").await;
+        // Where the field tells no reset, the preset says when to ask again.
+        let held = if fact["used_of_limit"].is_array() {
+            (second.header("outgate-error"), second.header("retry-after"))
+                == (Some("rate_limited"), Some("300"))
+        } else {
+            is_held(&second)
+        };
+        assert!(held && mock.seen(name).len() == 1, "{name}: {second:?}");
+        // A path that the same quota does not cover.
+        for other in list(fact, "quota_free") {
+            let got = ask(&proxy, "POST", name, other, name, "", "{}").await;
+            assert_eq!(got.status, 200, "{name} {other}: {got:?}");
+        }
+    }
+}
+
+/// What one quota covers: what lies outside goes on while it is used up, and what lies inside waits with it.
+#[tokio::test]
+async fn a_quota_covers_what_the_facts_say() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let mut case = match used_up(&fact).into_iter().next() {
+            Some(headers) => Case { status: 200, headers, body: "{}".to_owned() },
+            // Who tells no quota may still say that something is used up.
+            None => match fact["answers"].as_array().unwrap().iter().find(|row| {
+                row["is"] == "throttle" && row["wait"][0].as_str().is_some_and(|field| !field.is_empty())
+            }) {
+                Some(row) => {
+                    let mut case = Case::of(row);
+                    let [field, format] = [0, 1].map(|index| row["wait"][index].as_str().unwrap());
+                    case.headers.push((field.to_owned(), in_a_while(format)));
+                    case
+                }
+                None => {
+                    assert!(fact["bucket"].is_null(), "{preset}: a bucket that nothing fills");
+                    continue;
+                }
+            },
+        };
+        if let Some(field) = fact["bucket"]["header"].as_str() {
+            case.headers.push((field.to_owned(), "first".to_owned()));
+        }
+        let once = if is_low(&fact) { "" } else { "    retry: { attempts: 1 }\n" };
+        let keys = format!("{once}    limits: off\n    quota: {{ on_excess: reject }}\n");
+        policy.push_str(&provider(&preset, &preset, &fact, "none", &keys));
+        cases.insert(preset.clone(), case);
+        asks.push((preset, fact));
+    }
+    assert!(asks.len() >= 20, "{}", asks.len());
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    for (name, fact) in &asks {
+        let path = path_of(fact, &Value::Null).to_owned();
+        let (elsewhere, same) = (format!("{path}/else/where"), json!({ "model": "a" }).to_string());
+        let other = json!({ "model": "b" }).to_string();
+        // One that lies outside of the quota, if anything of the host does, and one that lies inside.
+        let (outside, inside) = match &fact["bucket"] {
+            Value::Null => (None, (elsewhere.as_str(), &other)),
+            Value::Object(named) if named.contains_key("field") => {
+                (Some((path.as_str(), &other)), (elsewhere.as_str(), &same))
+            }
+            _ => (Some((elsewhere.as_str(), &same)), (path.as_str(), &other)),
+        };
+        let post = async |path: &str, body: &str| {
+            ask(&proxy, "POST", name, path, name, "content-type: application/json\r\n", body).await
+        };
+        post(&path, &same).await;
+        if let Some((path, body)) = outside {
+            let got = post(path, body).await;
+            assert!(got.status == 200 && got.header("outgate-error").is_none(), "{name}: {got:?}");
+        }
+        let got = post(inside.0, inside.1).await;
+        assert_eq!(got.header("outgate-error"), Some("rate_limited"), "{name}: {got:?}");
+        assert_eq!(mock.seen(name).len(), 1 + usize::from(outside.is_some()), "{name}");
+    }
+}
