@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "providers"))
 
 import loopback
 from aws import check_aws
+from aws_stores import check_aws_stores
 from bao import check_bao
 from checks import Check, Tools, all_checks
 from grants import check_grants
@@ -227,6 +228,7 @@ def main() -> int:
                        environment | {"APP_KEY": DUMMY}, options.only)
             check_grants(report, os.path.abspath(options.outgate), folder / "grants", apps, node, environment, options.only)
             check_bao(report, os.path.abspath(options.outgate), folder / "bao", environment, options.only)
+            check_aws_stores(report, os.path.abspath(options.outgate), folder / "aws-stores", sys.executable, environment, options.only)
             check_aws(report, os.path.abspath(options.outgate), folder / "aws", apps, sys.executable, environment, options.only)
         finally:
             outgate.stop()
