@@ -28,6 +28,7 @@ from once import check_once
 from origin import Origins, Seen
 from outgate import PROVIDERS, Outgate, clean_environment, credential
 from room import check_providers
+from signed import check_signed
 
 HERE = Path(__file__).resolve().parent
 CLIENT_TIMEOUT = 40  # seconds
@@ -228,6 +229,7 @@ def main() -> int:
                        environment | {"APP_KEY": DUMMY}, options.only)
             check_grants(report, os.path.abspath(options.outgate), folder / "grants", apps, node, environment, options.only)
             check_bao(report, os.path.abspath(options.outgate), folder / "bao", environment, options.only)
+            check_signed(report, os.path.abspath(options.outgate), folder / "signed", environment, options.only)
             check_aws_stores(report, os.path.abspath(options.outgate), folder / "aws-stores", sys.executable, environment, options.only)
             check_aws(report, os.path.abspath(options.outgate), folder / "aws", apps, sys.executable, environment, options.only)
         finally:
