@@ -135,9 +135,10 @@ impl Member {
         }
     }
 
-    /// Whether waiting for what is missing could help.
+    /// Whether some of its secrets are waited for where they are missing. Not whether they are missing now: who asks has just
+    /// found that, and what came in that moment would be taken for never to come.
     pub fn waits(&self) -> bool {
-        self.secrets().any(|entry| entry.is_waited_for() && entry.current().is_err())
+        self.secrets().any(|entry| entry.is_waited_for())
     }
 
     /// The live secrets, for healing.
