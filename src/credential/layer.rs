@@ -23,6 +23,7 @@ use super::rewrite::{Loan, collect};
 use super::scrub::{Scrub, scrub_response};
 use super::tenants::Credentials;
 use crate::message::body::Body;
+use crate::message::end::End;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::resilience::{Inner, Pending};
@@ -86,7 +87,7 @@ struct Chosen {
     choice: usize,
     reference: Arc<str>,
     prepared: Arc<Prepared>,
-    ends: Option<Instant>,
+    ends: Option<End>,
 }
 
 impl Chosen {

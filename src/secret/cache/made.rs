@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::entry::{Current, RefreshOutcome, SecretEntry};
+use crate::message::end::End;
 use crate::secret::Source;
 
 /// For each value that is made anew because one secret changed, so long at most.
@@ -51,15 +52,15 @@ impl SecretEntry {
     /// When the last good value is no longer used, or since when it is not.
     #[must_use]
     pub fn ends_at(&self) -> Option<Instant> {
-        self.latest()?.expires
+        self.latest()?.expires.map(End::steady)
     }
 
     /// When version `number` is no longer used: at once where another has taken its place.
     #[must_use]
-    pub fn end_of(&self, number: u64) -> Option<Instant> {
+    pub fn end_of(&self, number: u64) -> Option<End> {
         match self.latest() {
             Some(version) if version.number == number => version.expires,
-            Some(_) | None => Some(Instant::now()),
+            Some(_) | None => Some(End::at(Instant::now())),
         }
     }
 

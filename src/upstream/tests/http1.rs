@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::message::body::BodyError;
+use crate::message::end::End;
 use crate::message::failure::{Fault, Progress};
 use crate::telemetry::HttpVersion;
 use crate::upstream::settings::PoolSettings;
@@ -419,14 +420,14 @@ async fn a_request_whose_credential_ended_in_the_line_comes_back_unsent() {
         async move { fetch(&upstream, request).await }
     });
     eventually("the first is there", || answered.load(Ordering::SeqCst) == 1).await;
-    exchange.facts().credential_ends = Some(Instant::now() + Duration::from_secs(3600));
+    exchange.facts().credential_ends = Some(End::at(Instant::now() + Duration::from_secs(3600)));
     let second = tokio::spawn({
         let upstream = upstream.clone();
         async move { fetch(&upstream, late).await }
     });
     eventually("the second is in line", || upstream.stats().waiting == 1).await;
     // What was good when it came to the line is over when its turn comes.
-    exchange.facts().credential_ends = Some(Instant::now());
+    exchange.facts().credential_ends = Some(End::at(Instant::now()));
     answers.add_permits(1);
     first.await.unwrap().unwrap();
     let mut failure = second.await.unwrap().err().unwrap();
@@ -473,7 +474,7 @@ async fn a_request_whose_credential_ended_behind_a_stale_connection_comes_back_u
         metrics: Arc::new(crate::telemetry::Metrics::new()),
         resolver: Resolver::scripted(Arc::new(move |_| {
             if dials.fetch_add(1, Ordering::SeqCst) == 1 {
-                ends.facts().credential_ends = Some(Instant::now());
+                ends.facts().credential_ends = Some(End::at(Instant::now()));
             }
             Ok(vec!["127.0.0.1".parse().unwrap()])
         })),
