@@ -160,7 +160,7 @@ impl Credential {
         }
     }
 
-    /// Whether [`Credential::obtain`] would wait.
+    /// Whether [`Credential::obtain`] is worth a try where nothing could be chosen: it waits, or finds what came meanwhile.
     pub fn waits(&self) -> bool {
         self.members.iter().any(Member::waits)
     }

@@ -19,10 +19,11 @@ use super::bound::Credential;
 use super::error::CredentialError;
 use super::location::Locations;
 use super::member::{Member, Prepared};
-use super::rewrite::collect;
+use super::rewrite::{Loan, collect};
 use super::scrub::{Scrub, scrub_response};
 use super::tenants::Credentials;
 use crate::message::body::Body;
+use crate::message::end::End;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::resilience::{Inner, Pending};
@@ -86,7 +87,7 @@ struct Chosen {
     choice: usize,
     reference: Arc<str>,
     prepared: Arc<Prepared>,
-    ends: Option<Instant>,
+    ends: Option<End>,
 }
 
 impl Chosen {
@@ -100,26 +101,47 @@ impl Chosen {
 struct Plain {
     path_and_query: PathAndQuery,
     /// Where more was done to it than to write fields and parameters.
-    rewritten: Option<(HeaderMap, Bytes)>,
+    rewritten: Option<(HeaderMap, Kept)>,
+}
+
+/// A body that somebody may wrap or replace.
+enum Kept {
+    Whole(Bytes),
+    /// It streams: to be had back as long as it was not begun.
+    Lent(Loan),
+}
+
+impl Kept {
+    fn of(body: &mut Body) -> Self {
+        body.at_hand().map_or_else(|| Self::Lent(Loan::of(body)), Self::Whole)
+    }
+
+    fn back(self) -> Option<Body> {
+        match self {
+            Self::Whole(bytes) => Some(Body::full(bytes)),
+            Self::Lent(loan) => loan.back(),
+        }
+    }
 }
 
 impl Plain {
-    /// What has to be kept; none where the body cannot be. A body that is not touched need not be kept.
-    fn of(request: &EgressRequest, prepared: &Prepared) -> Option<Self> {
-        let rewritten = match &prepared.per_request {
-            None => None,
-            Some(_) => Some((request.headers.clone(), request.body.at_hand()?)),
-        };
-        Some(Self { path_and_query: request.path_and_query.clone(), rewritten })
+    /// What has to be kept. A body that is not touched need not be.
+    fn of(request: &mut EgressRequest, prepared: &Prepared) -> Self {
+        let rewritten = prepared.per_request.as_ref().map(|_| {
+            let parts: &mut EgressParts = request;
+            (parts.headers.clone(), Kept::of(&mut parts.body))
+        });
+        Self { path_and_query: request.path_and_query.clone(), rewritten }
     }
 
-    fn back_in(self, mut request: EgressRequest, own: &Locations) -> EgressRequest {
+    /// The request as it was; none where its body was begun.
+    fn back_in(self, mut request: EgressRequest, own: &Locations) -> Option<EgressRequest> {
         request.path_and_query = self.path_and_query;
         match self.rewritten {
             None => own.strip_headers(&mut request.headers),
-            Some((headers, body)) => (request.headers, request.body) = (headers, Body::full(body)),
+            Some((headers, kept)) => (request.headers, request.body) = (headers, kept.back()?),
         }
-        request
+        Some(request)
     }
 }
 
@@ -158,15 +180,17 @@ impl<S: Inner> Inject<S> {
     ) -> Pending {
         Box::pin(async move {
             for _ in 0..MOST_ENDS {
-                let plain = Plain::of(&request, &chosen.prepared);
+                let plain = Plain::of(&mut request, &chosen.prepared);
                 let mut failure = match self.send(request, chosen).await {
                     Ok(response) => return Ok(response),
                     Err(failure) => failure,
                 };
                 let Some(unsent) = failure.handed_back.take() else { return Err(failure) };
-                // A body that streams was wrapped by who signed it, and cannot be had back.
-                let Some(plain) = plain else { return Err(failure) };
-                request = plain.back_in(unsent.into_request(), credential.locations());
+                // Who comes back unsent has sent nothing of its body either; else it ends here.
+                let Some(plain) = plain.back_in(unsent.into_request(), credential.locations()) else {
+                    return Err(failure);
+                };
+                request = plain;
                 chosen = obtain(&credential, request.credential_choice, &request.exchange).await?;
             }
             Err(Failure::not_sent(Fault::Credential).retry_after(AGAIN))

@@ -20,6 +20,7 @@ use super::location::Location;
 use super::rewrite::Secrets;
 use super::scope::Scope;
 use super::scrub::Scrubber;
+use crate::message::end::End;
 use crate::secret::ValueRules;
 use crate::secret::cache::{SecretEntry, SecretVersion};
 use crate::secret::reference::SecretRef;
@@ -135,9 +136,10 @@ impl Member {
         }
     }
 
-    /// Whether waiting for what is missing could help.
+    /// Whether some of its secrets are waited for where they are missing. Not whether they are missing now: who asks has just
+    /// found that, and what came in that moment would be taken for never to come.
     pub fn waits(&self) -> bool {
-        self.secrets().any(|entry| entry.is_waited_for() && entry.current().is_err())
+        self.secrets().any(|entry| entry.is_waited_for())
     }
 
     /// The live secrets, for healing.
@@ -147,8 +149,9 @@ impl Member {
 
     /// When the first of the secrets of a preparation ends by itself, or was replaced. Asked anew for each request: a value may
     /// get another end.
-    pub fn ends(&self, prepared: &Prepared) -> Option<Instant> {
-        self.secrets().zip(&prepared.versions).filter_map(|(entry, version)| entry.end_of(*version)).min()
+    pub fn ends(&self, prepared: &Prepared) -> Option<End> {
+        let all = self.secrets().zip(&prepared.versions);
+        all.filter_map(|(entry, version)| entry.end_of(*version)).min_by_key(|end| end.left())
     }
 
     /// When the stores of what is missing have all been asked again; none where nothing is missing, or never will be there.

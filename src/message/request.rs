@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::time::Instant;
 
 use super::body::Body;
+use super::end::End;
 use super::failure::{Failure, Progress};
 use super::target::Target;
 use crate::telemetry::{Flag, HttpVersion};
@@ -168,7 +169,7 @@ pub struct Facts {
     /// Which preparation of the credential the last attempt carried.
     pub credential_stamp: u64,
     /// When the credential that the current attempt carries ends by itself; it is not sent from then on.
-    pub credential_ends: Option<Instant>,
+    pub credential_ends: Option<End>,
     /// Which member of a list of credentials the last attempt carried; another than was asked for, where that one could
     /// not be had.
     pub credential_choice: usize,
@@ -198,7 +199,7 @@ impl Exchange {
 
     /// Whether the credential that the current attempt carries has ended by itself.
     pub fn credential_is_over(&self) -> bool {
-        self.facts().credential_ends.is_some_and(|end| Instant::now() >= end)
+        self.facts().credential_ends.is_some_and(End::has_come)
     }
 
     /// Adds to the time spent waiting inside outgate: for limits, quota, concurrency and backoff. Never upstream time.

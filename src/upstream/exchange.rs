@@ -11,7 +11,7 @@ use hyper::client::conn::TrySendError;
 
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
-use crate::message::request::{EgressParts, EgressRequest, Exchange};
+use crate::message::request::{EgressParts, EgressRequest, Exchange, Leave};
 use crate::message::target::{Scheme, Target};
 use crate::telemetry::HttpVersion;
 
@@ -57,6 +57,9 @@ pub struct Route {
     pub target: Target,
     path: PathAndQuery,
     upgrade: bool,
+    credential_choice: usize,
+    tenant: Option<Arc<str>>,
+    leave: Option<Leave>,
     /// What the layers tell one another about it.
     pub exchange: Arc<Exchange>,
 }
@@ -72,11 +75,39 @@ impl Outgoing {
     /// Takes a request apart.
     pub fn new(request: EgressRequest) -> Self {
         let EgressParts {
-            method, target, path_and_query: path, mut headers, body, upgrade, exchange, ..
+            method,
+            target,
+            path_and_query: path,
+            mut headers,
+            body,
+            upgrade,
+            credential_choice,
+            tenant,
+            leave,
+            exchange,
         } = request.into_parts();
         let body = UploadBody::new(body, exchange.clone());
         frame(&mut headers, &body);
-        Self { method, headers, body, route: Route { target, path, upgrade, exchange } }
+        let route = Route { target, path, upgrade, credential_choice, tenant, leave, exchange };
+        Self { method, headers, body, route }
+    }
+
+    /// Puts it together again, to be handed back: nothing of it was sent.
+    pub fn into_unsent(self) -> EgressRequest {
+        let Self { method, headers, body, route } = self;
+        let Route { target, path, upgrade, credential_choice, tenant, leave, exchange } = route;
+        EgressRequest::from(EgressParts {
+            method,
+            target,
+            path_and_query: path,
+            headers,
+            body: body.into_inner(),
+            upgrade,
+            credential_choice,
+            tenant,
+            leave,
+            exchange,
+        })
     }
 
     /// What stays here while it is sent.

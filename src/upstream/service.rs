@@ -77,8 +77,8 @@ impl Upstream {
     /// ([`crate::message::headers::clean_response`]); 101 comes only where the request asked for it, with hyper's
     /// upgrade in its extensions.
     ///
-    /// A request whose credential ended while it waited for a connection is not sent: it is handed back, unless a connection
-    /// had it before, which was closed in that moment.
+    /// A request whose credential ended while it waited for a connection is not sent: it is handed back. So it is where a
+    /// pooled connection had it before, which was closed in that moment, and it waited for the next.
     ///
     /// # Errors
     ///
@@ -90,9 +90,7 @@ impl Upstream {
         let purpose = if request.upgrade { Purpose::Upgrade } else { Purpose::Ordinary };
         let mut leased = self.lease(&request.target, purpose, &request.exchange).await?;
         if request.exchange.credential_is_over() {
-            // It comes again, with another credential: that is the same attempt.
-            request.exchange.facts().attempts -= 1;
-            return Err(credential_over().handing_back(request));
+            return Err(given_back(request));
         }
         let mut outgoing = Outgoing::new(request);
         for _ in 0..MAX_STALE {
@@ -105,7 +103,7 @@ impl Upstream {
             let route = outgoing.route();
             leased = self.lease(&route.target, route.purpose(), &route.exchange).await?;
             if route.exchange.credential_is_over() {
-                return Err(credential_over());
+                return Err(given_back(outgoing.into_unsent()));
             }
         }
         Err(Failure::not_sent(Fault::Reset).because("every pooled connection was closed by the provider"))
@@ -221,10 +219,12 @@ impl Upstream {
     }
 }
 
-/// The credential ended while the request waited for a connection.
-fn credential_over() -> Failure {
+/// The credential ended while the request waited for a connection. It comes again, with another credential: that is the same
+/// attempt.
+fn given_back(request: EgressRequest) -> Failure {
+    request.exchange.facts().attempts -= 1;
     let failure = Failure::not_sent(Fault::Credential).retry_after(Duration::from_secs(1));
-    failure.because("the credential ended while the request waited for a connection")
+    failure.because("the credential ended while the request waited for a connection").handing_back(request)
 }
 
 /// The label of a dial that failed.

@@ -38,6 +38,11 @@ impl UploadBody {
         Self { body, exchange, broken }
     }
 
+    /// The body as it was wrapped.
+    pub fn into_inner(self) -> Body {
+        self.body
+    }
+
     /// Where the cause of a break can be read later.
     pub fn broken(&self) -> Broken {
         self.broken.clone()

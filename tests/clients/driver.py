@@ -20,13 +20,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "providers"))
 
 import loopback
 from aws import check_aws
+from aws_stores import check_aws_stores
 from bao import check_bao
+from bao_storm import check_bao_storm
 from checks import Check, Tools, all_checks
 from grants import check_grants
 from once import check_once
 from origin import Origins, Seen
 from outgate import PROVIDERS, Outgate, clean_environment, credential
 from room import check_providers
+from signed import check_signed
 
 HERE = Path(__file__).resolve().parent
 CLIENT_TIMEOUT = 40  # seconds
@@ -227,6 +230,9 @@ def main() -> int:
                        environment | {"APP_KEY": DUMMY}, options.only)
             check_grants(report, os.path.abspath(options.outgate), folder / "grants", apps, node, environment, options.only)
             check_bao(report, os.path.abspath(options.outgate), folder / "bao", environment, options.only)
+            check_bao_storm(report, os.path.abspath(options.outgate), folder / "storm", environment, options.only)
+            check_signed(report, os.path.abspath(options.outgate), folder / "signed", environment, options.only)
+            check_aws_stores(report, os.path.abspath(options.outgate), folder / "aws-stores", sys.executable, environment, options.only)
             check_aws(report, os.path.abspath(options.outgate), folder / "aws", apps, sys.executable, environment, options.only)
         finally:
             outgate.stop()

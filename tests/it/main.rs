@@ -9,6 +9,7 @@ mod blame;
 mod breaker;
 mod cache;
 mod capture;
+mod clocks;
 mod credentials;
 mod demo;
 mod doors;

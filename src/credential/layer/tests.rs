@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::header::AUTHORIZATION;
+use http_body_util::BodyExt;
 use tokio_util::sync::CancellationToken;
 use tower::service_fn;
 
@@ -132,22 +133,57 @@ async fn who_waits_longer_than_three_tokens_live_is_answered() {
 }
 
 #[tokio::test]
-async fn what_was_signed_goes_again_where_its_body_is_at_hand() {
-    let body = |text: &'static str| Body::full(text);
-    let streamed = || channel().1;
-    for (sent, goes) in [(Body::empty(), true), (body("held"), true), (streamed(), false)] {
+async fn what_was_signed_goes_again_unless_its_body_was_begun() {
+    let streamed = |text: &'static str| Body::boxed(Body::full(text));
+    for (sent, begun, text) in [
+        (Body::empty(), false, Some("")),
+        (Body::full("held"), false, Some("held")),
+        (streamed("streams"), false, Some("streams")),
+        (streamed("streams"), true, None),
+    ] {
         let mut request = request();
         request.body = sent;
         let prepared = prepared_for_each_request().await;
-        let plain = Plain::of(&request, &prepared);
-        assert_eq!(plain.is_some(), goes);
-        let Some(plain) = plain else { continue };
-        let before = (request.path_and_query.clone(), request.headers.clone(), request.body.at_hand());
+        let before = (request.path_and_query.clone(), request.headers.clone(), request.body.exact_length());
+        let plain = Plain::of(&mut request, &prepared);
+        assert_eq!(request.body.exact_length(), before.2, "its length can be told while it is lent");
         request.path_and_query = "/v1?a=b&signed=1".parse().unwrap();
         request.headers.insert(AUTHORIZATION, "signed".parse().unwrap());
-        request.body = Body::full("signed");
+        let mut lent = std::mem::replace(&mut request.body, Body::full("signed"));
+        if begun {
+            lent.frame().await.unwrap().unwrap();
+        }
         let back = plain.back_in(request, &Locations::default());
-        assert_eq!((back.path_and_query.clone(), back.headers.clone(), back.body.at_hand()), before);
+        assert_eq!(back.is_some(), text.is_some(), "{text:?}");
+        let Some(back) = back else { continue };
+        let after = (back.path_and_query.clone(), back.headers.clone(), back.body.exact_length());
+        assert_eq!(after, before);
+        let body = back.into_parts().body.collect().await.unwrap().to_bytes();
+        assert_eq!(Some(&*body), text.map(str::as_bytes));
+    }
+}
+
+/// A token can come between two looks for it: who looked before and after must not be told that there is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn no_request_is_refused_in_the_moment_in_which_a_token_comes() {
+    let (server, _) = issuer().await;
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..40 {
+        let rig = rig(&server, Location::Header(AUTHORIZATION), directory.path(), &[]);
+        let (layer, sent) = (rig.layer.clone(), rig.busy.clone());
+        // Asks all the time, and gives up at once where it would have to wait.
+        let asking = std::thread::spawn(move || {
+            let mut layer = layer;
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            while sent.sent().is_empty() {
+                if let Poll::Ready(Err(failure)) = layer.call(request()).as_mut().poll(&mut cx) {
+                    return Some(failure.fault);
+                }
+            }
+            None
+        });
+        let refused = tokio::task::spawn_blocking(|| asking.join().unwrap()).await.unwrap();
+        assert_eq!(refused, None, "round {round}");
     }
 }
 

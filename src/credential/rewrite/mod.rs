@@ -6,12 +6,14 @@
 //! pays nothing for it.
 
 mod held;
+mod lent;
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
 pub use held::{collect, replace};
+pub use lent::Loan;
 
 use super::kinds::Used;
 use super::location::Location;

@@ -40,7 +40,7 @@ pub async fn issued(text: &str, directory: &Path) -> Result<(String, Option<Dura
     tokio::spawn(cache.run(stop));
     let version = token.obtain().await?;
     let text = String::from_utf8(version.value.expose().to_vec()).unwrap();
-    Ok((text, version.expires.map(|end| end.saturating_duration_since(tokio::time::Instant::now()))))
+    Ok((text, version.expires.map(|end| end.steady().saturating_duration_since(tokio::time::Instant::now()))))
 }
 
 /// A key pair: the private one in PEM, and what checks its signatures.

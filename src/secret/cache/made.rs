@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::entry::{Current, RefreshOutcome, SecretEntry};
+use crate::message::end::End;
 use crate::secret::Source;
 
 /// For each value that is made anew because one secret changed, so long at most.
@@ -51,7 +52,7 @@ impl SecretEntry {
     /// When the last good value is no longer used, or since when it is not.
     #[must_use]
     pub fn ends_at(&self) -> Option<Instant> {
-        self.latest()?.expires
+        self.latest()?.expires.map(End::steady)
     }
 
     /// Waits until a read from its present store was tried, which is done now if there was none: for who needs a secret to make

@@ -30,6 +30,7 @@ use zeroize::Zeroizing;
 use super::document::{Document, base64};
 use super::field;
 use super::server::{self, OwnSecrets, Plaintext, REFRESH, StoreAddress, StoreTimeouts, check_own};
+use crate::message::end::End;
 use crate::message::quantity::TimeSpan;
 use crate::secret::aws;
 use crate::secret::aws::chain::{Chain, ChainConfig};
@@ -191,8 +192,8 @@ struct Held {
 struct HeldKeys {
     keys: Credentials,
     /// From when on others are wanted.
-    due: Instant,
-    ends: Instant,
+    due: End,
+    ends: End,
 }
 
 /// How long keys are kept that do not say when they end: a profile's.
@@ -220,8 +221,8 @@ impl FetchedKeys {
             Ok(fetched) => {
                 let life = fetched.ends.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
                 let (now, life) = (Instant::now(), life.unwrap_or(KEPT.mul_f64(1.25)));
-                let keys =
-                    HeldKeys { keys: fetched.keys.clone(), due: now + life.mul_f64(0.8), ends: now + life };
+                let (due, ends) = (End::at(now + life.mul_f64(0.8)), End::at(now + life));
+                let keys = HeldKeys { keys: fetched.keys.clone(), due, ends };
                 *self.lock() = Held { keys: Some(keys), failed: None };
                 Ok(fetched.keys)
             }
@@ -236,9 +237,8 @@ impl FetchedKeys {
     fn known(&self) -> Option<Result<Credentials, StoreFault>> {
         let held = self.lock();
         let failed = held.failed.as_ref().filter(|(_, at)| at.elapsed() < KEYS_PAUSE);
-        let now = Instant::now();
         let until = |keys: &HeldKeys| if failed.is_some() { keys.ends } else { keys.due };
-        match held.keys.as_ref().filter(|keys| now < until(keys)) {
+        match held.keys.as_ref().filter(|keys| !until(keys).has_come()) {
             Some(keys) => Some(Ok(keys.keys.clone())),
             None => failed.map(|(fault, _)| Err(fault.clone())),
         }

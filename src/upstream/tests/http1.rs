@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::message::body::BodyError;
+use crate::message::end::End;
 use crate::message::failure::{Fault, Progress};
 use crate::telemetry::HttpVersion;
 use crate::upstream::settings::PoolSettings;
@@ -419,14 +420,14 @@ async fn a_request_whose_credential_ended_in_the_line_comes_back_unsent() {
         async move { fetch(&upstream, request).await }
     });
     eventually("the first is there", || answered.load(Ordering::SeqCst) == 1).await;
-    exchange.facts().credential_ends = Some(Instant::now() + Duration::from_secs(3600));
+    exchange.facts().credential_ends = Some(End::at(Instant::now() + Duration::from_secs(3600)));
     let second = tokio::spawn({
         let upstream = upstream.clone();
         async move { fetch(&upstream, late).await }
     });
     eventually("the second is in line", || upstream.stats().waiting == 1).await;
     // What was good when it came to the line is over when its turn comes.
-    exchange.facts().credential_ends = Some(Instant::now());
+    exchange.facts().credential_ends = Some(End::at(Instant::now()));
     answers.add_permits(1);
     first.await.unwrap().unwrap();
     let mut failure = second.await.unwrap().err().unwrap();
@@ -442,4 +443,58 @@ async fn a_request_whose_credential_ended_in_the_line_comes_back_unsent() {
     answers.add_permits(1);
     assert_eq!(fetch(&upstream, again).await.unwrap().0, 200);
     assert_eq!((exchange.facts().attempts, origin.accepted()), (1, 1));
+}
+
+/// The provider closes a pooled connection in the moment in which a request takes it, and the credential ends while the next
+/// connection is made.
+#[tokio::test]
+async fn a_request_whose_credential_ended_behind_a_stale_connection_comes_back_unsent() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut ours = tokio::net::UnixStream::from_std(ours).unwrap();
+    let ((go, going), (done, gone)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let server = listener.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+        stream.write_all(OK).unwrap();
+        going.recv().unwrap();
+        drop(stream);
+        theirs.write_all(b"x").unwrap();
+        done.send(()).unwrap();
+    });
+    let mut late = request(Scheme::Http, port, "/late");
+    (late.tenant, late.credential_choice) = (Some("acme".into()), 1);
+    late.body = Body::boxed(Body::full("it streams"));
+    let (exchange, ends, dials) = (late.exchange.clone(), late.exchange.clone(), AtomicUsize::new(0));
+    let env = Arc::new(UpstreamEnv {
+        metrics: Arc::new(crate::telemetry::Metrics::new()),
+        resolver: Resolver::scripted(Arc::new(move |_| {
+            if dials.fetch_add(1, Ordering::SeqCst) == 1 {
+                ends.facts().credential_ends = Some(End::at(Instant::now()));
+            }
+            Ok(vec!["127.0.0.1".parse().unwrap()])
+        })),
+        roots: Arc::new(RootCertStore::empty()),
+        own_listeners: ArcSwap::from_pointee(OwnListeners::default()),
+    });
+    let upstream = Upstream::new(pooled(1, Duration::from_secs(60)), env, None, None).unwrap();
+    assert_eq!(fetch(&upstream, request(Scheme::Http, port, "/first")).await.unwrap().0, 200);
+    eventually("its connection is idle", || upstream.stats().idle == 1).await;
+    go.send(()).unwrap();
+    // Blocks the runtime: so it sees in one turn that the connection was closed and that this test goes on, and the test is first.
+    gone.recv().unwrap();
+    ours.read_u8().await.unwrap();
+    let mut failure = upstream.send(late).await.err().unwrap();
+    assert_eq!((failure.fault, failure.progress), (Fault::Credential, Progress::NotSent));
+    assert_eq!(exchange.facts().reused, Some(true), "the connection of the first had it");
+    assert!(failure.retry_after.is_some() && !exchange.may_have_acted());
+    assert_eq!(exchange.facts().attempts, 0);
+    let again = failure.handed_back.take().unwrap().into_request();
+    assert_eq!((&*again.path_and_query.to_string(), again.credential_choice), ("/late", 1));
+    assert_eq!((again.tenant.as_deref(), again.headers.is_empty()), (Some("acme"), true));
+    assert_eq!(again.into_parts().body.collect().await.unwrap().to_bytes(), "it streams");
 }

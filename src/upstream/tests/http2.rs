@@ -6,6 +6,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
+use crate::message::end::End;
 use crate::message::failure::{Fault, Progress};
 use crate::telemetry;
 use crate::upstream::identity::{ClientIdentity, IdentitySource, SecretMissing};
@@ -356,7 +357,7 @@ async fn a_burst_on_a_cold_connection_waits_outside_of_it() {
     })
     .await;
     for exchange in &exchanges[1..] {
-        exchange.facts().credential_ends = Some(tokio::time::Instant::now());
+        exchange.facts().credential_ends = Some(End::at(tokio::time::Instant::now()));
     }
     answers.add_permits(3);
     let mut outcomes = Vec::new();

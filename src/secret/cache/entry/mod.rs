@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::refused::Refused;
 use super::tenants::TenantLog;
 use super::{SecretState, SecretStatus};
+use crate::message::end::End;
 use crate::secret::error::SecretError;
 use crate::secret::reference::SecretRef;
 use crate::secret::value::{SecretValue, ValueRules};
@@ -39,12 +40,12 @@ pub struct SecretVersion {
     /// The same by the wall clock, for people.
     pub read_at_wall: SystemTime,
     /// When the value itself ends; from then on [`SecretEntry::current`] does not give it any more.
-    pub expires: Option<Instant>,
+    pub expires: Option<End>,
 }
 
 impl SecretVersion {
     fn is_over(&self) -> bool {
-        self.expires.is_some_and(|end| Instant::now() >= end)
+        self.expires.is_some_and(End::has_come)
     }
 }
 
@@ -225,10 +226,10 @@ impl SecretEntry {
 
     /// When version `number` is no longer used: at once where another has taken its place. Asked of each attempt; takes no lock.
     #[must_use]
-    pub fn end_of(&self, number: u64) -> Option<Instant> {
+    pub fn end_of(&self, number: u64) -> Option<End> {
         match self.current.load().as_ref() {
             Ok(version) if version.number == number => version.expires,
-            Ok(_) | Err(_) => Some(Instant::now()),
+            Ok(_) | Err(_) => Some(End::at(Instant::now())),
         }
     }
 
@@ -379,7 +380,7 @@ impl SecretEntry {
             version: version.as_ref().map(|version| version.number),
             age_seconds: version.as_ref().map(|version| version.read_at.elapsed().as_secs()),
             last_good_read: good_at.map(|at| humantime::format_rfc3339_millis(at).to_string()),
-            ends_in_seconds: until(version.and_then(|version| version.expires)),
+            ends_in_seconds: version.and_then(|version| version.expires).map(|end| end.left().as_secs()),
             next_read_in_seconds: until(due_at),
             reading: self.turn.available_permits() == 0,
             last_error_code: error,

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, timeout};
 
 use super::{Book, Bound, READ_TIMEOUT, RETRY_FIRST, RETRY_MAX, RefreshOutcome, SecretEntry, SecretVersion};
+use crate::message::end::End;
 use crate::secret::cache::refused::Refusal;
 use crate::secret::error::SecretError;
 use crate::secret::value::SecretValue;
@@ -85,8 +86,9 @@ impl SecretEntry {
             || (before.as_ref().map_or(0, |old| old.number) + 1, Instant::now(), SystemTime::now()),
             |old| (old.number, old.read_at, old.read_at_wall),
         );
-        if !same || before.is_some_and(|old| old.expires != expires) {
-            let version = SecretVersion { value, number, read_at, read_at_wall, expires };
+        if !same || before.is_some_and(|old| old.expires.map(End::steady) != expires) {
+            let version =
+                SecretVersion { value, number, read_at, read_at_wall, expires: expires.map(End::at) };
             self.current.store(Arc::new(Ok(Arc::new(version))));
         }
         if !same && self.template.is_none() {

@@ -37,27 +37,36 @@ impl VaultStore {
 
     async fn look_now(&self, reference: &SecretRef) -> Result<LedgerEntry, StoreFault> {
         let (mount, path) = self.ledger_place(reference).await?;
-        let url = self.server.url(&format!("{mount}/data/{path}"));
-        match self.server.answered(|| HttpCall::get(&self.server.address.target, url.clone())).await {
-            Ok(answer) => {
-                let now = date_of(&answer);
-                let answer = Document::parse(&answer.body)?;
-                let version = answer.number(&["data", "metadata", "version"]);
-                let version = version.ok_or(StoreFault::Garbled("it names no version"))?;
-                let text = answer.text(&["data", "data", FIELD]);
-                Ok(LedgerEntry { text: text.map(|text| Zeroizing::new(text.to_owned())), version, now })
-            }
-            Err(StoreFault::NotFound) => {
-                // What was deleted goes on counting.
-                let version = match self.server.read(&format!("{mount}/metadata/{path}")).await {
-                    Ok(about) => about.number(&["data", "current_version"]).unwrap_or(0),
-                    Err(StoreFault::NotFound | StoreFault::Status(403)) => 0,
-                    Err(fault) => return Err(fault),
-                };
-                Ok(LedgerEntry { text: None, version, now: None })
-            }
-            Err(fault) => Err(fault),
+        if let Some(entry) = self.newest(&mount, &path).await? {
+            return Ok(entry);
         }
+        // What was deleted goes on counting.
+        let version = match self.server.read(&format!("{mount}/metadata/{path}")).await {
+            Ok(about) => about.number(&["data", "current_version"]).unwrap_or(0),
+            Err(StoreFault::NotFound | StoreFault::Status(403)) => 0,
+            Err(fault) => return Err(fault),
+        };
+        // Who has written between the two looks is not taken for deleted: that version is written over only if it was not
+        // there after it was counted.
+        let entry = if version > 0 { self.newest(&mount, &path).await? } else { None };
+        Ok(entry.unwrap_or(LedgerEntry { text: None, version, now: None }))
+    }
+
+    /// The newest version, where it is there.
+    async fn newest(&self, mount: &str, path: &str) -> Result<Option<LedgerEntry>, StoreFault> {
+        let url = self.server.url(&format!("{mount}/data/{path}"));
+        let answer =
+            match self.server.answered(|| HttpCall::get(&self.server.address.target, url.clone())).await {
+                Ok(answer) => answer,
+                Err(StoreFault::NotFound) => return Ok(None),
+                Err(fault) => return Err(fault),
+            };
+        let now = date_of(&answer);
+        let answer = Document::parse(&answer.body)?;
+        let version = answer.number(&["data", "metadata", "version"]);
+        let version = version.ok_or(StoreFault::Garbled("it names no version"))?;
+        let text = answer.text(&["data", "data", FIELD]);
+        Ok(Some(LedgerEntry { text: text.map(|text| Zeroizing::new(text.to_owned())), version, now }))
     }
 
     async fn put_now(

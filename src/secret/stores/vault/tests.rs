@@ -338,6 +338,36 @@ async fn a_lease_that_hangs_keeps_no_other_waiting() {
     }
 }
 
+/// Two that find nothing look at the same time; one of them has written between the two looks of the other.
+#[tokio::test]
+async fn what_was_written_between_two_looks_is_not_taken_for_deleted() {
+    for (deleted, version, text) in [(false, 1, Some("of the other")), (true, 2, None), (false, 0, None)] {
+        let looked = std::sync::atomic::AtomicUsize::new(0);
+        let server = FakeServer::start(move |asked| {
+            let missing = || Reply::Answer(404, r#"{"errors":[]}"#.into());
+            match &*asked.line {
+                "GET /v1/auth/token/lookup-self" => ok(r#"{"data":{"ttl":3600,"renewable":true}}"#),
+                "GET /v1/kv/metadata/grant" if version == 0 => missing(),
+                "GET /v1/kv/metadata/grant" => ok(format!(r#"{{"data":{{"current_version":{version}}}}}"#)),
+                "GET /v1/kv/data/grant" if version > 0 && !deleted => {
+                    match looked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+                        0 => missing(),
+                        _ => ok(r#"{"data":{"data":{"outgate":"of the other"},"metadata":{"version":1}}}"#),
+                    }
+                }
+                _ => missing(),
+            }
+        })
+        .await;
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("token"), "s.one").unwrap();
+        let store = store(&server, directory.path(), "kv: 2\nmount: kv\nauth: { token: file:token }\n");
+        let look = store.ledger().unwrap().look(&"v:grant".parse().unwrap()).await;
+        let entry = look.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((entry.version, entry.text.as_deref().map(String::as_str)), (version, text));
+    }
+}
+
 #[tokio::test]
 async fn garbage_is_named_and_not_repeated() {
     let table = [
