@@ -31,6 +31,8 @@ pub enum Door {
     LocalHttp2,
     /// As `Local`, with every resilience layer off.
     LocalBare,
+    /// As `LocalBare`, with the quota that outgate learns from answers.
+    LocalQuota,
     /// As `Local`, with rate limits, quota, retry, breaker and concurrency.
     LocalLayers,
     /// As `Local`, with a token that outgate got itself.
@@ -107,6 +109,7 @@ impl Exchange {
             Door::Local => "/bench/",
             Door::LocalHttp2 => "/bench2/",
             Door::LocalBare => "/bare/",
+            Door::LocalQuota => "/quota/",
             Door::LocalLayers => "/layers/",
             Door::LocalToken => "/token/",
             Door::LocalFree => "/free/",

@@ -80,7 +80,8 @@ providers:
     upstream: {{ connect_to: "{origin}" }}
 "#
     );
-    let off = "limits: off\n    quota: off\n    retry: off\n    breaker: off\n    concurrency: off";
+    let four_off = "limits: off\n    retry: off\n    breaker: off\n    concurrency: off";
+    let off = format!("quota: off\n    {four_off}");
     let on = "limits: [{ name: a, rate: 1000000/s, burst: 100000 }]\n    quota: {}\n    retry: {}\n    breaker: {}\n    concurrency: { max: 1000 }";
     let bearer = "bearer: \"env:BENCH_TOKEN\"".to_owned();
     let token = format!(
@@ -92,7 +93,8 @@ providers:
     for (name, http, doors, credential, more) in [
         ("bench", "http1", "forward, connect, local", &*bearer, ""),
         ("bench2", "http2", "local", &bearer, ""),
-        ("bare", "http1", "local", &bearer, off),
+        ("bare", "http1", "local", &bearer, &off),
+        ("quota", "http1", "local", &bearer, four_off),
         ("layers", "http1", "local", &bearer, on),
         ("token", "http1", "local", &token, ""),
         ("signed", "http1", "local", signed, ""),

@@ -19,6 +19,7 @@ mod fleet;
 mod healing;
 mod keys;
 mod leak;
+mod limits;
 mod local;
 mod never_twice;
 mod own_ca;

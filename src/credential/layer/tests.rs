@@ -14,7 +14,7 @@ use crate::credential::CredentialConfig;
 use crate::credential::location::Location;
 use crate::credential::token::TokenEnv;
 use crate::message::failure::Progress;
-use crate::resilience::timeout::tests::{channel, request_with};
+use crate::resilience::timeout::tests::request_with;
 use crate::secret::fake::{FakeServer, ok, pass, upstream_env};
 use crate::secret::{SecretCache, Stores};
 use crate::telemetry::Metrics;

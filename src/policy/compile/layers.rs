@@ -1,6 +1,6 @@
 //! The resilience layers of a route: what was typed, with every mistake told at its place, and whose traffic each counts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -208,6 +208,7 @@ impl Compiler<'_> {
         let learns = layers().any(|layers| layers.quota.as_ref().is_some_and(|quota| quota.learn));
         let mut counts = layers().flat_map(|layers| &layers.limits);
         let counts = counts.any(|limit| limit.settings.unit == Unit::Cost);
+        self.warn_of_idle_limits(own, routes, path);
         let own_routes = own.get("routes").map(Node::items).unwrap_or_default().iter().enumerate();
         let own_routes = own_routes.map(|(index, route)| (route, path.key("routes").index(index)));
         for (node, path) in std::iter::once((own, path.clone())).chain(own_routes) {
@@ -222,6 +223,31 @@ impl Compiler<'_> {
                 let hint = "leave it out, or `quota: { learn: true }`";
                 self.mistake_with(&path, "pauses nothing: no route of this provider learns its quota", hint);
             }
+        }
+    }
+
+    /// Limits that another one keeps from ever being reached: of the same list, or a route's by its provider's.
+    fn warn_of_idle_limits(&mut self, own: &Node, routes: &[Arc<Route>], path: &PolicyPath) {
+        let own_routes = own.get("routes").map(Node::items).unwrap_or_default();
+        if !std::iter::once(own).chain(own_routes).any(|node| node.get("limits").is_some()) {
+            return;
+        }
+        let mut told = BTreeSet::new();
+        for route in routes {
+            let limits = &route.settings.layers.limits;
+            for (place, limit) in limits.iter().enumerate() {
+                let mut others = limits.iter().enumerate().filter(|(other, by)| {
+                    let counts = by.owner == limit.owner || by.owner == Owner::Provider;
+                    *other != place && counts && limit.settings.is_never_reached(&by.settings, place < *other)
+                });
+                if let Some((_, by)) = others.next() {
+                    told.insert((limit.settings.name.clone(), by.settings.name.clone()));
+                }
+            }
+        }
+        for (limit, by) in told {
+            self.warnings
+                .push(format!("{path}.limits: `{limit}` is never reached: `{by}` lets no more through"));
         }
     }
 

@@ -71,6 +71,22 @@ pub struct LimitSettings {
 }
 
 impl LimitSettings {
+    /// Whether `other`, which counts at least all that this one counts, lets no more through than this one allows, in any time:
+    /// then this one never holds anything. Of two that say the same the later one is not reached; `first` says that this one
+    /// comes first.
+    pub fn is_never_reached(&self, other: &Self, first: bool) -> bool {
+        let kind = |limit: &Self| (limit.unit, limit.scope);
+        let counts_all = other.per == self.per || other.per == Per::Provider;
+        let shadow = self.mode.is_shadow() || other.mode.is_shadow();
+        if kind(self) != kind(other) || !counts_all || shadow || other.burst > self.burst {
+            return false;
+        }
+        let windows = self.rate.per().as_nanos().div_ceil(other.rate.per().as_nanos());
+        let most = windows.saturating_mul(u128::from(other.rate.count()));
+        let same = other.rate == self.rate && other.burst == self.burst;
+        most <= u128::from(self.rate.count()) && !(same && first)
+    }
+
     /// Thousandths of a token that come back per window: what a fleet has to share out, besides the burst.
     pub fn refill(&self) -> u64 {
         (u64::from(self.rate.count().saturating_sub(self.burst)) + 1) * 1_000
