@@ -47,7 +47,7 @@ class Compose(unittest.TestCase):
             if not what.exists():
                 missing(f"{what.name} is not here: the example of Compose is not started")
         cls.image = shared()
-        app_image(cls.image, "")
+        app_image(cls.image)
         cls.program = program
 
     def compose(self, *arguments, check=True):

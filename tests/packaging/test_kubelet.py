@@ -21,8 +21,6 @@ from test_pod import HOST, KEY, Origin, ca_of, policy
 from webhook import command_line, injector_objects, template_of
 
 CURL = "curl -sS --fail --max-time 20"
-#: The stand-in for the app's own program of the Job: it settles, and ends as it is told.
-SETTLE = f"#!/bin/sh\n{CURL} https://{HOST}/v1/settle || exit 9\nexit ${{SETTLE_CODE:-0}}\n"
 #: An app that serves until it is told to end, and calls out once more then.
 SERVE = shell(f"cat /var/run/outgate/ca-bundle.pem > /tmp/read-at-the-start.pem; "
               f"trap '{CURL} --resolve {HOST}:443:203.0.113.5 https://{HOST}/v1/farewell; exit $?' TERM; : > /tmp/serving; while :; do sleep 0.1; done")
@@ -52,7 +50,7 @@ class Pods(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.image = shared()
-        app_image(cls.image, SETTLE)
+        app_image(cls.image)
 
     def kubelet(self, spec, data=None, serve=True):
         pod = Kubelet(self.image, spec, {
