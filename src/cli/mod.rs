@@ -60,14 +60,25 @@ pub struct PolicyArgument {
     #[arg(short, long, value_name = "PATH", env = "OUTGATE_CONFIG", default_value = "proxy.yaml")]
     pub config: PathBuf,
     /// What this deployment says in place of the policy, in the sections that need a restart: `admin.health_address=0.0.0.0:9902`.
-    /// May be given several times; in the variable each stands on a line of its own.
-    #[arg(long = "set", value_name = "KEY=VALUE", env = "OUTGATE_SET", value_delimiter = '\n')]
+    /// May be given several times. `OUTGATE_SET` has the same, each on a line of its own; what is given here is set after that.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_delimiter = '\n')]
     pub settings: Vec<Setting>,
+    /// Those of the variable: an argument of their own, because a flag takes the place of its variable, and would leave out all of them.
+    #[arg(
+        long = "outgate-set",
+        hide = true,
+        value_name = "KEY=VALUE",
+        env = "OUTGATE_SET",
+        value_delimiter = '\n'
+    )]
+    pub of_environment: Vec<Setting>,
 }
 
 impl PolicyArgument {
     fn origin(&self) -> PolicyOrigin {
-        PolicyOrigin { path: self.config.clone(), settings: self.settings.clone() }
+        // The later one wins at the same key.
+        let settings = self.of_environment.iter().chain(&self.settings).cloned().collect();
+        PolicyOrigin { path: self.config.clone(), settings }
     }
 }
 

@@ -125,9 +125,36 @@ async fn a_setting_that_is_none_is_a_wrong_argument() {
         ("providers.api.hosts=[evil.example]", 2, "the rest belongs into the policy"),
         ("admin.health_adress=0.0.0.0:1", 3, "health_address"),
     ] {
-        let got = output(&mut outgate(&["check", "--config", &path, "--set", setting]));
-        let told = String::from_utf8_lossy(&got.stderr).into_owned();
-        assert_eq!(got.status.code(), Some(code), "{told}");
-        assert!(told.contains(wanted), "{told}");
+        for command in [
+            &mut outgate(&["check", "--config", &path, "--set", setting]),
+            outgate(&["check", "--config", &path]).env("OUTGATE_SET", setting),
+        ] {
+            let got = output(command);
+            let told = String::from_utf8_lossy(&got.stderr).into_owned();
+            assert_eq!(got.status.code(), Some(code), "{told}");
+            assert!(told.contains(wanted), "{told}");
+        }
     }
+}
+
+/// A flag does not take the place of the whole variable: each key is set by the one that names it, and by the flag where both do.
+#[tokio::test]
+async fn settings_of_the_variable_stay_beside_those_of_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_policy(dir.path(), PLAIN);
+    let of_variable =
+        ["interception.bundle=/of-the-variable.pem", "listeners=[{address: \"127.0.0.1:1\"}]"].join("\n");
+    let mut command = outgate(&[
+        "env",
+        "--config",
+        &path,
+        "--format",
+        "json",
+        "--set",
+        "listeners=[{address: \"127.0.0.1:2\"}]",
+    ]);
+    let got = output(command.env("OUTGATE_SET", of_variable));
+    let told = String::from_utf8_lossy(&got.stdout).into_owned();
+    assert!(told.contains(r#""SSL_CERT_FILE": "/of-the-variable.pem""#), "{told}");
+    assert!(told.contains(r#""HTTPS_PROXY": "http://127.0.0.1:2""#), "{told}");
 }

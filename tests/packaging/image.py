@@ -76,6 +76,12 @@ events_logger = "file"
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 init_path = "/usr/bin/catatonit"
 """
+#: What makes networks of containers, and names in them; the example of Compose wants it, and nothing else here.
+NETAVARK = Path("/usr/lib/podman/netavark")
+NETWORKS = """[network]
+network_backend = "netavark"
+network_config_dir = "{}/networks"
+"""
 
 
 def available():
@@ -95,7 +101,7 @@ class Image:
             missing(why)
         self.folder = Path(tempfile.mkdtemp(prefix="image-"))
         conf = self.folder / "containers.conf"
-        conf.write_text(CONTAINERS_CONF)
+        conf.write_text(CONTAINERS_CONF + (NETWORKS.format(self.folder) if NETAVARK.exists() else ""))
         policy = self.folder / "policy.json"
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         storage = self.folder / "storage.conf"

@@ -30,6 +30,8 @@ want systemd-analyze systemd
 want buildah buildah
 want podman podman runc catatonit
 want runc runc
+want /usr/lib/podman/netavark netavark
+want /usr/lib/podman/aardvark-dns aardvark-dns
 want ip iproute2
 want nft nftables
 want iptables iptables

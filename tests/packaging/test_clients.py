@@ -168,10 +168,21 @@ class Clients(unittest.TestCase):
         self.assertRegex(distrusted.stderr, "certificate")
         self.assert_seen()
 
+    def test_uv(self):
+        """A client in Rust, with rustls. What it gets is no index of packages; but it comes there, trusts what it sees, and has the credential."""
+        command = [Path(sys.executable).with_name("uv"), "--no-config", "pip", "install", "--dry-run", "--target", self.folder / "uv",
+                   "--python", sys.executable, "--index-url", f"https://{HOST}/simple", "nothing"]
+        done = self.run_with(command)
+        self.assert_seen("/simple/nothing/")
+        self.assertNotIn("certificate", done.stderr)
+        self.assertRegex(self.run_with(command, without=TRUST).stderr, "certificate|UnknownIssuer")
+        self.assert_seen()
+
     def test_the_table_is_that_of_the_documents(self):
         """docs/clients.md has a row for each, says the same, and that it is tested."""
         rows = [line for line in (ROOT / "docs/clients.md").read_text().splitlines() if line.startswith("| ")]
-        for client in [*CLIENTS, Client("git", "git over https", "env", "env", None)]:
+        others = [Client("git", "git over https", "env", "env", None), Client("uv", "uv", "env", "env", None)]
+        for client in [*CLIENTS, *others]:
             row, = [line for line in rows if line.startswith(f"| {client.row}")]
             name, proxy, trust, *_ = [cell.strip() for cell in row.strip("|").split(" | ")]
             self.assertIn("**tested** by `make test-packaging`", name)

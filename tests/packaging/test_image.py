@@ -1,7 +1,6 @@
 """The image: what is in it, and that it runs as the chart runs it."""
 
 import os
-import shutil
 import subprocess
 import time
 import unittest
@@ -9,7 +8,6 @@ from pathlib import Path
 
 from engine import ROOT, missing
 from image import REDIRECT_TAG, TAG, Image, included, shared, shared_redirect
-from pod import until
 
 MIB = 1024 * 1024
 
@@ -159,17 +157,6 @@ class Redirect(unittest.TestCase):
         for step, code in ((("setup", "--uid=64532"), 0), (("check", "--uid=64532"), 0), (("check", "--uid=64533"), 5), (("remove",), 0), (("check", "--uid=64532"), 5)):
             done = run("redirect", *step)
             self.assertEqual(done.returncode, code, f"{step}: {done.stdout}{done.stderr}")
-
-
-class Compose(unittest.TestCase):
-    def test_docker_takes_it(self):
-        if shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-            # The one exception to "in CI nothing is skipped": the plugin is a package of Docker's own, which CI's machine has not got.
-            # It is told as a skip, and test_render looks at the YAML itself.
-            self.skipTest("docker compose is not here: only the YAML of examples/compose is looked at")
-        done = subprocess.run(["docker", "compose", "-f", ROOT / "examples/compose/compose.yaml", "config", "-q"], capture_output=True,
-                              text=True, env={"GITHUB_TOKEN": "x", "PATH": "/usr/bin:/usr/local/bin:/bin"})
-        self.assertEqual(done.returncode, 0, done.stderr)
 
 
 if __name__ == "__main__":

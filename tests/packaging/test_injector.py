@@ -406,7 +406,7 @@ class Webhook(unittest.TestCase):
                     took = {"kept": [], "new": []}
                     begun = time.monotonic()
                     with injector.connection() as kept:
-                        while time.monotonic() - begun < 4:
+                        while time.monotonic() - begun < 3:
                             for way, connect in (("kept", lambda: contextlib.nullcontext(kept)), ("new", injector.connection)):
                                 sent = time.monotonic()
                                 with connect() as connection:

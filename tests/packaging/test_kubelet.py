@@ -6,7 +6,6 @@ See kubelet.py for what is real here and what is not. test_pod does without podm
 import json
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 import unittest
@@ -22,11 +21,9 @@ from test_pod import HOST, KEY, Origin, ca_of, policy
 from webhook import command_line, injector_objects, template_of
 
 CURL = "curl -sS --fail --max-time 20"
-#: The stand-in for the app's own program of the Job: it settles, and ends as it is told.
-SETTLE = f"#!/bin/sh\n{CURL} https://{HOST}/v1/settle || exit 9\nexit ${{SETTLE_CODE:-0}}\n"
 #: An app that serves until it is told to end, and calls out once more then.
 SERVE = shell(f"cat /var/run/outgate/ca-bundle.pem > /tmp/read-at-the-start.pem; "
-              f"trap '{CURL} --resolve {HOST}:443:203.0.113.5 https://{HOST}/v1/farewell; exit $?' TERM; while :; do sleep 0.1; done")
+              f"trap '{CURL} --resolve {HOST}:443:203.0.113.5 https://{HOST}/v1/farewell; exit $?' TERM; : > /tmp/serving; while :; do sleep 0.1; done")
 MIGRATE = {"name": "migrate", "image": "registry.example/shop:1.0.0", "command": shell(
     f"set -e; test -n \"$HTTPS_PROXY\"; test \"$SSL_CERT_FILE\" = /var/run/outgate/ca-bundle.pem; {CURL} -H 'Authorization: Bearer of-the-app' "
     f"https://{HOST}/v1/migrate; {CURL} http://127.0.0.1:3128/stripe/v1/local"),
@@ -53,7 +50,7 @@ class Pods(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.image = shared()
-        app_image(cls.image, SETTLE)
+        app_image(cls.image)
 
     def kubelet(self, spec, data=None, serve=True):
         pod = Kubelet(self.image, spec, {
@@ -90,7 +87,7 @@ class Pods(unittest.TestCase):
         pod.origin.seen.clear()
 
     def assert_calls(self, pod, path="/v1/call", arguments=""):
-        got = pod.execute("shop", f"{CURL} {arguments} https://{HOST}{path}", check=False)
+        got = pod.execute("shop", f"until test -e /tmp/serving; do sleep 0.05; done; {CURL} {arguments} https://{HOST}{path}", check=False)
         self.assertEqual((got.returncode, got.stdout), (0, '{"ok": true}'), got.stderr + pod.logs("outgate"))
 
     def test_a_users_init_container_behind_the_sidecar(self):
