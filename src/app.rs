@@ -7,8 +7,8 @@ pub mod handed;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -362,18 +362,24 @@ fn token_owner(secrets: &Arc<SecretCache>, tokens: &ListenerTokens) -> TokenOwne
     let of_tenants =
         of_tenants.map(|(name, reference)| (Owner::Tenant(name.clone()), token_check(secrets, reference)));
     let all: Vec<_> = plain.chain(of_tenants).collect();
+    let told = Once::new();
     Arc::new(move |token: &[u8]| {
-        let mut owners = Vec::new();
-        all.iter().for_each(|(owner, is_it)| owners.extend(is_it(token).then_some(owner)));
-        match owners[..] {
-            [owner] => Some(owner.clone()),
-            [] => None,
-            // Secrets may be equal though their references are not. It proves nothing then.
-            [..] => {
-                tracing::warn!(target: "outgate::listener", owners = owners.len(), "a token that more than one of a listener's `auth` names is refused");
-                None
+        let (mut first, mut owners) = (None, 0);
+        for (owner, is_it) in &all {
+            if is_it(token) {
+                owners += 1;
+                first = first.or(Some(owner));
             }
         }
+        if owners > 1 {
+            // Secrets may be equal though their references are not. It proves nothing then. Told once, as every request may
+            // bring such a token.
+            told.call_once(|| {
+                tracing::warn!(target: "outgate::listener", owners, "a token that more than one of a listener's `auth` names is refused");
+            });
+            return None;
+        }
+        first.cloned()
     })
 }
 

@@ -116,7 +116,10 @@ impl Renewal {
             });
             match looked.await {
                 Ok(same) => self = same,
-                Err(_) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the CA of interception is watched no more: restart outgate to take over a new one");
+                    return;
+                }
             }
         }
     }
@@ -192,4 +195,43 @@ fn is_among(authority: &Authority, trusted: &RootCertStore) -> Result<bool, TlsE
 fn about(path: &Path) -> Option<(u64, u64, i64, i64)> {
     let about = std::fs::metadata(path).ok()?;
     Some((about.ino(), about.size(), about.mtime(), about.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{LogFormat, LogOutput};
+
+    fn authority(folder: &Path) -> Arc<Authority> {
+        Arc::new(Authority::load_or_create(&CaSource::Directory(folder.to_owned())).unwrap())
+    }
+
+    /// The files may be gone, or half written, for hours before the old CA ends.
+    #[tokio::test]
+    async fn a_ca_that_waits_keeps_its_time_where_its_files_break() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new, bundle] = ["old", "new", "bundle.pem"].map(|name| folder.path().join(name));
+        let (first, second) = (authority(&old), authority(&new));
+        let leaves = Arc::new(LeafCache::new(first.clone(), 8).unwrap());
+        let mut renewal = Renewal {
+            certificate: new.join("ca.pem"),
+            key: new.join("ca.key"),
+            leaves: leaves.clone(),
+            trusted: Arc::new(RootCertStore::empty()),
+            given: Given { bundle, truststore: None, ssl_cert_file: None, ssl_cert_dir: None },
+            telemetry: Arc::new(
+                Telemetry::start(LogFormat::Json, LogOutput::Capture(Arc::default())).unwrap(),
+            ),
+            seen: None,
+            told: None,
+        };
+        let signs = |ca: &Authority| leaves.authority().certificate_der() == ca.certificate_der();
+        renewal.look(SystemTime::now());
+        assert!(leaves.next_authority().is_some() && signs(&first));
+        std::fs::write(new.join("ca.pem"), "half a certif").unwrap();
+        renewal.look(SystemTime::now());
+        assert!(leaves.next_authority().is_some() && signs(&first));
+        renewal.look(first.not_after() - Duration::from_secs(600));
+        assert!(signs(&second));
+    }
 }

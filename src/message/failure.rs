@@ -104,6 +104,21 @@ pub enum Fault {
     Internal,
 }
 
+impl Fault {
+    /// Whether outgate refused for what else goes on: limits, queues, breakers. Another moment would have let the request through.
+    pub const fn is_for_load(self) -> bool {
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::QuotaHeld
+                | Self::QueueFull
+                | Self::ConcurrencyLimit
+                | Self::BreakerOpen
+                | Self::ConnectionLimit
+        )
+    }
+}
+
 /// A request that got no answer.
 pub struct Failure {
     /// What went wrong.

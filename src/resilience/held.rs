@@ -52,6 +52,11 @@ impl Held {
         Ok(())
     }
 
+    /// Whether all of it is here.
+    pub fn is_here(&self) -> bool {
+        self.rest.is_none()
+    }
+
     /// The first byte that is no white space, of what is here.
     pub fn first_byte(&self) -> Option<u8> {
         self.bytes().find(|byte| !byte.is_ascii_whitespace())

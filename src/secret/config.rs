@@ -49,11 +49,10 @@ pub enum StoreConfig {
 pub type StoreMistake = (&'static str, String);
 
 impl StoreConfig {
-    /// Of a store that outgate can write to: whether it tells who wrote last, which a KV of version 1 does not.
-    #[must_use]
-    pub fn tells_writers(&self) -> Option<bool> {
+    /// The settings of a store that outgate can write to.
+    fn writable(&self) -> Option<&vault::VaultConfig> {
         match self {
-            Self::Vault(vault) => Some(vault.kv != Some(vault::KvVersion::V1)),
+            Self::Vault(vault) => Some(vault),
             Self::AwsSecretsManager(_)
             | Self::GcpSecretManager(_)
             | Self::AzureKeyVault(_)
@@ -63,21 +62,17 @@ impl StoreConfig {
         }
     }
 
+    /// Of a store that outgate can write to: whether it tells who wrote last, which a KV of version 1 does not.
+    #[must_use]
+    pub fn tells_writers(&self) -> Option<bool> {
+        self.writable().map(|vault| vault.kv != Some(vault::KvVersion::V1))
+    }
+
     /// Of a store that outgate can write to: the server and where in it, so that two that differ in other settings alone are
     /// the same place.
     #[must_use]
     pub fn written_at(&self) -> Option<String> {
-        match self {
-            Self::Vault(vault) => {
-                Some(format!("{:?} {:?} {:?}", vault.address, vault.namespace, vault.mount))
-            }
-            Self::AwsSecretsManager(_)
-            | Self::GcpSecretManager(_)
-            | Self::AzureKeyVault(_)
-            | Self::Kubernetes(_)
-            | Self::Exec(_)
-            | Self::Sealed(_) => None,
-        }
+        self.writable().map(|vault| format!("{:?} {:?} {:?}", vault.address, vault.namespace, vault.mount))
     }
 
     /// The kind, as written in the policy.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::capture::Capture;
 use super::support::ca::TestCa;
 use super::support::client::{Got, Raw, admin, local_request, over_http1, over_tls, request, sample};
 use super::support::origin::{HttpOrigin, Seen, text};
@@ -326,6 +327,24 @@ async fn the_token_of_the_listener_proves_the_tenant_and_a_header_does_not() {
     // The header means nothing here, and no token goes further.
     assert!(seen.iter().all(|one| one.header("x-tenant") == Some("globex")));
     assert!(seen.iter().all(|one| one.header("proxy-authorization").is_none()));
+}
+
+/// Two references may lead to equal texts. Such a token proves nothing, and is told of once and not for each request.
+#[tokio::test]
+async fn a_token_that_two_own_opens_nothing_and_is_told_of_once() {
+    let (log, _guard) = Capture::start(tracing::Level::WARN);
+    let origin = HttpOrigin::with(None, |_| text(200, "ok")).await;
+    let tenant = "    tenant: { from: token, required: true }\n";
+    let dir = with_tokens();
+    std::fs::write(dir.path().join("g"), "token-of-acme").unwrap();
+    let policy = format!("{LISTENERS}{}", policy(&origin, &format!("{tenant}{BEARER}")));
+    let proxy = Proxy::start_in(dir, &policy).await;
+    for _ in 0..3 {
+        let lines = "Proxy-Authorization: Bearer token-of-acme\r\n";
+        assert_eq!(local_request(proxy.address(), "GET", "/api/x", lines, "").await.status, 407);
+    }
+    let told = log.text().matches("more than one of a listener's `auth`").count();
+    assert_eq!((told, origin.requests().len()), (1, 0), "{}", log.text());
 }
 
 #[tokio::test]

@@ -5,16 +5,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method};
 use tokio_util::sync::CancellationToken;
+use tower::service_fn;
 
 use super::*;
 use crate::credential::CredentialConfig;
 use crate::credential::location::Location;
 use crate::credential::token::TokenEnv;
 use crate::message::failure::Progress;
-use crate::message::request::EgressParts;
-use crate::message::target::{Host, Scheme, Target};
+use crate::resilience::timeout::tests::{channel, request_with};
 use crate::secret::fake::{FakeServer, ok, pass, upstream_env};
 use crate::secret::{SecretCache, Stores};
 use crate::telemetry::Metrics;
@@ -38,40 +37,28 @@ impl Busy {
     }
 }
 
-impl Service<EgressRequest> for Busy {
-    type Response = Response<Body>;
-    type Error = Failure;
-    type Future = Pending;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        Poll::Ready(Ok(()))
+/// Waits its turn, and sends if the credential has not ended meanwhile.
+async fn in_line(busy: Busy, request: EgressRequest) -> Result<Response<Body>, Failure> {
+    let at = busy.asked.fetch_add(1, Ordering::SeqCst);
+    if let Some(seconds) = busy.waits.get(at) {
+        pass(Duration::from_secs(*seconds)).await;
     }
-
-    fn call(&mut self, request: EgressRequest) -> Pending {
-        let this = self.clone();
-        Box::pin(async move {
-            let at = this.asked.fetch_add(1, Ordering::SeqCst);
-            if let Some(seconds) = this.waits.get(at) {
-                pass(Duration::from_secs(*seconds)).await;
-            }
-            if request.exchange.credential_is_over() {
-                return Err(Failure::not_sent(Fault::Credential).handing_back(request));
-            }
-            let field = request.headers.get(AUTHORIZATION).map_or("-", |value| value.to_str().unwrap());
-            this.sent.lock().unwrap().push(format!("{} {field}", request.path_and_query));
-            Ok(Response::new(Body::empty()))
-        })
+    if request.exchange.credential_is_over() {
+        return Err(Failure::not_sent(Fault::Credential).handing_back(request));
     }
+    let field = request.headers.get(AUTHORIZATION).map_or("-", |value| value.to_str().unwrap());
+    busy.sent.lock().unwrap().push(format!("{} {field}", request.path_and_query));
+    Ok(Response::new(Body::empty()))
 }
 
-struct Rig {
-    layer: Inject<Busy>,
+struct Rig<S> {
+    layer: Inject<S>,
     busy: Busy,
     _stop: tokio_util::sync::DropGuard,
 }
 
 /// `place` is where the token goes.
-fn rig(server: &FakeServer, place: Location, directory: &Path, waits: &[u64]) -> Rig {
+fn rig(server: &FakeServer, place: Location, directory: &Path, waits: &[u64]) -> Rig<impl Inner> {
     let text = format!(
         "{{ oauth2_client_credentials: {{ token_url: \"{}/token\", client_id: \"plain:app\", client_secret: env:PATH }} }}",
         server.url
@@ -86,23 +73,18 @@ fn rig(server: &FakeServer, place: Location, directory: &Path, waits: &[u64]) ->
     #[expect(clippy::disallowed_methods, reason = "a test")]
     tokio::spawn(cache.run(stop.clone()));
     let busy = Busy::new(waits);
-    let layer = Inject::new(busy.clone(), Arc::new(credentials), Scrub::Standard);
+    let provider = {
+        let busy = busy.clone();
+        service_fn(move |request| in_line(busy.clone(), request))
+    };
+    let layer = Inject::new(provider, Arc::new(credentials), Scrub::Standard);
     Rig { layer, busy, _stop: stop.drop_guard() }
 }
 
 fn request() -> EgressRequest {
-    EgressRequest::from(EgressParts {
-        method: Method::GET,
-        target: Target { scheme: Scheme::Https, host: Host::parse("api.test").unwrap(), port: 443 },
-        path_and_query: "/v1?a=b".parse().unwrap(),
-        headers: HeaderMap::new(),
-        body: Body::empty(),
-        upgrade: false,
-        credential_choice: 0,
-        tenant: None,
-        leave: None,
-        exchange: Arc::new(Exchange::new(None)),
-    })
+    let mut request = request_with(Body::empty(), None);
+    request.path_and_query = "/v1?a=b".parse().unwrap();
+    request
 }
 
 /// Tokens `token-1`, `token-2` and so on, which live for 100 seconds, and may be used for 95.
@@ -152,7 +134,7 @@ async fn who_waits_longer_than_three_tokens_live_is_answered() {
 #[tokio::test]
 async fn what_was_signed_goes_again_where_its_body_is_at_hand() {
     let body = |text: &'static str| Body::full(text);
-    let streamed = || crate::resilience::timeout::tests::channel().1;
+    let streamed = || channel().1;
     for (sent, goes) in [(Body::empty(), true), (body("held"), true), (streamed(), false)] {
         let mut request = request();
         request.body = sent;

@@ -8,6 +8,9 @@
 //! - **Window**: from the run's first request to the end of the wait that the provider named (which it rounded up to a
 //!   second), or, where it named none, to some time between the last refusal and the first success. Within that doubt a
 //!   length that people choose (a second, a minute, ten seconds ...) is taken, else a whole second, else the longest.
+//! - **Doubt**: a first run may have begun in one window of the provider's and ended in the next; then no more than half of
+//!   what was answered is sure. For one window, what goes beyond that half is sent one at a time, so that a number that is
+//!   too high costs one refusal and not a burst of them.
 //! - **Long runs** (a minute, and ten times the wait) say nothing of one window: only the pause is kept, and the next run,
 //!   which begins when the pause ends, is measured.
 //! - **Again refused** though the number was kept: within two windows the new run is a better measure (the first may have
@@ -81,6 +84,12 @@ impl Ended {
         self.run.started.is_some_and(|started| self.refused - started <= (wait * 10).max(LONG_RUN))
     }
 
+    /// Whether the run may have begun before the provider's window did. One that began when a pause ended did not.
+    fn may_span_two(&self, window: Duration) -> bool {
+        let begins = self.named_end.and_then(|end| end.checked_sub(window));
+        self.epoch == 0 && begins.is_none_or(|begins| self.run.started.is_some_and(|at| begins > at))
+    }
+
     /// The window's length, as it is known at the first success.
     fn window(&self, now: Instant) -> Option<Duration> {
         let started = self.run.started?;
@@ -108,6 +117,8 @@ pub(super) struct LearnedRate {
     /// Answered requests: when the last of a piece was answered, when the piece began, how many.
     used: VecDeque<(Instant, Instant, u32)>,
     sum: u32,
+    /// What is sure, and until when the rest is sent one at a time.
+    doubt: Option<(u32, Instant)>,
     /// Since when nothing was refused, and how long that must last before more is tried.
     quiet_since: Instant,
     quiet_for: Duration,
@@ -125,8 +136,10 @@ impl LearnedRate {
         let Some(mut before) = before else {
             // Refused before anything was answered, or after a long run: nothing is known of the number. The next run
             // begins when the pause ends, and is a better measure.
-            return (answered > 0 && ended.is_short())
-                .then(|| Self::new(answered, window, started, ended.refused, now));
+            return (answered > 0 && ended.is_short()).then(|| Self {
+                doubt: ended.may_span_two(window).then(|| (answered.div_ceil(2), now + window)),
+                ..Self::new(answered, window, started, ended.refused, now)
+            });
         };
         let run = ended.refused - started;
         let slower = f64::from(answered.max(1)) / window.as_secs_f64()
@@ -144,6 +157,7 @@ impl LearnedRate {
             window,
             used: VecDeque::new(),
             sum: 0,
+            doubt: None,
             quiet_since: now,
             quiet_for: QUIET,
             held: false,
@@ -184,10 +198,16 @@ impl LearnedRate {
     /// Whether another may be sent; if not, when one of those that were answered leaves the window.
     pub(super) fn gate(&mut self, now: Instant, on_the_way: u32) -> Result<(), Option<Instant>> {
         if self.left(now, on_the_way) > 0 {
-            return Ok(());
+            return if self.is_doubtful(now, on_the_way) { Err(None) } else { Ok(()) };
         }
         self.held = true;
         Err(self.used.front().map(|(last, _, _)| *last + self.window))
+    }
+
+    /// Whether the next one may be too many, and another is on its way that will tell.
+    fn is_doubtful(&mut self, now: Instant, on_the_way: u32) -> bool {
+        self.doubt = self.doubt.filter(|(_, until)| now < *until);
+        on_the_way > 0 && self.doubt.is_some_and(|(sure, _)| self.sum.saturating_add(on_the_way) >= sure)
     }
 
     /// A request was answered, or may have been counted without an answer.
@@ -248,6 +268,27 @@ mod tests {
         assert_eq!(learned(5, 0.5, Some(7.0), 7.6), (5, 7.0));
         // Stripe: no wait; refused at 0.1, asked again after a second.
         assert_eq!(learned(25, 0.1, None, 1.1), (25, 1.0));
+    }
+
+    #[test]
+    fn beyond_what_is_sure_one_at_a_time_for_one_window() {
+        let start = Instant::now();
+        // Windows of five seconds; the run began 0.3 s before one ended, or when it began.
+        for (epoch, refused, wait, doubtful) in
+            [(0, 0.8, 5.0, true), (1, 0.8, 5.0, false), (0, 0.5, 4.5, false), (0, 0.0, 5.0, false)]
+        {
+            let run = Run { started: Some(start), answered: 10 };
+            let ended = Ended::new(run, epoch, start + secs(refused), Some(secs(wait)));
+            let now = start + secs(6.0);
+            let mut rate = LearnedRate::learn(None, &ended, now).unwrap();
+            assert_eq!(rate.rate(), (10, secs(5.0)));
+            assert_eq!(rate.gate(now, 4), Ok(()));
+            assert_eq!(rate.gate(now, 5).is_err(), doubtful, "{epoch} {refused} {wait}");
+            (0..5).for_each(|_| rate.answered(now));
+            assert_eq!(rate.gate(now, 0), Ok(()));
+            assert_eq!(rate.gate(now, 1) == Err(None), doubtful);
+            assert_eq!(rate.gate(now + secs(5.0), 9), Ok(()), "after one window");
+        }
     }
 
     #[test]

@@ -1,11 +1,9 @@
-//! Answers at the end of an attempt: thrown away, or handed on with what the app's SDK has to know.
+//! Answers at the end of an attempt: set aside, or handed on with what the app's SDK has to know.
 
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use http_body::Body as HttpBody;
-use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::message::body::{Body, BodyError};
@@ -14,7 +12,7 @@ use crate::resilience::held::Held;
 
 /// Bytes of an answer that are read for the sake of its connection, or held back for the sake of its request.
 const SHORT: u64 = 64 * 1024;
-/// How long an answer is read that nobody will see.
+/// How long an answer is read that nobody is likely to see.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What the provider's hint says: `true` or `false`; anything else says nothing.
@@ -29,22 +27,17 @@ pub(super) fn hint(headers: &HeaderMap, name: &HeaderName) -> Option<bool> {
     }
 }
 
-/// Throws an answer away. A short rest is read first, because a connection in the middle of an answer cannot be used again.
-pub(super) async fn discard(answer: Response<Body>) {
-    let mut body = answer.into_body();
-    if body.is_end_stream() || body.exact_length().is_some_and(|length| length > SHORT) {
-        return;
+/// The answer of an attempt after which another one follows. A short one is read whole, for two reasons: its connection can
+/// be used again, and if outgate itself refuses the other attempt, it is still the provider's last word. One that is long, or
+/// does not come in time, is thrown away. Nothing of the old attempt (a permit, a connection) is held from then on.
+pub(super) async fn set_aside(answer: Response<Body>) -> Option<Response<Body>> {
+    let (head, body) = answer.into_parts();
+    if body.exact_length().is_some_and(|length| length > SHORT) {
+        return None;
     }
-    let _ = timeout(PATIENCE, async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if read > SHORT {
-                break;
-            }
-        }
-    })
-    .await;
+    let mut held = Held::new(body);
+    let read = timeout(PATIENCE, held.read(SHORT)).await;
+    (matches!(read, Ok(Ok(()))) && held.is_here()).then(|| Response::from_parts(head, Body::boxed(held)))
 }
 
 /// The answer to a request that must not be sent again, neither here nor by the app's SDK. An answer that would make the SDK

@@ -14,7 +14,7 @@ use super::decide::{Decision, Outcome, Situation, Why, decide, ground};
 use super::settings::RetrySettings;
 use super::{Heal, REASON_UNAUTHORIZED};
 use crate::message::body::Body;
-use crate::message::failure::Failure;
+use crate::message::failure::{Failure, Progress};
 use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::resilience::idempotency::{IdempotencySettings, Keyed};
 use crate::resilience::replay::Replay;
@@ -108,6 +108,8 @@ struct Course {
     choice: usize,
     tenant: Option<Arc<str>>,
     healing: Healing,
+    /// The last answer that was not handed on, where it was short.
+    aside: Option<Response<Body>>,
 }
 
 /// What became of the credential of one request.
@@ -152,6 +154,7 @@ impl Course {
                 .map_or(request.credential_choice, |heal| heal.preferred(request.tenant.as_deref())),
             tenant: request.tenant.clone(),
             healing: Healing::Unneeded,
+            aside: None,
             plan,
         };
         if course.plan.may_repeat() {
@@ -335,14 +338,14 @@ impl Course {
         None
     }
 
-    /// Throws the outcome away, and with it what it holds (a permit, a connection), and waits until it is time.
-    async fn wait(&self, outcome: Result<Response<Body>, Failure>, after: Duration) {
+    /// Lets go of what the outcome holds (a permit, a connection), and waits until it is time.
+    async fn wait(&mut self, outcome: Result<Response<Body>, Failure>, after: Duration) {
         let until = Instant::now() + after;
         // A healed request does not wait; letting its answer go is no queue.
         let _waiting =
             (!after.is_zero()).then(|| Waiting { exchange: &self.exchange, since: Instant::now() });
         if let Ok(answer) = outcome {
-            answer::discard(answer).await;
+            self.aside = answer::set_aside(answer).await;
         }
         if !after.is_zero() {
             tokio::time::sleep_until(until).await;
@@ -351,10 +354,19 @@ impl Course {
 
     /// What the app gets.
     async fn finish(
-        &self,
+        &mut self,
         outcome: Result<Response<Body>, Failure>,
         ended: Outcome,
     ) -> Result<Response<Body>, Failure> {
+        let outcome = match outcome {
+            // outgate had no room for another attempt. That is no answer to what the provider said to the last one; but that
+            // a credential was refused, and is healed by now, is nothing that the app should see.
+            Err(failure) if failure.fault.is_for_load() && failure.progress == Progress::NotSent => {
+                let aside = self.aside.take().filter(|_| self.healing == Healing::Unneeded);
+                aside.ok_or(failure)
+            }
+            outcome => outcome,
+        };
         let acted = self.exchange.acted_earlier()
             || matches!(ended, Outcome::Answered { verdict: Verdict { acted: true, .. }, .. });
         let given = match (outcome, self.exchange.hint()) {

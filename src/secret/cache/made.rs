@@ -54,15 +54,6 @@ impl SecretEntry {
         self.latest()?.expires
     }
 
-    /// When version `number` is no longer used: at once where another has taken its place.
-    #[must_use]
-    pub fn end_of(&self, number: u64) -> Option<Instant> {
-        match self.latest() {
-            Some(version) if version.number == number => version.expires,
-            Some(_) | None => Some(Instant::now()),
-        }
-    }
-
     /// Waits until a read from its present store was tried, which is done now if there was none: for who needs a secret to make
     /// another one.
     pub async fn tried_once(&self) {

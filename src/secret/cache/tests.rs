@@ -571,6 +571,8 @@ async fn a_file_that_is_written_replaced_or_only_now_made_is_seen() {
 async fn no_value_is_in_an_error_a_log_line_or_the_status() {
     let directory = tempfile::tempdir().unwrap();
     let log = Log::default();
+    // With one subscriber alone, an event that another thread meets first is off for all: that thread has none.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().finish());
     let subscriber =
         tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);

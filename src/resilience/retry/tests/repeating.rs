@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 
 use super::*;
@@ -331,6 +333,49 @@ async fn an_answer_is_let_go_before_the_wait() {
     repeating(service, settings("{}")).call(request(Method::POST, Body::empty())).await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_secs(30), "the time to let go is part of the wait");
     assert_eq!(dropped.await.unwrap(), Duration::from_millis(100));
+}
+
+/// What the provider said last is what the app gets, though outgate refuses the attempt after it.
+#[tokio::test(start_paused = true)]
+async fn where_outgate_has_no_room_for_another_attempt_the_last_answer_stands() {
+    let long = "x".repeat(70_000);
+    for (fault, body, expected) in [
+        (Fault::RateLimited, "short", Ok(503)),
+        (Fault::QuotaHeld, "", Ok(503)),
+        (Fault::BreakerOpen, "short", Ok(503)),
+        (Fault::ConcurrencyLimit, long.as_str(), Err(Fault::ConcurrencyLimit)),
+        // Why these are refused is more than a matter of the moment.
+        (Fault::AddressDenied, "short", Err(Fault::AddressDenied)),
+        (Fault::Credential, "short", Err(Fault::Credential)),
+        (Fault::ConnectRefused, "short", Err(Fault::ConnectRefused)),
+    ] {
+        let body = body.to_owned();
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let (said, made) = (body.clone(), attempts.clone());
+        let service = service_fn(move |_: EgressRequest| {
+            let first = made.fetch_add(1, Ordering::SeqCst) == 0;
+            let body = said.clone();
+            async move {
+                if !first {
+                    return Err(Failure::not_sent(fault));
+                }
+                let mut answer = answer(503).map(|_| Body::full(body));
+                Verdict { class: Class::Overload, acted: false, wait: None }.note(&mut answer);
+                Ok(answer)
+            }
+        });
+        let request = request(Method::POST, Body::empty());
+        let exchange = request.exchange.clone();
+        let given = repeating(service, settings("{}")).call(request).await;
+        match (given, expected) {
+            (Ok(answer), Ok(status)) => {
+                assert_eq!(answer.status(), status);
+                assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), body);
+                assert_eq!(reasons(&exchange), ["overload", "not_repeated:refused_by_outgate"]);
+            }
+            (given, expected) => assert_eq!(given.err().map(|failure| failure.fault), expected.err()),
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use super::refused::{Refusal, Refused};
+use super::refused::Refused;
 use super::tenants::TenantLog;
 use super::{SecretState, SecretStatus};
 use crate::secret::error::SecretError;
@@ -168,15 +168,6 @@ impl SecretEntry {
         entry
     }
 
-    /// Takes the last read of an entry that is gone for its own.
-    fn goes_on_from(&self, before: Refusal) {
-        let Refusal { again, failures, error } = before;
-        self.current.store(Arc::new(Err(Arc::clone(&error))));
-        let mut book = self.book();
-        (book.ended, book.last) = (1, Some((0, RefreshOutcome::Failed)));
-        (book.due_at, book.failures, book.error) = (Some(again), failures, Some(error));
-    }
-
     fn with(
         reference: SecretRef,
         template: Option<SecretRef>,
@@ -230,6 +221,15 @@ impl SecretEntry {
     /// The last good value, also where it has ended.
     pub(super) fn latest(&self) -> Option<Arc<SecretVersion>> {
         self.current.load().as_ref().as_ref().ok().cloned()
+    }
+
+    /// When version `number` is no longer used: at once where another has taken its place. Asked of each attempt; takes no lock.
+    #[must_use]
+    pub fn end_of(&self, number: u64) -> Option<Instant> {
+        match self.current.load().as_ref() {
+            Ok(version) if version.number == number => version.expires,
+            Ok(_) | Err(_) => Some(Instant::now()),
+        }
     }
 
     /// Reads again. Calls at the same time share one read, which begins after each of them asked: so a change that a

@@ -12,6 +12,15 @@ use crate::secret::value::SecretValue;
 use crate::secret::{Reading, Source};
 
 impl SecretEntry {
+    /// Takes the last read of an entry that is gone for its own.
+    pub(super) fn goes_on_from(&self, before: Refusal) {
+        let Refusal { again, failures, error } = before;
+        self.current.store(Arc::new(Err(Arc::clone(&error))));
+        let mut book = self.book();
+        (book.ended, book.last) = (1, Some((0, RefreshOutcome::Failed)));
+        (book.due_at, book.failures, book.error) = (Some(again), failures, Some(error));
+    }
+
     pub(super) async fn read_after_now(&self, limit: Duration) -> RefreshOutcome {
         let asked = self.book().begun;
         let Ok(_turn) = self.turn.acquire().await else {
