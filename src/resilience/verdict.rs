@@ -25,7 +25,7 @@ pub enum Class {
     Unavailable,
     /// The credential was refused: heals it.
     Unauthorized,
-    /// Says no for good: never sent again.
+    /// Says no for good: not sent again, unless the provider's own hint asks for it.
     Final,
     /// Fine.
     Success,

@@ -11,6 +11,7 @@ use crate::policy::load::LoadedPolicy;
 use crate::policy::pattern::HostPattern;
 use crate::policy::schema::RouteConfig;
 
+mod overriding;
 mod removal;
 
 /// Compiles a policy's text.
@@ -346,6 +347,7 @@ fn the_clients_own_paths_go_by_their_routes() {
         ("hubspot", "POST", "/crm/v3/objects/contacts/search", "search"),
         ("hubspot", "POST", "/files/v3/files", "files"),
         ("jira", "POST", "/rest/api/2/issue/X-1/attachments", "attachments"),
+        ("jira", "POST", "/ex/jira/1f2e/rest/api/3/issue/X-1/attachments", "attachments-of-site"),
         ("zendesk", "POST", "/api/v2/tickets.json", "tickets-json"),
         ("zendesk", "POST", "/api/v2/uploads.json", "uploads-json"),
         ("salesforce", "PUT", "/services/data/v59.0/jobs/ingest/750/batches", "bulk"),

@@ -99,7 +99,7 @@ pub enum ClassConfig {
     Unavailable,
     /// The credential was refused: heals it.
     Unauthorized,
-    /// No for good: never sent again.
+    /// No for good: not sent again, unless the hint that `retry.hint` names asks for it.
     Final,
     /// Fine: later rows are not looked at.
     Success,

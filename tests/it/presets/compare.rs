@@ -11,15 +11,17 @@ use serde_json::{Map, Value, json};
 
 use super::{facts, is_low, kept, list};
 
+/// A text of a preset with `*` for what a customer has.
+pub(super) fn stars(text: &str) -> String {
+    let mut out = text.to_owned();
+    while let (Some(from), Some(to)) = (out.find("${"), out.find('}')) {
+        out.replace_range(from..=to, "*");
+    }
+    out
+}
+
 /// Every text of a preset that is a host, for every value of its parameters, with `*` for what a customer has.
 pub(super) fn hosts_of(yaml: &Value) -> BTreeSet<String> {
-    let stars = |text: &str| {
-        let mut out = text.to_owned();
-        while let (Some(from), Some(to)) = (out.find("${"), out.find('}')) {
-            out.replace_range(from..=to, "*");
-        }
-        out
-    };
     let mut hosts = BTreeSet::new();
     for text in list(yaml, "hosts") {
         let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));

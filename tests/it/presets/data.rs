@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use outgate::policy::preset::text as preset_text;
 use serde_json::{Map, Value};
 
-use super::compare::{hosts_of, routes_of};
+use super::compare::{hosts_of, routes_of, stars};
 use super::{facts, kept, list};
 
 /// Every preset with its facts.
@@ -170,6 +170,29 @@ fn what_else_a_preset_says_stands_in_the_facts() {
     });
 }
 
+/// Where a sandbox has hosts of its own, a value of a parameter leads there, and only there, and is not the usual one.
+#[test]
+fn sandboxes_are_a_parameter() {
+    each(|yaml, fact, check| {
+        let said = &fact["sandbox_at"];
+        let parameter = &yaml["preset"]["parameters"][said["parameter"].as_str().unwrap_or_default()];
+        let hosts = |value: &Value| -> BTreeSet<String> {
+            let meaning = &parameter["values"][value.as_str().unwrap_or_default()];
+            let texts = meaning.as_array().cloned().unwrap_or_else(|| vec![meaning.clone()]);
+            texts.iter().filter_map(Value::as_str).map(stars).collect()
+        };
+        same_sets("hosts of the sandbox", hosts(&said["value"]), set(said, "hosts"), check);
+        let usual = hosts(&parameter["default"]);
+        check("the usual hosts are the sandbox's", usual.is_disjoint(&set(said, "hosts")));
+        // A host that is called so is one.
+        for host in
+            kept(fact, "hosts").into_iter().filter(|host| host.contains("sandbox") || host.contains("-test."))
+        {
+            check(&format!("{host} is no parameter's"), set(said, "hosts").contains(host));
+        }
+    });
+}
+
 /// Methods that are sent again though the first may have acted, and paths where nothing is.
 #[test]
 fn what_may_be_repeated_stands_in_the_facts() {
@@ -211,7 +234,7 @@ fn keys_for_repetitions_are_those_of_the_facts() {
         }
         let said = fact["keys_at"].as_object().cloned().unwrap_or_default();
         check(&format!("{own:?} and {said:?}"), own == said);
-        check("a key of the facts without a place", fact["key"].is_object() == !said.is_empty());
+        check("a key of the facts without a place", fact["key"].is_object() != said.is_empty());
     });
 }
 

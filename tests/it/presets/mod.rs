@@ -5,6 +5,7 @@
 //! request of a case with that case's answer, later ones with a plain 200.
 
 mod answers;
+mod at_a_time;
 mod compare;
 mod data;
 mod masked;

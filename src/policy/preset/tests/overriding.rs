@@ -1,0 +1,52 @@
+use std::time::Duration;
+
+use super::{all, compiled, with_each};
+
+/// What a policy writes of a provider wins over every preset, on the preset's routes too, and what it does not write stays.
+#[test]
+fn every_preset_gives_way_key_by_key() {
+    let own = "    timeouts: { response: 77s, deadline: 99s }\n    retry: { attempts: 7 }\n    quota: { max_hold: 20m }\n    concurrency: { max: 3 }\n    max_body: 5MiB\n    headers: { default: { x-own: a } }\n    limits: [{ name: own, rate: 7/s }]\n    responses: [{ when: { status: 418 }, is: overload }]\n";
+    for (name, preset) in all() {
+        let with = &with_each(&preset)[0];
+        let provider = |own: &str| {
+            let policy = format!(
+                "version: 1\nproviders:\n  p:\n    preset: {name}\n    with: {{ {with} }}\n    credential: none\n{own}"
+            );
+            compiled(&policy).unwrap_or_else(|told| panic!("{name}: {told}")).providers.remove(0)
+        };
+        let (before, after) = (provider(""), provider(own));
+        assert_eq!(before.routes.len(), after.routes.len(), "{name}");
+        for (before, after) in before.routes.iter().zip(&after.routes) {
+            let place = format!("{name} {}", after.name);
+            let (was, is) = (&before.settings, &after.settings);
+            let times = (is.timeouts.response, is.timeouts.deadline);
+            assert_eq!(times, (Duration::from_secs(77), Duration::from_secs(99)), "{place}");
+            assert_eq!(is.timeouts.idle, was.timeouts.idle, "{place}");
+            assert_eq!(is.max_body, Some(5 << 20), "{place}");
+            let retry = &is.layers.retry.as_ref().unwrap().settings;
+            assert_eq!(retry.attempts, 7, "{place}");
+            if let Some(was) = &was.layers.retry {
+                assert_eq!(
+                    (&retry.hint, &retry.backoff),
+                    (&was.settings.hint, &was.settings.backoff),
+                    "{place}"
+                );
+            }
+            if let (Some(is), Some(was)) = (&is.layers.quota, &was.layers.quota) {
+                assert_eq!(is.max_hold, Duration::from_secs(1200), "{place}");
+                assert_eq!((&is.bucket, &is.fields), (&was.bucket, &was.fields), "{place}");
+            }
+            let most = &is.layers.concurrency.as_ref().unwrap().settings;
+            assert_eq!(most.max, 3, "{place}");
+            if let Some(was) = &was.layers.concurrency {
+                assert_eq!(most.max_wait, was.settings.max_wait, "{place}");
+            }
+            // Added: lists of limits and of rows.
+            assert_eq!(is.layers.limits.len(), was.layers.limits.len() + 1, "{place}");
+            assert!(is.layers.responses != was.layers.responses, "{place}");
+            assert_eq!(is.layers.idempotency, was.layers.idempotency, "{place}");
+            let names = |edits: &crate::policy::compiled::HeaderEdits| edits.default.len();
+            assert_eq!(names(&is.headers), names(&was.headers) + 1, "{place}");
+        }
+    }
+}
