@@ -15,6 +15,7 @@ mod demo;
 mod doors;
 mod drain;
 mod ending;
+mod file_faults;
 mod fleet;
 mod healing;
 mod keys;
