@@ -9,6 +9,7 @@ mod blame;
 mod breaker;
 mod cache;
 mod capture;
+mod certificates;
 mod clocks;
 mod credentials;
 mod demo;
