@@ -234,7 +234,8 @@ fn allowed(
 }
 
 fn upstream_identity(provider: &Provider) -> Option<String> {
-    provider.upstream.identity.as_ref().map(|(certificate, key)| format!("{certificate} + {key}"))
+    let all = provider.upstream.identities.iter().map(|(certificate, key)| format!("{certificate} + {key}"));
+    Some(all.collect::<Vec<_>>().join(", ")).filter(|all| !all.is_empty())
 }
 
 /// Its secrets; of a token also what it is got with, and where what rotates is kept.

@@ -125,8 +125,9 @@ impl CredentialConfig {
     pub fn members(&self, directory: &Path) -> Result<Vec<MemberSettings>, String> {
         let of = MemberSettings::of;
         match &self.kind {
+            Kind::None => Ok(Vec::new()),
             // A client certificate is shown by the connection: no request holds anything of it.
-            Kind::None | Kind::Mtls(_) => Ok(Vec::new()),
+            Kind::Mtls(config) => config.pairs().map(|_| Vec::new()),
             Kind::Bearer(list) => Ok(list.0.iter().cloned().map(bearer::parts).map(of).collect()),
             Kind::Basic(config) => Ok(config.alternatives()?.into_iter().map(of).collect()),
             // Several headers belong to one credential (Datadog wants two keys); they are no overlap. Their values may be one.
@@ -153,12 +154,18 @@ impl CredentialConfig {
         }
     }
 
-    /// The client certificate and its key, where that is what it is.
-    pub fn identity(&self) -> Option<(&SecretRef, &SecretRef)> {
+    /// The client certificates and their keys, the new one first; none where it is something else.
+    pub fn identities(&self) -> Vec<(SecretRef, SecretRef)> {
         match &self.kind {
-            Kind::Mtls(config) => Some((&config.certificate, &config.key)),
-            _ => None,
+            // What is wrong with the lists is told where the members are compiled.
+            Kind::Mtls(config) => config.pairs().unwrap_or_default(),
+            _ => Vec::new(),
         }
+    }
+
+    /// Whether it is client certificates.
+    pub fn is_certificate(&self) -> bool {
+        matches!(self.kind, Kind::Mtls(_))
     }
 
     /// Whether this is `none`.

@@ -6,8 +6,9 @@
 //! old place go on there until they have the new policy too, and then there are two newest ones.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 
-use crate::credential::kinds::{KeepSettings, MemberSettings};
+use crate::credential::kinds::{KeepSettings, MemberSettings, whole};
 use crate::policy::compiled::CompiledPolicy;
 use crate::secret::reference::SecretRef;
 
@@ -16,7 +17,14 @@ const MOST: usize = 1024;
 
 /// The places of this process since its start. One that a policy does not name any more is remembered: it may come back.
 #[derive(Debug, Default)]
-pub(super) struct KeptPlaces(VecDeque<(SecretRef, KeptAt)>);
+pub(super) struct KeptPlaces {
+    /// Where relative paths of the policy start.
+    directory: PathBuf,
+    known: VecDeque<(Seed, KeptAt)>,
+}
+
+/// Which secret a refresh token is, however it is written: a file by any of its paths, a store by any of its names.
+type Seed = (String, Option<String>, Option<String>);
 
 /// A place.
 #[derive(Clone, Debug)]
@@ -48,22 +56,43 @@ fn server(policy: &CompiledPolicy, place: &KeepSettings) -> Option<String> {
     store.written_at()
 }
 
+fn seed(policy: &CompiledPolicy, reference: &SecretRef, directory: &Path) -> Seed {
+    let field = reference.field().map(str::to_owned);
+    let place = match reference.store() {
+        "file" => format!("file:{}", whole(&directory.join(reference.path())).display()),
+        name => {
+            let store = policy.stores.iter().find(|(store, _)| store == name);
+            let server = store.and_then(|(_, store)| store.written_at());
+            format!("{}:{}", server.as_deref().unwrap_or(name), reference.path())
+        }
+    };
+    (place, field, reference.version().map(str::to_owned))
+}
+
 impl KeptPlaces {
+    /// None so far; relative paths of the policy start in `directory`.
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self { directory, known: VecDeque::new() }
+    }
+
     /// What a policy would begin anew, in words; nothing where it may be taken.
     pub(super) fn lost_by(&self, policy: &CompiledPolicy) -> Vec<String> {
         let mut lost: Vec<String> = Vec::new();
-        for (seed, now) in grants(policy) {
-            let Some((_, before)) = self.0.iter().find(|(known, _)| known == seed) else { continue };
+        for (reference, now) in grants(policy) {
+            let begins = seed(policy, reference, &self.directory);
+            let Some((_, before)) = self.known.iter().find(|(known, _)| *known == begins) else { continue };
             let text = match &now {
                 Some(now) if now.is(before) => continue,
                 Some(now) if now.place.is_at(&before.place) => {
                     format!(
-                        "`{seed}` at {} and the policy keeps it at another server of that name",
+                        "`{reference}` at {} and the policy keeps it at another server of that name",
                         before.place
                     )
                 }
-                Some(now) => format!("`{seed}` at {} and the policy keeps it at {}", before.place, now.place),
-                None => format!("`{seed}` at {} and the policy does not let it rotate", before.place),
+                Some(now) => {
+                    format!("`{reference}` at {} and the policy keeps it at {}", before.place, now.place)
+                }
+                None => format!("`{reference}` at {} and the policy does not let it rotate", before.place),
             };
             if !lost.contains(&text) {
                 lost.push(text);
@@ -74,12 +103,13 @@ impl KeptPlaces {
 
     /// A policy runs.
     pub(super) fn remember(&mut self, policy: &CompiledPolicy) {
-        for (seed, at) in grants(policy) {
+        for (reference, at) in grants(policy) {
             let Some(at) = at else { continue };
-            self.0.retain(|(known, _)| known != seed);
-            self.0.push_back((seed.clone(), at));
-            if self.0.len() > MOST {
-                self.0.pop_front();
+            let begins = seed(policy, reference, &self.directory);
+            self.known.retain(|(known, _)| *known != begins);
+            self.known.push_back((begins, at));
+            if self.known.len() > MOST {
+                self.known.pop_front();
             }
         }
     }
@@ -104,11 +134,13 @@ mod tests {
     fn a_place_that_changes_is_told_and_one_that_stays_or_is_new_is_not() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("a")).unwrap();
-        let at = |grant: &str, stores: &str| policy(directory.path(), grant, stores);
+        let here = directory.path().to_string_lossy().into_owned();
+        let at = |grant: &str, stores: &str| policy(directory.path(), &grant.replace("{dir}", &here), stores);
         let vault = |more: &str| {
             format!("v: {{ vault: {{ address: \"https://{more}\", auth: {{ token: env:T }} }} }}")
         };
         let (one, two) = (vault("one:8200"), vault("two:8200"));
+        let renamed = one.replacen("v:", "w:", 1);
         let slow = one.replace("auth:", "timeouts: { total: 9s }, auth:");
         let grant = |seed: &str, store: &str| format!("refresh_token: {seed}, rotates: true, store: {store}");
         let (file, other) = ("{ file: a/kept }", "{ file: b/kept }");
@@ -121,6 +153,13 @@ mod tests {
             (grant("env:S", file), "", format!("{}, scopes: [a]", grant("env:S", file)), "", ""),
             (grant("env:S", file), "", grant("env:S", other), "", "b/kept"),
             (grant("env:S", file), "", grant("env:S2", other), "", ""),
+            // The same file by another path, and the same secret by another name of its server.
+            (grant("file:a/seed", file), "", grant("file:./a/../a/seed", other), "", "b/kept"),
+            (grant("file:a/seed", file), "", grant("\"file:{dir}/a/seed\"", other), "", "b/kept"),
+            (grant("file:a/seed", file), "", grant("file:a/seed2", other), "", ""),
+            (grant("file:a/seed#one", file), "", grant("file:a/seed#two", other), "", ""),
+            (grant("v:kv/seed", file), &*one, grant("w:kv/seed", other), &*renamed, "b/kept"),
+            (grant("v:kv/seed", file), &*one, grant("v:kv/seed", other), &*two, ""),
             (grant("env:S", file), "", "refresh_token: env:S".to_owned(), "", "not let it rotate"),
             ("refresh_token: env:S".to_owned(), "", grant("env:S", file), "", ""),
             (grant("env:S", file), "", grant("env:S", in_vault), &*one, "v:kv/x"),
@@ -129,7 +168,7 @@ mod tests {
             (grant("env:S", &redis("k")), "", grant("env:S", &redis("k")), "", ""),
             (grant("env:S", &redis("k")), "", grant("env:S", &redis("j")), "", "the key j"),
         ] {
-            let mut places = KeptPlaces::default();
+            let mut places = KeptPlaces::new(directory.path().to_owned());
             let first = at(&before, of_before);
             assert!(places.lost_by(&first).is_empty());
             places.remember(&first);
@@ -149,7 +188,7 @@ mod tests {
                 "",
             )
         };
-        let mut places = KeptPlaces::default();
+        let mut places = KeptPlaces::new(directory.path().to_owned());
         places.remember(&of("S", "one"));
         places.remember(&of("OTHER", "two"));
         assert_eq!(places.lost_by(&of("S", "three")).len(), 1);

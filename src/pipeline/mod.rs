@@ -3,6 +3,7 @@
 //! Only admission hands out the power to send: [`generation::Generation`] is the one place that returns a route's service
 //! or a tunnel permit, and `proxy` cannot import `upstream`. So "no dial before policy" is a fact, not a rule.
 
+mod client_certificates;
 pub mod error;
 pub mod generation;
 mod kept;

@@ -101,7 +101,7 @@ impl Reloader {
         prepare(&generation, &shared);
         shared.telemetry.metrics.policy_applied(1, SystemTime::now());
         let current = Arc::new(ArcSwap::from_pointee(generation));
-        let mut kept = KeptPlaces::default();
+        let mut kept = KeptPlaces::new(directory(&origin.path));
         kept.remember(current.load().policy());
         let (next, last_refused) = (AtomicU64::new(2), Mutex::new(None));
         Ok(Self {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, Response};
 
+use super::client_certificates::HealByCertificate;
 use super::error::EgressError;
 use super::generation::Around;
 use super::renewals::{Origin, renewals};
@@ -77,6 +78,12 @@ impl RouteStack {
             cache.renewals = Some(renewals(shared.telemetry.clone(), origin));
         }
         let (service, locations) = match credential {
+            None if upstream.overlaps() => {
+                let metrics = shared.telemetry.metrics.provider(&provider.name);
+                let heal = HealByCertificate { upstream: upstream.clone(), metrics };
+                let layers = Layers { heal: Some(Arc::new(heal)), ..layers };
+                (wrap(layers, upstream.service()), Locations::default())
+            }
             None => (wrap(layers, upstream.service()), Locations::default()),
             Some(credential) => {
                 let locations = credential.locations();

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::client_certificates::ClientCertificates;
 use super::layer_states::LayerStates;
 use crate::credential::Credentials;
 use crate::credential::kinds::MemberSettings;
@@ -14,8 +15,7 @@ use crate::policy::compiled::UpstreamKey;
 use crate::resilience::cache::Spawn;
 use crate::secret::SecretCache;
 use crate::telemetry::{Metrics, Telemetry};
-use crate::upstream::identity::{ClientIdentity, IdentitySource, ProxyAuthSource, SecretMissing};
-
+use crate::upstream::identity::{IdentitySource, ProxyAuthSource, SecretMissing};
 use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
 use zeroize::Zeroizing;
 
@@ -91,12 +91,10 @@ impl Shared {
     /// The pool of an upstream.
     pub fn upstream(&self, key: &UpstreamKey) -> Result<Arc<Upstream>, UpstreamError> {
         self.upstreams.get_or_make(key, || {
-            let identity = key.identity.as_ref().map(|(certificate, key)| {
-                let source = SecretIdentity {
-                    certificate: self.secrets.entry_under(certificate, crate::secret::ValueRules::Any),
-                    key: self.secrets.entry_under(key, crate::secret::ValueRules::Any),
-                };
-                Arc::new(source) as Arc<dyn IdentitySource>
+            let identity = (!key.identities.is_empty()).then(|| {
+                let metrics = self.telemetry.metrics.provider(&key.settings.provider);
+                let all = ClientCertificates::new(&key.identities, &self.secrets, metrics);
+                Arc::new(all) as Arc<dyn IdentitySource>
             });
             let proxy_auth = key.proxy_auth.as_ref().map(|reference| {
                 Arc::new(SecretProxyAuth(self.secrets.entry(reference))) as Arc<dyn ProxyAuthSource>
@@ -154,32 +152,6 @@ impl Shared {
             let read_at = SystemTime::now().checked_sub(Duration::from_secs(age));
             metrics.secret(&secret.reference).read(version, read_at.unwrap_or(SystemTime::UNIX_EPOCH));
         }
-    }
-}
-
-/// A client certificate that lives in two secrets.
-struct SecretIdentity {
-    certificate: Arc<crate::secret::SecretEntry>,
-    key: Arc<crate::secret::SecretEntry>,
-}
-
-impl IdentitySource for SecretIdentity {
-    fn version(&self) -> u64 {
-        let number = |entry: &crate::secret::SecretEntry| entry.current().map_or(0, |version| version.number);
-        // Both only grow, so their sum changes whenever one of them does.
-        number(&self.certificate) + number(&self.key)
-    }
-
-    fn current(&self) -> Result<ClientIdentity, SecretMissing> {
-        let read = |entry: &crate::secret::SecretEntry| {
-            entry.current().map_err(|error| SecretMissing(error.to_string()))
-        };
-        let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
-        Ok(ClientIdentity {
-            version: certificate.number + key.number,
-            certificate_pem: certificate.value.expose().to_vec(),
-            key_pem: Zeroizing::new(key.value.expose().to_vec()),
-        })
     }
 }
 

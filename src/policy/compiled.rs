@@ -269,8 +269,8 @@ pub struct Telemetry {
 pub struct UpstreamKey {
     /// Settings of the upstream.
     pub settings: UpstreamSettings,
-    /// Client certificate and key.
-    pub identity: Option<(SecretRef, SecretRef)>,
+    /// Client certificates with their keys, the new one first; none is none.
+    pub identities: Vec<(SecretRef, SecretRef)>,
     /// `user:password` of the corporate proxy.
     pub proxy_auth: Option<SecretRef>,
 }

@@ -8,12 +8,18 @@
 //! tenant: { header: X-Tenant, required: true, pattern: "acct_[0-9A-Za-z]{16}" }
 //! ```
 
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::str::FromStr;
 
 /// Bytes that a name may have.
 pub const MAX_NAME: usize = 128;
 /// Characters and classes that a pattern may have.
 const MAX_PIECES: usize = 32;
+/// Steps in which two patterns are compared.
+const MAX_COMPARED: usize = 5_000;
+
+/// In which pieces a name can stand, and how many characters each of them has taken.
+type Reached = BTreeSet<(usize, usize)>;
 
 /// A pattern, compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +73,79 @@ impl TenantPattern {
             reached = piece.step(name, &reached);
         }
         reached[name.len()]
+    }
+
+    /// Whether it may admit a name that `other` does not; said of two also where that is too long to be found out.
+    #[must_use]
+    pub fn admits_more_than(&self, other: &Self) -> bool {
+        let letters = self.letters(other);
+        let first = (self.first(), other.first());
+        let mut seen = HashSet::from([first.clone()]);
+        let mut line = VecDeque::from([(first, 0)]);
+        while let Some(((ours, theirs), length)) = line.pop_front() {
+            if length > 0 && self.is_whole(&ours) && !other.is_whole(&theirs) {
+                return true;
+            }
+            if length == MAX_NAME {
+                continue;
+            }
+            for letter in &letters {
+                let next = (self.after(&ours, *letter), other.after(&theirs, *letter));
+                if next.0.is_empty() || !seen.insert(next.clone()) {
+                    continue;
+                }
+                if seen.len() > MAX_COMPARED {
+                    return true;
+                }
+                line.push_back((next, length + 1));
+            }
+        }
+        false
+    }
+
+    /// One character of each kind that pieces of the two tell apart, as its bit.
+    fn letters(&self, other: &Self) -> Vec<u128> {
+        let mut kinds = HashMap::new();
+        for letter in (0..128).map(|byte| 1_u128 << byte) {
+            let all = self.0.iter().chain(&other.0);
+            let kind: Vec<bool> = all.map(|piece| piece.class & letter != 0).collect();
+            kinds.entry(kind).or_insert(letter);
+        }
+        kinds.into_values().collect()
+    }
+
+    /// Where a name can stand that has not begun.
+    fn first(&self) -> Reached {
+        let mut reached = Reached::new();
+        self.reach(0, 0, &mut reached);
+        reached
+    }
+
+    /// Where it can stand a character later.
+    fn after(&self, before: &Reached, letter: u128) -> Reached {
+        let mut reached = Reached::new();
+        for (at, taken) in before {
+            if let Some(piece) = self.0.get(*at)
+                && *taken < piece.most
+                && piece.class & letter != 0
+            {
+                self.reach(*at, taken + 1, &mut reached);
+            }
+        }
+        reached
+    }
+
+    fn reach(&self, at: usize, taken: usize, reached: &mut Reached) {
+        reached.insert((at, taken));
+        if let Some(piece) = self.0.get(at)
+            && taken >= piece.least
+        {
+            self.reach(at + 1, 0, reached);
+        }
+    }
+
+    fn is_whole(&self, reached: &Reached) -> bool {
+        reached.contains(&(self.0.len(), 0))
     }
 
     /// Whether all its characters may stand in a secret reference.
@@ -226,6 +305,31 @@ mod tests {
                 "{name:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_pattern_that_admits_more_is_told_from_one_that_admits_less() {
+        let table = [
+            // pattern, other; whether the first admits more, whether the second does
+            ("[A-Za-z0-9._-]{1,128}", "acct_[0-9]{16}", true, false),
+            ("acct_[0-9a-f]{16}", "acct_[0-9]{16}", true, false),
+            ("acct_[0-9]{8,16}", "acct_[0-9]{8}", true, false),
+            ("[a-z]+", "[a-z][a-z]*", false, false),
+            ("[a-c]{1,4}", "[abc]?[a-c]{0,3}", false, false),
+            ("[a-z]{1,4}", "[A-Z]{1,4}", true, true),
+            ("[a-z]*[a-z]*[a-z]*b", "[a-z]+", false, true),
+            ("a{128}", "a{127}", true, true),
+        ];
+        for (one, other, more, less) in table {
+            let (first, second): (TenantPattern, TenantPattern) =
+                (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(first.admits_more_than(&second), more, "{one} {other}");
+            assert_eq!(second.admits_more_than(&first), less, "{other} {one}");
+            assert!(!first.admits_more_than(&first), "{one}");
+        }
+        // What is too long to be found out is taken for more, within a moment.
+        let long: TenantPattern = "[ab]*a[ab]{12}[ab]*b[ab]{12}".parse().unwrap();
+        assert!(long.admits_more_than(&"[ab]*b[ab]{12}[ab]*a[ab]{12}".parse().unwrap()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::compiled::{CompiledPolicy, Provider, Route, TenantFrom};
 use super::schema::Unmatched;
+use super::tenant_pattern::TenantPattern;
 use crate::credential::kinds::MemberSettings;
 use crate::credential::scrub::Scrub;
 use crate::message::target::Scheme;
@@ -109,11 +110,26 @@ fn compare(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
     if proven(old) && !proven(new) {
         wider.push(format!("provider `{name}` no longer wants its tenant proven by a token"));
     }
+    if let (Some(was), Some(now)) = (names(old), names(new))
+        && now.admits_more_than(was)
+    {
+        wider.push(format!(
+            "provider `{name}` takes names of tenants that it did not take (`tenant.pattern`)"
+        ));
+    }
     upstream(old, new, wider);
     denials(old, new, wider);
     order(old, new, wider);
     settings(old, new, wider);
     credentials(old, new, wider);
+}
+
+/// What tenants may be called, where a header names them.
+fn names(provider: &Provider) -> Option<&TenantPattern> {
+    match &provider.tenant.as_ref()?.from {
+        TenantFrom::Header(_, pattern) => Some(pattern),
+        TenantFrom::Token => None,
+    }
 }
 
 /// Where requests go, and who is believed to be the provider.
@@ -223,7 +239,7 @@ fn credentials(old: &Provider, new: &Provider, wider: &mut Vec<String>) {
             .chain(
                 provider
                     .upstream
-                    .identity
+                    .identities
                     .iter()
                     .flat_map(|(certificate, key)| [certificate.clone(), key.clone()]),
             )
@@ -274,6 +290,16 @@ mod tests {
                 provider("tenant: { header: X-T, required: true }"),
                 provider("tenant: { header: X-T, required: false }"),
                 "no longer wants a tenant",
+            ),
+            (
+                provider("tenant: { header: X-T, pattern: \"acct_[0-9]{16}\" }"),
+                provider("tenant: { header: X-T, pattern: \"acct_[0-9a-f]{16}\" }"),
+                "takes names of tenants",
+            ),
+            (
+                provider("tenant: { header: X-T, pattern: \"acct_[0-9]{16}\" }"),
+                provider("tenant: { header: X-T }"),
+                "(`tenant.pattern`)",
             ),
             (
                 routes(&format!("{admin}, {get}")),

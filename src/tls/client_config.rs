@@ -142,6 +142,29 @@ pub fn classify(error: &io::Error) -> TlsFault {
     }
 }
 
+/// Whether the peer refused the client certificate, or wanted one. Its alert is authentic in TLS 1.3 and ends the handshake in
+/// earlier versions: it has taken no request on that connection.
+pub fn refuses_certificate(error: &io::Error) -> bool {
+    use rustls::AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateRevoked,
+        CertificateUnknown, DecryptError, HandshakeFailure, UnknownCA, UnsupportedCertificate,
+    };
+    let Some(rustls::Error::AlertReceived(alert)) = find(error) else { return false };
+    matches!(
+        alert,
+        AccessDenied
+            | BadCertificate
+            | CertificateExpired
+            | CertificateRequired
+            | CertificateRevoked
+            | CertificateUnknown
+            | DecryptError
+            | HandshakeFailure
+            | UnknownCA
+            | UnsupportedCertificate
+    )
+}
+
 fn find(error: &io::Error) -> Option<&rustls::Error> {
     // `source()` of an io::Error passes over the very error that it wraps.
     let mut next: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);

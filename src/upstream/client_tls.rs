@@ -78,6 +78,11 @@ impl ClientConfigs {
         self.identity.as_ref().map_or(0, |identity| identity.version())
     }
 
+    /// The identity, where it is an overlap of several.
+    pub fn overlap(&self) -> Option<&Arc<dyn IdentitySource>> {
+        self.identity.as_ref().filter(|identity| identity.overlaps())
+    }
+
     /// The configurations for the current identity.
     pub fn current(&self) -> Result<Arc<Configs>, TlsSetupError> {
         let version = self.version();

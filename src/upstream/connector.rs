@@ -127,6 +127,11 @@ impl Connector {
         self.configs.version()
     }
 
+    /// The client certificates, where there are several.
+    pub fn overlap(&self) -> Option<&Arc<dyn IdentitySource>> {
+        self.configs.overlap()
+    }
+
     /// A connection to the host, secured as the scheme wants.
     pub async fn connect(&self, host: &Host, port: u16, purpose: Purpose) -> Result<Connected, Failure> {
         let dialled = self.dial_raw(host, port).await?;

@@ -8,7 +8,7 @@ use std::io;
 use crate::message::body::BodyError;
 use crate::message::failure::{Failure, Fault, Progress};
 
-use crate::tls::client_config::{TlsFault, classify};
+use crate::tls::client_config::{TlsFault, classify, refuses_certificate};
 
 use super::client_tls::TlsSetupError;
 
@@ -32,6 +32,17 @@ pub fn handshake_fault(error: io::Error) -> Failure {
         TlsFault::Protocol | TlsFault::Io => Fault::TlsProtocol,
     };
     Failure::not_sent(fault).because(error)
+}
+
+/// Whether a handshake failed because the provider refused the client certificate.
+pub fn is_refusal(failure: &Failure) -> bool {
+    let io = failure.cause().and_then(|cause| cause.downcast_ref::<io::Error>());
+    failure.fault == Fault::TlsAlert && io.is_some_and(refuses_certificate)
+}
+
+/// The same of a request on a connection on which nothing was answered yet: with TLS 1.3 the refusal comes behind the handshake.
+pub fn is_late_refusal(error: &hyper::Error) -> bool {
+    cause::<io::Error>(error).is_some_and(refuses_certificate)
 }
 
 /// TLS that could not be set up: a client certificate that is not there is a missing credential.

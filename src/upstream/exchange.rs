@@ -17,7 +17,7 @@ use crate::telemetry::HttpVersion;
 
 use super::answer;
 use super::connector::Purpose;
-use super::error::exchange_fault;
+use super::error::{exchange_fault, is_late_refusal};
 use super::pool::{Http1Lease, Http2Lease, Lease, Made, Origin};
 use super::upload::{Broken, UploadBody};
 
@@ -141,7 +141,7 @@ impl Outgoing {
             Ok(response) => answered(response, Lease::Http1(lease), &route, broken),
             Err(error) => {
                 let sent = if written.bytes() == before { Progress::NotSent } else { Progress::Sent };
-                failed(error, route, &broken, sent, fresh, handed)
+                failed(error, route, &broken, sent, (fresh, made), handed)
             }
         }
     }
@@ -163,7 +163,7 @@ impl Outgoing {
         match answer.await {
             Ok(response) => answered(response, Lease::Http2(lease), &route, broken),
             Err(error) => {
-                let outcome = failed(error, route, &broken, Progress::Sent, fresh, handed);
+                let outcome = failed(error, route, &broken, Progress::Sent, (fresh, made), handed);
                 match &outcome {
                     // Closed, going away, or refusing: the next request gets another connection.
                     Outcome::Stale(_) => lease.retire(),
@@ -267,6 +267,10 @@ fn note(exchange: &Exchange, made: Made, timings: Option<Timings>, protocol: Htt
     facts.peer = Some(made.peer);
     facts.reused = Some(timings.is_none());
     facts.upstream_version = Some(protocol);
+    if facts.prepared.is_none() {
+        // The certificate is all that it carries.
+        facts.credential_stamp = made.version;
+    }
 }
 
 fn answered(response: Response<Incoming>, lease: Lease, route: &Route, broken: Broken) -> Outcome {
@@ -285,13 +289,17 @@ fn failed(
     route: Route,
     broken: &Broken,
     sent: Progress,
-    fresh: bool,
+    (fresh, made): (bool, Made),
     handed: Handed,
 ) -> Outcome {
     let request = error.take_message();
+    let error = error.into_error();
     let mut failure = match &request {
-        Some(_) => exchange_fault(error.into_error(), Progress::NotSent),
-        None => exchange_fault(error.into_error(), sent),
+        Some(_) => exchange_fault(error, Progress::NotSent),
+        None if fresh && made.version > 0 && is_late_refusal(&error) => {
+            Failure::not_sent(Fault::TlsAlert).because(error)
+        }
+        None => exchange_fault(error, sent),
     };
     if failure.progress == Progress::NotSent {
         handed.back(&route.exchange);

@@ -26,6 +26,20 @@ pub trait IdentitySource: Send + Sync {
     fn version(&self) -> u64;
     /// Certificate and key, asked when a version is seen for the first time.
     fn current(&self) -> Result<ClientIdentity, SecretMissing>;
+    /// Whether there are several of which one is shown at a time; only then the rest is asked and told.
+    fn overlaps(&self) -> bool {
+        false
+    }
+    /// The provider refused the one of this version, or it cannot be used. Whether another one is shown from now on.
+    fn refused(&self, _version: u64) -> bool {
+        false
+    }
+    /// The provider took the one of this version.
+    fn accepted(&self, _version: u64) {}
+    /// Whether the one of this version was taken, and not refused since.
+    fn is_proven(&self, _version: u64) -> bool {
+        true
+    }
 }
 
 /// Hands out the user and password of the corporate proxy.

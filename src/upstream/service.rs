@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -16,16 +16,19 @@ use crate::message::target::{Host, Scheme, Target};
 use crate::telemetry::{DialResult, ProviderMetrics};
 
 use super::client_tls::TlsSetupError;
-use super::connector::{Connector, Dialled, Purpose, UpstreamEnv};
+use super::connector::{Connected, Connector, Dialled, Purpose, UpstreamEnv};
+use super::error::is_refusal;
 use super::exchange::{Outcome, Outgoing, Timings};
 use super::handshake;
 use super::identity::{IdentitySource, ProxyAuthSource};
-use super::pool::{Lease, Place, Pool, PoolStats, Step, Ticket, Waiting};
+use super::pool::{Lease, Origin, Place, Pool, PoolStats, Step, Ticket, Waiting};
 use super::settings::UpstreamSettings;
 
 /// How many pooled connections may turn out to be closed before one request; each was closed by the provider in the very
 /// moment it was taken.
 const MAX_STALE: usize = 8;
+/// Client certificates that are shown one after the other: as many as a list can have.
+const MAX_SHOWN: usize = 8;
 
 /// Why an upstream cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -95,9 +98,16 @@ impl Upstream {
         let mut outgoing = Outgoing::new(request);
         for _ in 0..MAX_STALE {
             let (lease, timings) = leased;
+            let shows = lease.shows();
             match outgoing.over(lease, timings, self.scheme).await {
-                Outcome::Answered(response) => return Ok(response),
-                Outcome::Failed(failure) => return Err(failure),
+                Outcome::Answered(response) => {
+                    self.judge_certificate(shows, Ok(response.status()));
+                    return Ok(response);
+                }
+                Outcome::Failed(failure) => {
+                    self.judge_certificate(shows, Err(failure.fault));
+                    return Err(failure);
+                }
                 Outcome::Stale(unsent) => outgoing = unsent,
             }
             let route = outgoing.route();
@@ -107,6 +117,30 @@ impl Upstream {
             }
         }
         Err(Failure::not_sent(Fault::Reset).because("every pooled connection was closed by the provider"))
+    }
+
+    /// Whether it shows one of several client certificates.
+    pub fn overlaps(&self) -> bool {
+        self.connector.overlap().is_some()
+    }
+
+    /// The provider refused the client certificate of this version. Whether another is shown from now on.
+    pub fn certificate_refused(&self, version: u64) -> bool {
+        self.connector.overlap().is_some_and(|overlap| overlap.refused(version))
+    }
+
+    /// What an exchange says of the client certificate that its connection has shown, in an overlap.
+    fn judge_certificate(&self, (version, fresh): (u64, bool), outcome: Result<StatusCode, Fault>) {
+        let Some(overlap) = self.connector.overlap() else { return };
+        match outcome {
+            // Whether it is the certificate that was refused is judged further out, by the policy's table of answers.
+            Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {}
+            Ok(_) => overlap.accepted(version),
+            // With TLS 1.3 a provider that refuses it may close before its alert is read.
+            Err(Fault::Reset) if fresh && !overlap.is_proven(version) => _ = overlap.refused(version),
+            Err(Fault::TlsAlert) if fresh => _ = overlap.refused(version),
+            Err(_) => {}
+        }
     }
 
     /// The innermost service of a stack.
@@ -202,10 +236,31 @@ impl Upstream {
         self.metrics.dialed(failure.map_or(DialResult::Ok, |failure| dial_result(failure.fault)));
     }
 
-    async fn open(&self, place: Place, purpose: Purpose) -> Result<(Lease, Timings), Failure> {
-        let origin = place.origin().clone();
+    /// The connection; or why there is none, and the version of the client certificate that it was to show.
+    async fn dial(&self, origin: &Origin, purpose: Purpose) -> Result<Connected, (Failure, u64)> {
+        let version = self.connector.version();
         let dialled = self.connector.connect(&origin.host, origin.port, purpose).await;
         self.count(dialled.as_ref().err());
+        dialled.map_err(|failure| (failure, version))
+    }
+
+    async fn open(&self, place: Place, purpose: Purpose) -> Result<(Lease, Timings), Failure> {
+        let origin = place.origin().clone();
+        let mut dialled = self.dial(&origin, purpose).await;
+        for _ in 0..MAX_SHOWN {
+            // Nothing was sent, so the next client certificate is shown at once.
+            let Some(version) =
+                dialled.as_ref().err().and_then(|(failure, version)| is_unfit(failure).then_some(*version))
+            else {
+                break;
+            };
+            if !self.certificate_refused(version) {
+                break;
+            }
+            dialled = self.dial(&origin, purpose).await;
+            self.pool.shows(self.connector.version());
+        }
+        let dialled = dialled.map_err(|(failure, _)| failure);
         match dialled {
             Ok(connected) => {
                 let timings = Timings { dns: connected.dns, connect: connected.connect, tls: connected.tls };
@@ -225,6 +280,11 @@ fn given_back(request: EgressRequest) -> Failure {
     request.exchange.facts().attempts -= 1;
     let failure = Failure::not_sent(Fault::Credential).retry_after(Duration::from_secs(1));
     failure.because("the credential ended while the request waited for a connection").handing_back(request)
+}
+
+/// Whether another client certificate may do better: the provider refused this one, or it cannot be used.
+fn is_unfit(failure: &Failure) -> bool {
+    is_refusal(failure) || failure.fault == Fault::Credential
 }
 
 /// The label of a dial that failed.

@@ -28,6 +28,7 @@ PROVIDERS = {
     "staged": ("quick:app/stripe#key@KEPT", "first"),
     "pinned": ("quick:app/stripe#key@{first}", "first"),
     "binary": ("quick:app/binary", "binary"),
+    "overlap": ("[quick:app/stripe#key, quick:app/stripe#key@AWSPREVIOUS]", "second"),
     "newest-parameter": ("parameters:/app/stripe", "two"),
     "first-parameter": ("parameters:/app/stripe@1", "one"),
     "labelled-parameter": ("parameters:/app/stripe@kept", "one"),
@@ -116,6 +117,11 @@ def set_up(client, account: str) -> dict[str, dict[str, str]]:
     }
 
 
+def quoted(reference: str) -> str:
+    """A reference, or a list of them, in YAML."""
+    return json.dumps(reference.strip("[]").split(", ") if reference.startswith("[") else reference)
+
+
 class Proxy(Program):
     """An outgate whose secrets are AWS's."""
 
@@ -139,7 +145,7 @@ class Proxy(Program):
   {provider}:
     hosts: [{provider}.x.test]
     upstream: {{ scheme: http, connect_to: "127.0.0.1:{api.server_address[1]}", plaintext_credential: allow }}
-    credential: {{ bearer: "{reference.format(first=own["first"])}" }}
+    credential: {{ bearer: {quoted(reference.format(first=own["first"]))} }}
 """
         super().__init__(binary, folder, admin, text, environment)
 
@@ -168,6 +174,7 @@ def check_aws_stores(report, binary: str, folder: Path, python: str, environment
         proxy = Proxy(binary, folder, moto, api, own, environment)
         for title, judge in (("stages, versions, binary values, parameters, a session", values),
                              ("keys that are wrong or may not: 503, and nothing is sent", broken),
+                             ("an overlap of the current stage and the previous", overlaps),
                              ("a rotation is read; one that a 401 tells, at once", rotates)):
             report.line("aws-stores", "local", title, judge(client, api, proxy))
         told = proxy.admin_page("/status") + proxy.admin_page("/metrics")
@@ -201,6 +208,14 @@ def broken(_, api: Api, proxy: Proxy) -> list[str]:
         if (said := told[reference].get("last_error_code")) != code:
             problems.append(f"{provider}: told as {said}, and not as {code}")
     return problems
+
+
+def overlaps(_, api: Api, proxy: Proxy) -> list[str]:
+    """The provider learns of a key later than AWS does."""
+    api.ended.add(f"Bearer {SECRETS['second']}")
+    got = proxy.get("overlap")
+    api.ended.clear()
+    return [] if got == (200, SECRETS["first"]) else [f"the previous stage was not sent where the current was refused: {got[0]}"]
 
 
 def rotates(client, api: Api, proxy: Proxy) -> list[str]:

@@ -34,6 +34,7 @@ PROVIDERS = {
     "newest": "bearer: 'bao:secret/stripe#key'",
     "pinned": "bearer: 'bao:secret/stripe#key@1'",
     "former": "bearer: 'bao:secret/stripe#key@previous'",
+    "overlap": "bearer: ['bao:secret/stripe#key', 'bao:secret/stripe#key@previous']",
     "one": "bearer: 'bao:kv1/deep/er#key'",
     "by-jwt": "bearer: 'jwt:secret/stripe#key'",
     "by-token": "bearer: 'team:inside/stripe#key'",
@@ -110,6 +111,7 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.redis, self.lock, self.seen, self.users = redis, threading.Lock(), {}, set()
         self.refresh, self.issued, self.reused, self.refused = SECRETS["seed"], 0, 0, 0
+        self.not_yet = None  # what the provider of the overlap does not take yet
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, *_):
@@ -120,6 +122,8 @@ class Api(ThreadingHTTPServer):
             self.seen[provider] = sent
             if provider == "rotating":
                 return sent == f"Bearer access-{self.issued}"
+            if provider == "overlap":
+                return sent != self.not_yet
         if provider != "leased":
             return True
         user, _, password = base64.b64decode(sent.removeprefix("Basic ")).decode().partition(":")
@@ -296,6 +300,7 @@ def check_bao(report, binary: str, folder: Path, environment: dict[str, str], on
         own = set_up(bao, redis, folder)
         proxies = [Proxy(binary, folder / name, bao, api, environment) for name in ("a", "b")]
         for title, judge in (("KV 1 and 2, versions, namespaces; AppRole, JWT and a token", values),
+                             ("an overlap of the newest and the previous version", overlaps),
                              ("leases and logins are renewed, and replaced", lives),
                              ("a lease and a login that are revoked are healed", revoked),
                              ("two processes rotate one refresh token by check-and-set", rotates)):
@@ -331,6 +336,18 @@ def values(bao: Bao, api: Api, proxies: list[Proxy]) -> list[str]:
             wait_for(f"{provider} carries {secret}", lambda: carries(provider, secret), 10)
         except TimeoutError as error:
             problems.append(str(error))
+    return problems
+
+
+def overlaps(_: Bao, api: Api, proxies: list[Proxy]) -> list[str]:
+    """The provider learns of a key later than OpenBao does."""
+    problems = []
+    api.not_yet = f"Bearer {SECRETS['third']}"
+    if proxies[0].get("/overlap/x") != 200 or api.seen.get("overlap") != f"Bearer {SECRETS['second']}":
+        problems.append("the previous version was not sent where the newest was refused")
+    if "old_needed" not in proxies[0].told():
+        problems.append("that the old one was needed is not told")
+    api.not_yet = None
     return problems
 
 

@@ -23,19 +23,23 @@ enum Fault {
     Says404,
     Garbage,
     NotHttp,
-    Lines,
+    /// A value that cannot stand in a header.
+    Holds(&'static str),
     Hangs,
 }
 
 /// Each with the codes by which `/status` may tell it.
-const FAULTS: [(Fault, &[&str]); 7] = [
+const FAULTS: [(Fault, &[&str]); 10] = [
     (Fault::Closes, &["store_unreachable"]),
     (Fault::Says500, &["store_status"]),
     // A refusal of AWS has its meaning in its body.
     (Fault::Says404, &["not_found", "store_status"]),
     (Fault::Garbage, &["store_garbled"]),
     (Fault::NotHttp, &["store_unreachable"]),
-    (Fault::Lines, &["malformed"]),
+    (Fault::Holds("a\nX: 1"), &["malformed"]),
+    (Fault::Holds("a\r"), &["malformed"]),
+    (Fault::Holds("a\0b"), &["malformed"]),
+    (Fault::Holds("schl\u{fc}ssel"), &["malformed"]),
     (Fault::Hangs, &["store_timeout", "timed_out"]),
 ];
 
@@ -95,7 +99,7 @@ fn answer(request: &str, fault: Fault, version: usize) -> Option<String> {
         Fault::Says404 => with(404, "{}"),
         Fault::Garbage => with(200, "<html>"),
         Fault::NotHttp => Some("what is that\r\n\r\n".to_owned()),
-        Fault::Lines => with(200, &value(path, request, "a\nX: 1")),
+        Fault::Holds(text) => with(200, &value(path, request, text)),
         Fault::Closes | Fault::Hangs => None,
     }
 }

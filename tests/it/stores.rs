@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use outgate::pipeline::reload::ReloadOutcome;
 
 use super::program::outgate;
@@ -136,4 +137,133 @@ async fn what_seal_writes_is_what_the_provider_gets() {
         assert!(!text.contains("CANARY") && refused.stdout.is_empty(), "{text}");
     }
     assert_eq!(std::fs::read_to_string(dir.path().join("s.yaml")).unwrap(), again);
+}
+
+/// What a program and a sealed file do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fails {
+    Nothing,
+    /// With this answer of the program; the file is gone.
+    Gone(&'static str),
+    /// The file is garbage.
+    Garbled(&'static str),
+    /// The file is sealed with another key.
+    OtherKey(&'static str),
+}
+
+/// How the program fails; with each, one way of the file to fail.
+const FAILS: [Fails; 6] = [
+    Fails::Gone("exit 3"),
+    Fails::Garbled("printf 'a\\nX: 1'"),
+    Fails::OtherKey("printf 'a\\0b'"),
+    Fails::Gone("exec sleep 60"),
+    Fails::Garbled("exec head -c 3000000 /dev/zero"),
+    Fails::OtherKey(":"),
+];
+
+/// A folder with a program, a sealed file, its key and another one, and what makes them fail.
+struct Local(Arc<tempfile::TempDir>);
+
+impl Local {
+    fn new() -> Self {
+        let local = Self(Arc::new(tempfile::tempdir().unwrap()));
+        for key in ["good-key", "other-key"] {
+            std::fs::write(local.0.path().join(key), seal(local.0.path(), &["--new-key"], "").stdout)
+                .unwrap();
+        }
+        let good = ["--store", "good.yaml", "--key", "file:good-key", "stripe"];
+        assert!(seal(local.0.path(), &good, "a-sealed-value").status.success());
+        std::fs::write(local.0.path().join("other"), "another-value").unwrap();
+        local
+    }
+
+    /// In one step each, as tools that rotate do.
+    fn put(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.0.path().join("new"), bytes).unwrap();
+        std::fs::rename(self.0.path().join("new"), self.0.path().join(name)).unwrap();
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        self.put(to, &std::fs::read(self.0.path().join(from)).unwrap());
+    }
+
+    fn set(&self, fails: Fails) {
+        let program = match fails {
+            Fails::Nothing => "echo a-value-of-the-program",
+            Fails::Gone(how) | Fails::Garbled(how) | Fails::OtherKey(how) => how,
+        };
+        self.put("program", format!("{program}\n").as_bytes());
+        self.copy(if matches!(fails, Fails::OtherKey(_)) { "other-key" } else { "good-key" }, "key");
+        match fails {
+            Fails::Nothing | Fails::OtherKey(_) => self.copy("good.yaml", "s.yaml"),
+            Fails::Garbled(_) => self.put("s.yaml", b"stripe: [nothing, like, that]\n"),
+            Fails::Gone(_) => _ = std::fs::remove_file(self.0.path().join("s.yaml")),
+        }
+    }
+
+    fn policy(origin: &RawOrigin) -> String {
+        let mut policy = "secrets:\n  run: { exec: { command: [/bin/sh, \"{dir}/program\"], timeout: 1s, ttl: 1s } }\n  sealed: { sealed: { file: \"{dir}/s.yaml\", key: \"file:{dir}/key\" } }\nproviders:\n".to_owned();
+        for (name, reference) in
+            [("run", "run:x"), ("sealed", "sealed:stripe"), ("other", "file:{dir}/other")]
+        {
+            policy.push_str(&format!(
+                "  {name}:\n    hosts: [{name}.x.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n    credential: {{ bearer: \"{reference}\" }}\n",
+                origin.address
+            ));
+        }
+        policy
+    }
+}
+
+/// Waits until both are in this state, and says by which codes they fail.
+async fn both_are(proxy: &super::support::proxy::Proxy, state: &str, what: Fails) -> Vec<Option<String>> {
+    let began = std::time::Instant::now();
+    loop {
+        let status: serde_json::Value =
+            serde_json::from_str(&admin(proxy, "GET", "/status").await.text()).unwrap();
+        let own = |one: &&serde_json::Value| !one["reference"].as_str().unwrap().starts_with("file:");
+        let both: Vec<&serde_json::Value> =
+            status["secrets"].as_array().unwrap().iter().filter(own).collect();
+        if both.len() == 2 && both.iter().all(|one| one["state"] == state) {
+            return both.iter().map(|one| one["last_error_code"].as_str().map(str::to_owned)).collect();
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{what:?} {state}: {both:#?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+async fn fails_and_comes_back(fails: Fails) {
+    let (origin, local) = (origin().await, Local::new());
+    local.set(fails);
+    let proxy = Proxy::start_in(local.0.clone(), &Local::policy(&origin)).await;
+    let get = async |name: &str| {
+        let status = local_get(&proxy, &format!("/{name}/x")).await.status;
+        (status, last(&origin))
+    };
+    let other = (200, "another-value".to_owned());
+    assert_eq!(get("other").await, other, "{fails:?}");
+    for name in ["run", "sealed"] {
+        // What the origin saw last is still the other's.
+        assert_eq!(get(name).await, (503, other.1.clone()), "{fails:?} {name}");
+    }
+    let codes = both_are(&proxy, "missing", fails).await;
+    assert!(codes.iter().all(Option::is_some), "{fails:?}: {codes:?}");
+    local.set(Fails::Nothing);
+    both_are(&proxy, "current", fails).await;
+    let good = [("run", "a-value-of-the-program"), ("sealed", "a-sealed-value")];
+    for (name, value) in good {
+        assert_eq!(get(name).await, (200, value.to_owned()), "{fails:?} {name}");
+    }
+    local.set(fails);
+    let codes = both_are(&proxy, "stale", fails).await;
+    assert!(codes.iter().all(Option::is_some), "{fails:?}: {codes:?}");
+    for (name, value) in good {
+        assert_eq!(get(name).await, (200, value.to_owned()), "{fails:?} {name}: the last good value stays");
+    }
+    assert_eq!(get("other").await, other, "{fails:?}");
+}
+
+#[tokio::test]
+async fn a_program_and_a_sealed_file_that_fail_take_no_other_provider_with_them() {
+    stream::iter(FAILS).for_each_concurrent(3, fails_and_comes_back).await;
 }

@@ -89,8 +89,12 @@ async fn an_unknown_tenant_is_503_and_touches_no_other() {
     let status: serde_json::Value =
         serde_json::from_str(&admin(&proxy, "GET", "/status").await.text()).unwrap();
     // One read of it, however often it was named.
-    assert_eq!(status["tenant_secrets"][0]["failed_reads"], 1);
-    assert_eq!(status["tenant_secrets"][0]["missing"], 1);
+    let told = &status["tenant_secrets"][0];
+    assert_eq!((&told["failed_reads"], &told["missing"], &told["stale"]), (&1.into(), &1.into(), &0.into()));
+    assert_eq!(told["last_error_codes"], serde_json::json!({ "not_found": 1 }));
+    assert!(told["last_good_read"].is_string() && told["next_read_in_seconds"].is_u64(), "{told}");
+    assert!(!told.to_string().contains("nobody") && !told.to_string().contains("acme"), "{told}");
+    assert!(told["first_ends_in_seconds"].is_null(), "keys in files have no end");
 }
 
 #[tokio::test]

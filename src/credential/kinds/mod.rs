@@ -9,7 +9,7 @@ use crate::secret::reference::SecretRef;
 use super::location::Location;
 use super::rewrite::Rewrite;
 use super::token::Token;
-pub use super::token::rotation::KeepSettings;
+pub use super::token::rotation::{KeepSettings, whole};
 
 pub mod apple;
 pub mod aws_sigv4;

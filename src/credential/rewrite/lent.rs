@@ -61,7 +61,7 @@ impl HttpBody for Lent {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.begun.as_ref().map_or_else(|| self.hint.clone(), HttpBody::size_hint)
+        self.begun.as_ref().map_or(self.hint, HttpBody::size_hint)
     }
 }
 

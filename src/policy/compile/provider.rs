@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Compiler;
 use super::upstream::Addresses;
+use crate::credential::CredentialConfig;
 use crate::credential::kinds::header::header_name;
 use crate::message::target::{Host, Scheme, Target};
 use crate::policy::compiled::{Doors, InterceptDecision, Provider, Tenant, TenantFrom};
@@ -131,7 +132,7 @@ impl Compiler<'_> {
         let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
         let routes = self.routes(&config, text, path, entry.key_place);
         self.check_in_vain(text.own, &routes, path);
-        let shows_certificate = config.credential.as_ref().is_some_and(|one| one.identity().is_some());
+        let shows_certificate = config.credential.as_ref().is_some_and(CredentialConfig::is_certificate);
         let has_credential =
             shows_certificate || routes.iter().any(|route| !route.settings.credential.is_empty());
         if shows_certificate && scheme == Scheme::Http {

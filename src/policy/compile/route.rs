@@ -251,8 +251,7 @@ impl Compiler<'_> {
         path: &PolicyPath,
     ) {
         let of = |config: Option<&CredentialConfig>| {
-            let (certificate, key) = config?.identity()?;
-            Some((certificate.clone(), key.clone()))
+            config.filter(|config| config.is_certificate()).map(CredentialConfig::identities)
         };
         match (of(provider), of(route)) {
             (own, Some(other)) if own.as_ref() != Some(&other) => self.mistake_with(

@@ -135,7 +135,7 @@ impl Compiler<'_> {
         let plaintext = config.plaintext_credential == Some(PlaintextCredential::Allow);
         let tls = config.tls.clone().unwrap_or_default();
         let identity = self.identity(&tls, &path.key("tls"));
-        let identity = self.credential_identity(credential.as_ref(), identity, &credential_path);
+        let identities = self.credential_identities(credential.as_ref(), identity, &credential_path);
         let settings = UpstreamSettings {
             provider: name.clone(),
             scheme: config.scheme.map_or(Scheme::Https, Into::into),
@@ -148,7 +148,7 @@ impl Compiler<'_> {
             addresses: addresses.rules.clone(),
             upstream_proxy: addresses.proxy.clone(),
         };
-        (UpstreamKey { settings, identity, proxy_auth: addresses.proxy_auth.clone() }, plaintext)
+        (UpstreamKey { settings, identities, proxy_auth: addresses.proxy_auth.clone() }, plaintext)
     }
 
     /// How hosts that no provider names are reached.
@@ -241,29 +241,28 @@ impl Compiler<'_> {
         certificate.zip(key)
     }
 
-    /// The client certificate, where it is the provider's credential.
-    fn credential_identity(
+    /// The client certificates, where they are the provider's credential.
+    fn credential_identities(
         &mut self,
         credential: Option<&CredentialConfig>,
         other: Option<(SecretRef, SecretRef)>,
         path: &PolicyPath,
-    ) -> Option<(SecretRef, SecretRef)> {
-        let Some((config, (certificate, key))) = credential.and_then(|one| Some((one, one.identity()?)))
-        else {
-            return other;
+    ) -> Vec<(SecretRef, SecretRef)> {
+        let Some(config) = credential.filter(|one| one.is_certificate()) else {
+            return other.into_iter().collect();
         };
-        for reference in [certificate, key] {
+        let own = config.identities();
+        for reference in own.iter().flat_map(|(certificate, key)| [certificate, key]) {
             self.uses_secret_under(path, reference, config.required, ValueRules::Any);
         }
-        let own = (certificate.clone(), key.clone());
-        if other.is_some_and(|other| other != own) {
+        if other.is_some_and(|other| own != [other]) {
             self.mistake_with(
                 path,
                 "`upstream.tls.client_certificate` names another client certificate, and a connection shows one",
                 "take one of the two out",
             );
         }
-        Some(own)
+        own
     }
 
     fn pool(&mut self, config: Option<&PoolConfig>, path: &PolicyPath) -> PoolSettings {

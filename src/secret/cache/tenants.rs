@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::entry::SecretEntry;
-use super::{Key, SecretCache};
+use super::{Key, SecretCache, SecretState, SecretStatus};
 use crate::secret::SecretStore;
 use crate::secret::error::SecretError;
 use crate::secret::reference::SecretRef;
@@ -59,8 +59,49 @@ pub struct TenantSecrets {
     pub tenants: usize,
     /// Those without a value: unknown ones, and those whose read fails or is under way.
     pub missing: usize,
+    /// Those whose last read failed and that go on with the value of one before.
+    pub stale: usize,
     /// Reads that failed since those tenants were first named.
     pub failed_reads: u64,
+    /// How many tenants' last read failed, by code.
+    pub last_error_codes: BTreeMap<&'static str, usize>,
+    /// When the last good read of any of them ended (RFC 3339).
+    pub last_good_read: Option<String>,
+    /// Seconds until the first of the values ends.
+    pub first_ends_in_seconds: Option<u64>,
+    /// Seconds until the next read of any of them that nobody asks for.
+    pub next_read_in_seconds: Option<u64>,
+}
+
+impl TenantSecrets {
+    fn none_of(reference: String) -> Self {
+        Self {
+            reference,
+            tenants: 0,
+            missing: 0,
+            stale: 0,
+            failed_reads: 0,
+            last_error_codes: BTreeMap::new(),
+            last_good_read: None,
+            first_ends_in_seconds: None,
+            next_read_in_seconds: None,
+        }
+    }
+
+    fn add(&mut self, one: SecretStatus) {
+        self.tenants += 1;
+        self.missing += usize::from(one.version.is_none());
+        self.stale += usize::from(one.state == SecretState::Stale);
+        self.failed_reads += one.failed_reads;
+        if let Some(code) = one.last_error_code {
+            *self.last_error_codes.entry(code).or_default() += 1;
+        }
+        // Texts of one form and zone: their order is that of time.
+        self.last_good_read = self.last_good_read.take().max(one.last_good_read);
+        let first = |so_far: Option<u64>, one: Option<u64>| so_far.into_iter().chain(one).min();
+        self.first_ends_in_seconds = first(self.first_ends_in_seconds, one.ends_in_seconds);
+        self.next_read_in_seconds = first(self.next_read_in_seconds, one.next_read_in_seconds);
+    }
 }
 
 impl SecretCache {
@@ -108,12 +149,8 @@ impl SecretCache {
         let mut all: BTreeMap<String, TenantSecrets> = BTreeMap::new();
         for entry in self.held() {
             let reference = entry.template().map(ToString::to_string).unwrap_or_default();
-            let empty =
-                TenantSecrets { reference: reference.clone(), tenants: 0, missing: 0, failed_reads: 0 };
-            let sum = all.entry(reference).or_insert(empty);
-            sum.tenants += 1;
-            sum.missing += usize::from(entry.current().is_err());
-            sum.failed_reads += entry.status().failed_reads;
+            let sum = all.entry(reference.clone()).or_insert_with(|| TenantSecrets::none_of(reference));
+            sum.add(entry.status());
         }
         all.into_values().collect()
     }

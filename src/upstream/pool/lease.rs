@@ -71,6 +71,18 @@ pub enum Lease {
     Http2(Http2Lease),
 }
 
+impl Lease {
+    /// Version of the client certificate that its connection has shown, and whether it was made for this request.
+    pub fn shows(&self) -> (u64, bool) {
+        match self {
+            Self::Http1(lease) => {
+                (lease.connection.as_ref().map_or(0, |connection| connection.made.version), lease.fresh)
+            }
+            Self::Http2(lease) => (lease.made.version, lease.fresh),
+        }
+    }
+}
+
 /// An HTTP/1.1 connection that one request has. Dropped before its use it goes back to the pool; dropped in the middle of
 /// an exchange it is closed.
 pub struct Http1Lease {

@@ -305,6 +305,12 @@ impl Pool {
         self.update(origin, |connections, _, _| connections.waiters.retain(|waiter| waiter.id != id));
     }
 
+    /// Connections with this version of the client certificate are kept from now on, and no others: where it changed while
+    /// one was made.
+    pub fn shows(&self, version: u64) {
+        self.lock().version = version;
+    }
+
     /// Closes what is idle; what is busy ends with its exchange.
     pub fn close(&self) {
         let hosts = std::mem::take(&mut self.lock().hosts);

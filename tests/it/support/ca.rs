@@ -63,17 +63,30 @@ impl TestCa {
         alpn: &[&str],
         clients: &str,
     ) -> Arc<rustls::ServerConfig> {
+        self.server_of_version(names, alpn, clients, rustls::DEFAULT_VERSIONS)
+    }
+
+    /// The same that speaks these versions of TLS alone; `clients` may be several certificates.
+    pub fn server_of_version(
+        &self,
+        names: &[&str],
+        alpn: &[&str],
+        clients: &str,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Arc<rustls::ServerConfig> {
         use rustls::pki_types::pem::PemObject;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(clients.as_bytes()).unwrap()).unwrap();
+        for certificate in CertificateDer::pem_slice_iter(clients.as_bytes()) {
+            roots.add(certificate.unwrap()).unwrap();
+        }
         let verifier =
             rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                 .build()
                 .unwrap();
         let (chain, key) = self.leaf(names);
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)

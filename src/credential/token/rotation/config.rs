@@ -95,7 +95,8 @@ impl KeepConfig {
 }
 
 /// A path without `..` and links in its directory, where that exists.
-fn whole(path: &Path) -> PathBuf {
+#[must_use]
+pub fn whole(path: &Path) -> PathBuf {
     let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
     match directory.zip(path.file_name()) {
         Some((directory, name)) => directory.join(name),

@@ -38,7 +38,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-pub use config::{KeepConfig, KeepSettings, RedisKeepConfig};
+pub use config::{KeepConfig, KeepSettings, RedisKeepConfig, whole};
 use page::{Page, PageKey, Record};
 use shelf::Sheet;
 pub use shelf::Shelf;

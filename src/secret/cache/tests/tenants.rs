@@ -82,6 +82,7 @@ async fn they_live_with_their_holder_and_are_in_no_list_of_the_policys() {
         (counted[0].reference.as_str(), counted[0].tenants, counted[0].missing),
         ("test:kv/{tenant}", 2, 1)
     );
+    assert!(counted[0].last_good_read.is_some() && counted[0].last_error_codes.is_empty());
     // A changed store is asked anew.
     let other = Scripted::new(Some("other"));
     cache.adopt(stores().with("test", Arc::clone(&other) as Arc<dyn SecretStore>));
