@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use super::{Mock, ask, facts, provider};
 use crate::support::origin::{Answer, HttpOrigin};
 use crate::support::proxy::Proxy;
+use crate::world::until;
 
 /// Answers that have begun, and end when they are told to.
 #[derive(Default)]
@@ -85,6 +86,10 @@ async fn at_a_time(preset: &str, fact: &Value, path: &str, most: usize) {
             tokio::spawn(async move { ask(&proxy, "GET", &preset, &path, &preset, "", "").await })
         })
         .collect();
+    // All are either on their way or wait.
+    let settled = || open.answers.lock().unwrap().len() + waiting(&proxy) == most + MORE;
+    until(&format!("{preset}: all have come"), settled).await;
+    assert_eq!((open.answers.lock().unwrap().len(), waiting(&proxy)), (most, MORE), "{preset}");
     // One ends, and only then the next begins.
     for _ in 0..MORE {
         open.end_one_of(most).await;
@@ -97,4 +102,16 @@ async fn at_a_time(preset: &str, fact: &Value, path: &str, most: usize) {
         assert!(got.status == 200 && got.text() == "done", "{preset}: {got:?}");
     }
     assert_eq!(*open.most.lock().unwrap(), most, "{preset}");
+}
+
+/// How many wait for their turn.
+fn waiting(proxy: &Proxy) -> usize {
+    let metrics = proxy.metrics();
+    let levels = metrics.lines().filter(|line| line.starts_with("outgate_concurrency{"));
+    let waiting = levels.filter(|line| {
+        line.contains("state=\"waiting\"") && !line.ends_with(" 0") && !line.ends_with(" 0.0")
+    });
+    waiting
+        .map(|line| line.rsplit(' ').next().unwrap().trim_end_matches(".0").parse::<usize>().unwrap())
+        .sum()
 }
