@@ -107,6 +107,23 @@ async fn the_new_certificate_is_shown_where_it_is_taken() {
 }
 
 #[tokio::test]
+async fn a_provider_that_takes_neither_is_shown_each_once() {
+    let authorities = Authorities::new();
+    let neither = TestCa::new();
+    let tls =
+        authorities.own.server_of_version(&[HOST], &["http/1.1"], &neither.pem, &[&rustls::version::TLS12]);
+    let origin = RawOrigin::start(Some(tls), ok()).await;
+    let (proxy, _dir) = authorities.proxy(&origin, "    retry: off\n").await;
+    for requests in 1..=2 {
+        let got = post(&proxy).await;
+        assert_eq!((got.status, got.header("outgate-error")), (502, Some("upstream_tls")));
+        assert_eq!(got.header("outgate-sent"), Some("no"));
+        assert_eq!(origin.connections(), 2 * requests);
+    }
+    assert!(origin.text().is_empty());
+}
+
+#[tokio::test]
 async fn a_401_is_healed_with_the_old_certificate_and_a_second_one_goes_to_the_app() {
     for (refuses, status) in [(1, 200), (2, 401)] {
         let authorities = Authorities::new();
