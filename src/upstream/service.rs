@@ -27,8 +27,6 @@ use super::settings::UpstreamSettings;
 /// How many pooled connections may turn out to be closed before one request; each was closed by the provider in the very
 /// moment it was taken.
 const MAX_STALE: usize = 8;
-/// Client certificates that are shown one after the other: as many as a list can have.
-const MAX_SHOWN: usize = 8;
 
 /// Why an upstream cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -247,14 +245,13 @@ impl Upstream {
     async fn open(&self, place: Place, purpose: Purpose) -> Result<(Lease, Timings), Failure> {
         let origin = place.origin().clone();
         let mut dialled = self.dial(&origin, purpose).await;
-        for _ in 0..MAX_SHOWN {
-            // Nothing was sent, so the next client certificate is shown at once.
-            let Some(version) =
-                dialled.as_ref().err().and_then(|(failure, version)| is_unfit(failure).then_some(*version))
-            else {
-                break;
-            };
-            if !self.certificate_refused(version) {
+        let mut shown = Vec::new();
+        // Nothing was sent, so the next client certificate is shown at once, each of them once.
+        while let Err((failure, version)) = &dialled
+            && is_unfit(failure)
+        {
+            shown.push(*version);
+            if !self.certificate_refused(*version) || shown.contains(&self.connector.version()) {
                 break;
             }
             dialled = self.dial(&origin, purpose).await;
