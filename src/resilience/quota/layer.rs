@@ -1,26 +1,27 @@
 //! The layer: holds a request while its quota is used up, and learns from every answer.
 
+mod ticket;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderName, Response};
 use tokio::time::Instant;
 use tower::Service;
 
+use self::ticket::Ticket;
 use super::buckets::Buckets;
 use super::config::{Bucket, QuotaExcess, QuotaSettings};
 use super::entry::{Entry, Names, Patience, Refusal};
-use super::fields;
-use super::key_state::{Answer, Pass};
-use super::state::{HostPause, Quota, count};
+use super::key_state::Pass;
+use super::state::{Quota, count};
 use crate::message::body::Body;
-use crate::message::failure::{Failure, Progress};
-use crate::message::request::{EgressRequest, Exchange, Leave};
+use crate::message::failure::Failure;
+use crate::message::request::{EgressRequest, Exchange};
 use crate::message::target::Host;
 use crate::resilience::key::{Key, KeySource};
-use crate::resilience::verdict::{Verdict, WholeHost};
 use crate::resilience::{Inner, Pending};
 
 /// How often a request may be called back while it waits for a limit or a permit; after that it goes on, so that one without
@@ -73,7 +74,7 @@ impl<S> QuotaLayer<S> {
         Self { inner, route: Arc::new(route) }
     }
 
-    /// Holds all buckets of a host while an answer to one of them says so ([`WholeHost`]). Stands around the layer that keeps the
+    /// Holds all buckets of a host while an answer to one of them says so ([`WholeHost`](crate::resilience::verdict::WholeHost)). Stands around the layer that keeps the
     /// buckets, where there is more than one.
     pub fn wide(
         inner: S,
@@ -295,125 +296,6 @@ struct Named {
     bucket: Option<Arc<str>>,
     tenant: Option<Arc<str>>,
     host: Arc<str>,
-}
-
-/// A request that was let through. Gives its place back if it is dropped without an answer.
-struct Ticket {
-    route: Arc<Route>,
-    entry: Arc<Entry>,
-    named: Option<Named>,
-    pass: Option<Pass>,
-    exchange: Arc<Exchange>,
-    /// The leave that a layer further out has given.
-    outer: Option<Arc<Leave>>,
-    /// How often it came back, because its leave was taken back.
-    recalls: u32,
-}
-
-impl Ticket {
-    /// Waits for a pass. Returns what is left of `patience`, which counts for all waits of a request together.
-    async fn wait(&mut self, patience: Duration) -> Result<Duration, Failure> {
-        let started = Instant::now();
-        let pass = self.route.wait(&self.entry, &self.exchange, started, patience).await;
-        let waited = started.elapsed();
-        self.exchange.queued(waited);
-        self.pass = Some(pass?);
-        count(&self.route.quota.counters.waited, 1);
-        Ok(patience.saturating_sub(waited))
-    }
-
-    /// What the request is asked about again behind its other waits. Shadow mode holds nobody.
-    fn leave(&self) -> Option<Leave> {
-        let asked = self.route.rechecked && self.route.shadow.is_none() && self.recalls < MOST_RECALLS;
-        match self.pass.as_ref().filter(|_| asked) {
-            Some(pass) => Some(self.entry.leave(pass, self.outer.clone())),
-            None => self.outer.as_deref().cloned(),
-        }
-    }
-
-    /// The same as [`Ticket::settle`]; or, where it came back unsent, the request, and another pass for it if there is one. What a
-    /// layer further out has called back is that one's.
-    fn settle_or_back(
-        &mut self,
-        mut outcome: Result<Response<Body>, Failure>,
-    ) -> Result<Result<Response<Body>, Failure>, EgressRequest> {
-        if self.outer.as_ref().is_some_and(|outer| !outer.holds()) {
-            return Ok(self.settle(outcome));
-        }
-        let Some(unsent) = outcome.as_mut().err().and_then(|failure| failure.handed_back.take()) else {
-            return Ok(self.settle(outcome));
-        };
-        self.recalls += 1;
-        count(&self.route.quota.counters.recalled, 1);
-        self.give_back(false);
-        self.pass = self.route.pass_at_once(&self.entry, &self.exchange, Instant::now());
-        Err(unsent.into_request())
-    }
-
-    /// Learns from what the request came to.
-    fn settle(&mut self, outcome: Result<Response<Body>, Failure>) -> Result<Response<Body>, Failure> {
-        match &outcome {
-            Ok(answer) => self.answered(answer),
-            Err(failure) => self.give_back(failure.progress != Progress::NotSent),
-        }
-        outcome
-    }
-
-    fn answered(&mut self, answer: &Response<Body>) {
-        let route = self.route.clone();
-        let settings = &route.settings;
-        if route.wide {
-            // A wait of nothing is one that was rounded down.
-            let told = || Verdict::of(answer).wait.filter(|wait| !wait.is_zero());
-            let pause = WholeHost::is_on(answer).then(|| match told() {
-                Some(wait) => HostPause { length: wait.min(settings.max_hold), told: true },
-                None => HostPause { length: UNTOLD.min(settings.max_hold), told: false },
-            });
-            if let Some(pass) = self.pass.take() {
-                route.quota.answered_for_all(&self.entry, pass, pause);
-            }
-            return;
-        }
-        let learned = Answer {
-            verdict: Verdict::of(answer),
-            readings: fields::read(&settings.fields, answer.headers(), settings.max_hold),
-            max_hold: settings.max_hold,
-        };
-        if let Some(entry) = self.other_entry(answer.headers()) {
-            self.give_back(false);
-            let pass = entry.force(Instant::now());
-            route.quota.answered(&entry, pass, &learned, settings.reserve);
-        } else if let Some(pass) = self.pass.take() {
-            route.quota.answered(&self.entry, pass, &learned, settings.reserve);
-        }
-    }
-
-    /// The entry of the bucket that the answer names, where it is not the one that was guessed.
-    fn other_entry(&self, headers: &HeaderMap) -> Option<Arc<Entry>> {
-        let named = self.named.as_ref()?;
-        let Some(bucket) = self.route.quota.buckets.learn(named.place, headers.get(&named.field)?) else {
-            count(&self.route.quota.counters.absurd, 1);
-            return None;
-        };
-        if named.bucket.as_ref() == Some(&bucket) {
-            return None;
-        }
-        let tenant = named.tenant.as_deref().unwrap_or_default();
-        let names = [&*self.entry.names.credential, tenant, &named.host, "bucket", &bucket];
-        Some(self.route.entry(Key::of(&names), names, Instant::now()))
-    }
-
-    fn give_back(&mut self, counted: bool) {
-        if let Some(pass) = self.pass.take() {
-            self.entry.lost(Instant::now(), pass, counted);
-        }
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.give_back(self.exchange.may_have_acted());
-    }
 }
 
 #[cfg(test)]

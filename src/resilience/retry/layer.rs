@@ -2,23 +2,19 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use http::{HeaderValue, Method, Response, StatusCode};
-use tokio::time::Instant;
+use http::Response;
 use tower::Service;
 
-use super::answer;
+use super::Heal;
 use super::budget::Budget;
-use super::decide::{Decision, Outcome, Situation, Why, decide, ground};
+use super::course::Course;
+use super::decide::Outcome;
 use super::settings::RetrySettings;
-use super::{Heal, REASON_UNAUTHORIZED};
 use crate::message::body::Body;
-use crate::message::failure::{Failure, Progress};
-use crate::message::request::{EgressParts, EgressRequest, Exchange};
+use crate::message::failure::Failure;
+use crate::message::request::EgressRequest;
 use crate::resilience::idempotency::{IdempotencySettings, Keyed};
-use crate::resilience::replay::Replay;
-use crate::resilience::verdict::{Class, Verdict};
 use crate::resilience::{Inner, Pending};
 
 /// The attempt loop of one route.
@@ -29,12 +25,12 @@ pub struct Retry<S> {
 }
 
 /// What all requests of a route have in common.
-struct Plan {
-    settings: Option<RetrySettings>,
-    heal: Option<Arc<dyn Heal>>,
-    idempotency: Option<IdempotencySettings>,
-    budget: Option<Arc<Budget>>,
-    replay_buffer: usize,
+pub(super) struct Plan {
+    pub(super) settings: Option<RetrySettings>,
+    pub(super) heal: Option<Arc<dyn Heal>>,
+    pub(super) idempotency: Option<IdempotencySettings>,
+    pub(super) budget: Option<Arc<Budget>>,
+    pub(super) replay_buffer: usize,
 }
 
 impl<S> Retry<S> {
@@ -108,331 +104,6 @@ async fn more(
     }
 }
 
-/// One request on its way through its attempts.
-struct Course {
-    plan: Arc<Plan>,
-    exchange: Arc<Exchange>,
-    /// Absent where nothing is ever sent again.
-    replay: Option<Replay>,
-    has_key: bool,
-    method: Method,
-    method_listed: bool,
-    upgrade: bool,
-    /// Those that a healed credential cost do not count.
-    attempts: u32,
-    /// An attempt is under way.
-    running: bool,
-    /// The budget has been told of the first attempt.
-    deposited: bool,
-    choice: usize,
-    tenant: Option<Arc<str>>,
-    healing: Healing,
-    /// The last answer that was not handed on, where it was short.
-    aside: Option<Response<Body>>,
-}
-
-/// What became of the credential of one request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Healing {
-    /// It was not refused so far.
-    Unneeded,
-    /// It was refused, and the attempts since carry another.
-    Tried,
-    /// The other was accepted.
-    Told,
-}
-
-/// Another attempt.
-struct Step {
-    body: Body,
-    after: Duration,
-}
-
-impl Course {
-    fn begin(plan: Arc<Plan>, request: &mut EgressRequest, keyed: Keyed) -> Self {
-        let method_listed = plan.settings.as_ref().is_some_and(|settings| settings.repeats(&request.method));
-        if let Some(settings) = &plan.settings {
-            // What the app can repeat without harm is the app's own affair.
-            if let Some(hint) = settings.hint.as_ref().filter(|_| !method_listed && keyed != Keyed::ByApp) {
-                request.exchange.set_hint(hint.clone(), HeaderValue::from_static("false"));
-            }
-        }
-        let mut course = Self {
-            exchange: request.exchange.clone(),
-            replay: None,
-            has_key: keyed != Keyed::No,
-            method: request.method.clone(),
-            method_listed,
-            upgrade: request.upgrade,
-            attempts: 0,
-            running: false,
-            deposited: false,
-            choice: plan
-                .heal
-                .as_ref()
-                .map_or(request.credential_choice, |heal| heal.preferred(request.tenant.as_deref())),
-            tenant: request.tenant.clone(),
-            healing: Healing::Unneeded,
-            aside: None,
-            plan,
-        };
-        if course.plan.may_repeat() {
-            let body = std::mem::replace(&mut request.body, Body::empty());
-            let replay = Replay::new(body, course.plan.replay_buffer);
-            request.body = replay.attempt().unwrap_or_else(Body::empty);
-            course.replay = Some(replay);
-        }
-        course
-    }
-
-    /// Begins an attempt. With the head of the request for another one; who sends once needs none.
-    fn attempt<S: Inner>(
-        &mut self,
-        inner: &mut S,
-        mut request: EgressRequest,
-    ) -> (Option<EgressRequest>, S::Future) {
-        self.mark(&mut request);
-        let copy = self.replay.as_ref().map(|_| copy_head(&request));
-        (copy, inner.call(request))
-    }
-
-    /// Whether the attempt succeeded and its answer can be handed on as it is.
-    fn is_over(&mut self, ended: Outcome) -> bool {
-        let Outcome::Answered { verdict: Verdict { class: Class::Success, .. }, .. } = ended else {
-            return false;
-        };
-        if self.exchange.hint().is_some() {
-            return false;
-        }
-        self.worked();
-        self.accepted(Class::Success);
-        true
-    }
-
-    /// Says which credential the attempt shall carry; the layer that injects it says which it carried.
-    fn mark(&mut self, request: &mut EgressRequest) {
-        self.running = true;
-        request.credential_choice = self.choice;
-        if self.plan.heal.is_some() {
-            self.exchange.facts().credential_choice = self.choice;
-        }
-    }
-
-    fn ended(&mut self, outcome: &Result<Response<Body>, Failure>) -> Outcome {
-        self.attempts += 1;
-        self.running = false;
-        let ended = match outcome {
-            Ok(answer) => self.answered(answer),
-            Err(failure) => Outcome::Failed { fault: failure.fault, progress: failure.progress },
-        };
-        if !ended.was_held_back() {
-            self.deposit();
-        }
-        ended
-    }
-
-    /// The first attempt was made. What outgate held back itself is no load of the provider's, of which retries may be a part.
-    fn deposit(&mut self) {
-        if let Some(budget) = self.plan.budget.as_ref().filter(|_| self.plan.settings.is_some())
-            && !std::mem::replace(&mut self.deposited, true)
-        {
-            budget.deposit();
-        }
-    }
-
-    /// An error that no row has judged goes to the app as it is, unless the provider asks for another attempt.
-    fn answered(&self, answer: &Response<Body>) -> Outcome {
-        let (mut verdict, hint) = (self.verdict(answer), self.hint(answer));
-        let failed = answer.status().is_client_error() || answer.status().is_server_error();
-        if verdict == Verdict::SUCCESS && failed && hint == Some(true) {
-            verdict.class = Class::Final;
-        }
-        Outcome::Answered { verdict, hint }
-    }
-
-    /// A 401 means what it says also where no table has judged it.
-    fn verdict(&self, answer: &Response<Body>) -> Verdict {
-        let verdict = Verdict::of(answer);
-        let unjudged = verdict == Verdict::SUCCESS && answer.status() == StatusCode::UNAUTHORIZED;
-        if unjudged && self.plan.heal.is_some() {
-            return Verdict { class: Class::Unauthorized, acted: false, wait: None };
-        }
-        verdict
-    }
-
-    fn hint(&self, answer: &Response<Body>) -> Option<bool> {
-        answer::hint(answer.headers(), self.plan.settings.as_ref()?.hint.as_ref()?)
-    }
-
-    /// The next attempt, where there is one. From then on the old attempt has no body any more, and its answer is lost.
-    async fn next(&mut self, ended: Outcome) -> Option<Step> {
-        if let Outcome::Answered { verdict, .. } = ended {
-            if verdict.class != Class::Unauthorized {
-                self.worked();
-                self.accepted(verdict.class);
-            } else if let Some(step) = self.heal(ended).await {
-                return Some(step);
-            }
-            if verdict.class == Class::Success {
-                return None;
-            }
-        }
-        self.repeat(ended)
-    }
-
-    /// After an answer that does not refuse the credential.
-    fn worked(&mut self) {
-        if self.healing == Healing::Tried
-            && let Some(heal) = &self.plan.heal
-        {
-            self.healing = Healing::Told;
-            let choice = self.exchange.facts().credential_choice;
-            heal.worked(self.tenant.as_deref(), choice);
-        }
-    }
-
-    /// In an overlap it counts which of the credentials is still needed.
-    fn accepted(&self, class: Class) {
-        if let Some(heal) = self.plan.heal.as_ref().filter(|heal| heal.overlaps()) {
-            let choice = self.exchange.facts().credential_choice;
-            heal.accepted(self.tenant.as_deref(), choice, class == Class::Success);
-        }
-    }
-
-    async fn heal(&mut self, ended: Outcome) -> Option<Step> {
-        let heal = self.plan.heal.clone()?;
-        // An upgrade that was refused did nothing either.
-        let situation = Situation { upgrade: false, ..self.situation(ended) };
-        let ground = ground(&situation).filter(|_| self.healing == Healing::Unneeded)?;
-        if !self.replay.as_ref()?.can_repeat() {
-            return None;
-        }
-        let (tried, stamp) = {
-            let facts = self.exchange.facts();
-            (facts.credential_choice, facts.credential_stamp)
-        };
-        let next = heal.heal(self.tenant.as_deref(), tried, stamp).await?;
-        // The upload may have gone on meanwhile.
-        let body = self.replay.as_ref()?.attempt()?;
-        self.choice = next;
-        self.healing = Healing::Tried;
-        self.attempts -= 1;
-        self.exchange.judged(REASON_UNAUTHORIZED);
-        self.exchange.next_attempt(ground.did_nothing());
-        Some(Step { body, after: Duration::ZERO })
-    }
-
-    fn repeat(&mut self, ended: Outcome) -> Option<Step> {
-        let decision = match &self.plan.settings {
-            Some(settings) => self.decide(settings, ended),
-            None if is_unauthorized(ended) => Decision::Stop(Why::Unauthorized),
-            None => return None,
-        };
-        let (after, ground, reason) = match decision {
-            Decision::Again { after, ground, reason } => (after, ground, reason),
-            Decision::Stop(why) => return self.stop(why),
-        };
-        let Some(body) = self.replay.as_ref().and_then(Replay::attempt) else { return self.stop(Why::Body) };
-        self.exchange.judged(reason);
-        self.exchange.next_attempt(ground.did_nothing());
-        Some(Step { body, after })
-    }
-
-    /// The budget is asked last: what is not repeated for another reason costs nothing.
-    fn decide(&self, settings: &RetrySettings, ended: Outcome) -> Decision {
-        let mut situation = self.situation(ended);
-        situation.backoff = settings.backoff.wait(self.attempts - 1, fastrand::f64());
-        let decision = decide(settings, &situation);
-        match (&decision, &self.plan.budget) {
-            (Decision::Again { .. }, Some(budget)) if !budget.withdraw() => {
-                decide(settings, &Situation { budget: false, ..situation })
-            }
-            _ => decision,
-        }
-    }
-
-    fn situation(&self, ended: Outcome) -> Situation {
-        Situation {
-            outcome: ended,
-            method_listed: self.method_listed,
-            has_key: self.has_key || self.has_key_in_body(),
-            upgrade: self.upgrade,
-            attempts: self.attempts,
-            body_whole: self.replay.as_ref().is_some_and(Replay::can_repeat),
-            budget: true,
-            left: self.exchange.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
-            backoff: Duration::ZERO,
-        }
-    }
-
-    /// Looked for only after a failure, in what is kept of the body.
-    fn has_key_in_body(&self) -> bool {
-        let Some(keys) = self.plan.idempotency.as_ref().filter(|keys| keys.field.is_some()) else {
-            return false;
-        };
-        let body = self.replay.as_ref().and_then(Replay::whole);
-        body.is_some_and(|body| keys.in_body(&self.method, &body))
-    }
-
-    fn stop(&self, why: Why) -> Option<Step> {
-        if let Some(reason) = why.as_str() {
-            self.exchange.judged(reason);
-        }
-        None
-    }
-
-    /// Lets go of what the outcome holds (a permit, a connection), and waits until it is time.
-    async fn wait(&mut self, outcome: Result<Response<Body>, Failure>, after: Duration) {
-        let until = Instant::now() + after;
-        // A healed request does not wait; letting its answer go is no queue.
-        let _waiting =
-            (!after.is_zero()).then(|| Waiting { exchange: &self.exchange, since: Instant::now() });
-        if let Ok(answer) = outcome {
-            self.aside = answer::set_aside(answer).await;
-        }
-        if !after.is_zero() {
-            tokio::time::sleep_until(until).await;
-        }
-    }
-
-    /// What the app gets.
-    async fn finish(
-        &mut self,
-        outcome: Result<Response<Body>, Failure>,
-        ended: Outcome,
-    ) -> Result<Response<Body>, Failure> {
-        let outcome = match outcome {
-            // outgate had no room for another attempt. That is no answer to what the provider said to the last one; but that
-            // a credential was refused, and is healed by now, is nothing that the app should see.
-            Err(failure) if failure.fault.is_for_load() && failure.progress == Progress::NotSent => {
-                let aside = self.aside.take().filter(|_| self.healing == Healing::Unneeded);
-                aside.ok_or(failure)
-            }
-            outcome => outcome,
-        };
-        let acted = self.exchange.acted_earlier()
-            || matches!(ended, Outcome::Answered { verdict: Verdict { acted: true, .. }, .. });
-        let given = match (outcome, self.exchange.hint()) {
-            (Ok(answer), Some(hint)) if acted => answer::guarded(answer, hint, self.exchange.deadline).await,
-            (outcome, _) => outcome,
-        };
-        given.map_err(|failure| self.exchange.complete(failure))
-    }
-}
-
-impl Drop for Course {
-    fn drop(&mut self) {
-        if self.running && self.exchange.may_have_acted() {
-            self.deposit();
-        }
-        // The deadline ends an attempt from outside, and nobody comes here to judge it.
-        let late = || self.exchange.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        if self.running && self.plan.settings.is_some() && late() {
-            let _ = self.stop(Why::Deadline);
-        }
-    }
-}
-
 impl Plan {
     async fn key(&self, request: &mut EgressRequest) -> Result<Keyed, Failure> {
         match &self.idempotency {
@@ -441,39 +112,7 @@ impl Plan {
         }
     }
 
-    fn may_repeat(&self) -> bool {
+    pub(super) fn may_repeat(&self) -> bool {
         self.heal.is_some() || self.settings.as_ref().is_some_and(|settings| settings.attempts > 1)
     }
-}
-
-/// Time in which nothing is with the provider; noted also when the wait is given up in the middle.
-struct Waiting<'a> {
-    exchange: &'a Exchange,
-    since: Instant,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.exchange.queued(self.since.elapsed());
-    }
-}
-
-fn is_unauthorized(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::Answered { verdict: Verdict { class: Class::Unauthorized, .. }, .. })
-}
-
-/// The request without its body, for another attempt.
-fn copy_head(request: &EgressRequest) -> EgressRequest {
-    EgressRequest::from(EgressParts {
-        method: request.method.clone(),
-        target: request.target.clone(),
-        path_and_query: request.path_and_query.clone(),
-        headers: request.headers.clone(),
-        body: Body::empty(),
-        upgrade: request.upgrade,
-        credential_choice: request.credential_choice,
-        tenant: request.tenant.clone(),
-        leave: None,
-        exchange: request.exchange.clone(),
-    })
 }

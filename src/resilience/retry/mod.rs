@@ -39,6 +39,7 @@ mod answer;
 pub mod backoff;
 pub mod budget;
 pub mod config;
+mod course;
 pub mod decide;
 mod layer;
 pub mod settings;

@@ -15,10 +15,13 @@ use crate::message::failure::Fault;
 use crate::resilience::mode::Mode;
 use crate::resilience::pointer::Pointer;
 use crate::resilience::quota::config::{FieldSet, LeftField, ReserveConfig, ResetField};
+use crate::resilience::quota::fields;
+use crate::resilience::quota::key_state::Answer;
 use crate::resilience::quota::{MOST_KEYS, OnThrottle};
 use crate::resilience::responses::format::Format;
 use crate::resilience::responses::{Judge, Table};
 use crate::resilience::timeout::tests::request_with;
+use crate::resilience::verdict::Verdict;
 
 type Fields = Vec<(&'static str, String)>;
 type Script = Arc<Mutex<VecDeque<(u16, Fields)>>>;

@@ -7,6 +7,7 @@ use crate::resilience::RouteService;
 use crate::resilience::concurrency::{Concurrency, ConcurrencySettings, Permits};
 use crate::resilience::mistake::Mistakes;
 use crate::resilience::quota::Recheck;
+use crate::resilience::quota::state::HostPause;
 use crate::resilience::responses::config::{RowConfig, compile};
 
 /// A provider whose answers of 403 pause the host, and of 429 the bucket; and the two layers around it.
