@@ -53,7 +53,8 @@ pub(super) async fn guarded(
     hint: &(HeaderName, HeaderValue),
     deadline: Option<Instant>,
 ) -> Result<Response<Body>, Failure> {
-    if looks_repeatable(answer.status()) {
+    // What the provider itself asks for is no reason to do what outgate has refused.
+    if looks_repeatable(answer.status()) || self::hint(answer.headers(), &hint.0) == Some(true) {
         answer.headers_mut().insert(hint.0.clone(), hint.1.clone());
     }
     if !is_held(&answer) {
