@@ -19,6 +19,7 @@ use self::bound::Bound;
 use self::ca::{Given, Renewal};
 use self::handed::Handed;
 use crate::admin::Admin;
+use crate::credential::known_values::SecretValues;
 use crate::pipeline::reload::{FIRST_READ, ReloadOutcome, Reloader};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::watch;
@@ -140,6 +141,7 @@ impl App {
             StoreEnv { directory: policy_directory(&origin.path).to_owned(), upstream: env.clone() };
         let stores = Stores::build(&policy.stores.iter().cloned().collect(), &store_env, None)?;
         let secrets = Arc::new(SecretCache::new(stores));
+        telemetry.mask(SecretValues::new(secrets.clone()));
         let shared = Arc::new(Shared::new(secrets.clone(), telemetry.clone(), env.clone(), Arc::new(spawn)));
         let reloader = Arc::new(Reloader::start(origin, policy, shared.clone()).await?);
 

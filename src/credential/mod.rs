@@ -19,6 +19,7 @@ pub mod config;
 pub mod error;
 pub mod jwt;
 pub mod kinds;
+pub mod known_values;
 pub mod layer;
 pub mod location;
 pub mod member;

@@ -130,7 +130,7 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 const PATH: &AsciiSet = &UNRESERVED.remove(b':').remove(b'@');
 
 /// Every spelling in which a secret is looked for.
-fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+pub(super) fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     let mut forms = vec![Zeroizing::new(secret.to_vec())];
     for shift in 0..3 {
         for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {

@@ -3,7 +3,7 @@
 //! Paths and queries are free text: an app may put a key anywhere in them. A shape is a beginning that no word has
 //! (`sk_live_`, `ghp_`), the characters that follow, and the fewest of them. What fits is masked to its end; the beginning
 //! stays, so that a reader sees what kind of key went astray. Keys without such a beginning are not found here: those are
-//! masked by name, by place and by exact value.
+//! masked by name, by place, and by exact value where outgate holds them ([`KnownValues`](super::KnownValues)).
 //!
 //! Limits: a key that is cut or encoded is found only as far as its characters go; the beginnings are compared as they are.
 

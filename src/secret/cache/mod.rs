@@ -29,6 +29,7 @@ mod refused;
 mod run;
 mod tenants;
 mod trail;
+mod wake;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
@@ -64,7 +65,7 @@ pub struct SecretCache {
     lines: lines::Lines,
     refused: Arc<refused::Refused>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
-    wake: Arc<Notify>,
+    wake: Arc<wake::Wake>,
     /// Wakes its look at files: entries came or went, or have another store.
     members: Notify,
     /// The same for watches of stores.
@@ -202,6 +203,16 @@ impl SecretCache {
         inputs.iter().for_each(|input| input.leads_to(&entry));
         self.came_or_went();
         entry
+    }
+
+    /// How often a secret had another value: who keeps something made of all of them looks here.
+    pub fn changes(&self) -> u64 {
+        self.wake.changes()
+    }
+
+    /// The last good values of all secrets but those of tenants, also where they have ended.
+    pub fn versions(&self) -> Vec<Arc<SecretVersion>> {
+        self.lock().values().filter_map(|entry| entry.latest()).collect()
     }
 
     /// Drops the entries that the newest policy does not use. Who still holds one keeps its value; it is read again only if

@@ -8,6 +8,7 @@
 mod kinds;
 mod rows;
 pub mod stores;
+mod values;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::refused::Refused;
 use super::tenants::TenantLog;
+use super::wake::Wake;
 use super::{SecretState, SecretStatus};
 use crate::message::end::End;
 use crate::secret::error::SecretError;
@@ -78,7 +79,7 @@ pub struct SecretEntry {
     /// One permit: who holds it reads. A cancelled reader gives it back, and the next in line takes over.
     pub(super) turn: Semaphore,
     required: AtomicBool,
-    pub(super) wake: Arc<Notify>,
+    pub(super) wake: Arc<Wake>,
     /// A read came to an end.
     pub(super) ended: Notify,
     /// Of a tenant's secret: whether a failure may be told.
@@ -146,7 +147,7 @@ impl SecretEntry {
         reference: SecretRef,
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
-        wake: Arc<Notify>,
+        wake: Arc<Wake>,
     ) -> Self {
         Self::with(reference, None, rules, store, wake)
     }
@@ -157,7 +158,7 @@ impl SecretEntry {
         template: SecretRef,
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
-        wake: Arc<Notify>,
+        wake: Arc<Wake>,
         (log, refused): (Arc<TenantLog>, Arc<Refused>),
     ) -> Self {
         let before = refused.of(&(reference.clone(), rules));
@@ -174,7 +175,7 @@ impl SecretEntry {
         template: Option<SecretRef>,
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
-        wake: Arc<Notify>,
+        wake: Arc<Wake>,
     ) -> Self {
         let bound = Bound::new(&reference, template.as_ref(), store);
         let not_read = SecretError::NotRead { reference: reference.clone() };

@@ -91,6 +91,9 @@ impl SecretEntry {
                 SecretVersion { value, number, read_at, read_at_wall, expires: expires.map(End::at) };
             self.current.store(Arc::new(Ok(Arc::new(version))));
         }
+        if !same {
+            self.wake.changed();
+        }
         if !same && self.template.is_none() {
             tracing::info!(target: "outgate::secret", reference = bound.shown, version = number, "secret read");
         } else if !same {
