@@ -4,6 +4,7 @@
 //! the path is generic over a body or an error. Hosts are parsed and normalised in [`target`] and nowhere else.
 
 pub mod body;
+pub mod date;
 pub mod end;
 pub mod failure;
 pub mod headers;

@@ -102,7 +102,7 @@ impl RouteStack {
             upgrade_idle: timeouts.upgrade_idle,
             max_body: settings.max_body,
             tenant: provider.tenant.clone(),
-            locations,
+            locations: with_tenant(locations, provider.tenant.as_ref()),
             edits: settings.headers.clone(),
             query: Locations::new(settings.query_remove.iter().cloned().map(Location::Query)),
             placeholders: placeholders.map(|known| known.guard(&settings.credential)),
@@ -159,6 +159,12 @@ impl RouteStack {
         }
         Ok(response)
     }
+}
+
+/// The tenant's name goes no further, in no spelling of its field and in no trailer.
+fn with_tenant(locations: Locations, tenant: Option<&Tenant>) -> Locations {
+    let Some(Tenant { from: TenantFrom::Header(header, _), .. }) = tenant else { return locations };
+    Locations::new(locations.iter().cloned().chain([Location::Header(header.clone())]))
 }
 
 const MISPLACED: &str = "the request holds a placeholder where it is not replaced: that of another provider, or at another place (`placeholder.in`)";

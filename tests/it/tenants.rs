@@ -57,13 +57,18 @@ async fn each_tenant_carries_its_own_secret_and_its_name_goes_no_further() {
     let all: Vec<&str> = seen.iter().map(carried).collect();
     assert_eq!(all, [secret_of("acme"), secret_of("globex"), secret_of("acme")]);
     assert!(seen.iter().all(|one| one.header("x-tenant").is_none()));
+    // In no other spelling of its field either.
+    let twin = "X-Tenant: acme\r\nx_tenant: globex\r\n";
+    assert_eq!(local_request(proxy.address(), "GET", "/api/twin", twin, "").await.status, 200);
+    let seen = origin.requests().pop().unwrap();
+    assert!(carried(&seen) == secret_of("acme") && seen.header("x_tenant").is_none());
     // Who names none is refused, and so is who names two.
     let none = local_request(proxy.address(), "GET", "/api/x", "", "").await;
     let two =
         local_request(proxy.address(), "GET", "/api/x", "X-Tenant: acme\r\nX-Tenant: globex\r\n", "").await;
-    assert_eq!((none.status, two.status, origin.requests().len()), (400, 400, 3));
+    assert_eq!((none.status, two.status, origin.requests().len()), (400, 400, 4));
     // Names of tenants are no labels, and none is in the record.
-    let records = proxy.records(5).await;
+    let records = proxy.records(6).await;
     assert!(records[0]["outgate.credential"].as_str().unwrap().ends_with("/{tenant}/key"), "{}", records[0]);
     let (metrics, status) = (proxy.metrics(), admin(&proxy, "GET", "/status").await.text());
     assert!(!metrics.contains("acme") && !status.contains("acme"));

@@ -17,6 +17,7 @@ use serde::de::{self, Deserializer};
 use zeroize::Zeroizing;
 
 use super::{Issued, TokenEnv};
+use crate::message::date::rfc3339;
 use crate::message::target::{Authority, Scheme, Target};
 use crate::secret::form::{Form, UNRESERVED};
 use crate::secret::http::{ClientSettings, HttpAnswer, HttpCall, HttpClient, configured_addresses};
@@ -363,7 +364,7 @@ impl TokenAnswer {
     }
 
     fn life_from_date(&self, now: SystemTime) -> Result<Option<Duration>, TokenFault> {
-        let end = match self.text("expires_at").and_then(|text| humantime::parse_rfc3339_weak(text).ok()) {
+        let end = match self.text("expires_at").and_then(rfc3339) {
             Some(end) => end,
             None => {
                 let since_1970 = match self.seconds("expires_at")? {

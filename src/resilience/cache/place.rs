@@ -18,8 +18,12 @@ pub(super) struct Place {
 }
 
 /// Parts of a field's name that say that it carries a credential.
-const CREDENTIAL_PARTS: [&str; 8] =
-    ["auth", "token", "secret", "api-key", "apikey", "credential", "session", "signature"];
+const CREDENTIAL_PARTS: [&str; 10] =
+    ["auth", "token", "secret", "key", "passw", "passphrase", "credential", "session", "signature", "jwt"];
+
+/// Parts of a field's name that say for whom something is asked, among those whom one credential serves.
+const OWNER_PARTS: [&str; 8] =
+    ["account", "organization", "organisation", "tenant", "user-id", "project", "workspace", "on-behalf-of"];
 
 impl Place {
     /// The place of the answer to a request, with the version of the secret that it will carry.
@@ -51,7 +55,7 @@ pub(super) fn url(target: &Target, path_and_query: &str) -> Key {
 /// Whether a field says whose the answer is: requests that differ in it have different places. (Those with `Authorization`
 /// or `Cookie` have none: they pass by.)
 pub(super) fn tells_owner(name: &HeaderName) -> bool {
-    *name == COOKIE || CREDENTIAL_PARTS.iter().any(|part| name.as_str().contains(part))
+    *name == COOKIE || CREDENTIAL_PARTS.iter().chain(&OWNER_PARTS).any(|part| name.as_str().contains(part))
 }
 
 fn own_credentials(headers: &HeaderMap) -> Vec<String> {

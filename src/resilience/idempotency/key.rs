@@ -33,7 +33,7 @@ impl IdempotencySettings {
             return Ok(Keyed::No);
         }
         // An empty field is no key; a provider may take it for one that all such requests share.
-        if headers.get(&self.header).is_some_and(|value| !value.as_bytes().trim_ascii().is_empty()) {
+        if headers.get_all(&self.header).iter().any(|value| !value.as_bytes().trim_ascii().is_empty()) {
             return Ok(Keyed::ByApp);
         }
         if !self.add {

@@ -241,9 +241,24 @@ impl Claims {
         }
     }
 
+    /// The refusal, by the limit that lets the request through last: before that it would be refused again.
     fn refuse(&mut self, index: usize, fault: Fault) -> Failure {
-        let (limit, claim) = self.at(index);
+        let mut slowest = (self.wait(index), index);
+        for other in (0..self.limits.enforced).filter(|other| *other != index) {
+            let wait = self.wait(other);
+            // Without a wait: a share of the fleet's that is not known yet.
+            if wait > slowest.0 && slowest.0.is_some() {
+                slowest = (wait, other);
+            }
+        }
+        let (limit, claim) = self.at(slowest.1);
         limit.refuse(fault, &claim.who, claim.place.as_ref())
+    }
+
+    /// Nanoseconds until this limit would let the request through, as far as it is known.
+    fn wait(&mut self, index: usize) -> Option<u64> {
+        let (limit, claim) = self.at(index);
+        limit.store().level(&claim.who, claim.place.as_ref()).wait
     }
 
     fn give_back(&mut self, before: usize) {

@@ -83,8 +83,10 @@ impl LimitSettings {
         }
         let windows = self.rate.per().as_nanos().div_ceil(other.rate.per().as_nanos());
         let most = windows.saturating_mul(u128::from(other.rate.count()));
+        // A large burst is paid for by less that comes back.
+        let back = |limit: &Self, per: &Self| u128::from(limit.refill()) * per.rate.per().as_nanos();
         let same = other.rate == self.rate && other.burst == self.burst;
-        most <= u128::from(self.rate.count()) && !(same && first)
+        most <= u128::from(self.rate.count()) && back(other, self) <= back(self, other) && !(same && first)
     }
 
     /// Thousandths of a token that come back per window: what a fleet has to share out, besides the burst.

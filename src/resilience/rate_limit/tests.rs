@@ -260,6 +260,25 @@ async fn reject_says_exactly_when() {
     }
 }
 
+/// Of several limits the slowest says when, whichever refused first.
+#[tokio::test(start_paused = true)]
+async fn of_several_limits_the_last_to_let_it_through_says_when() {
+    for order in [[0, 1], [1, 0]] {
+        let (provider, _) = provider();
+        let reject = |rate: &str| LimitSettings { on_excess: OnExcess::Reject, ..settings(rate, 1) };
+        let limits = [limiter(reject("1/m")), limiter(reject("1/4s"))];
+        let layer = layer(provider, &order.map(|at: usize| &limits[at]));
+        layer.clone().call(request()).await.unwrap();
+        let failure = layer.clone().call(request()).await.err().unwrap();
+        let after = failure.retry_after.unwrap();
+        assert_eq!(after, Duration::from_secs(60));
+        advance(after - Duration::from_nanos(1)).await;
+        assert!(layer.clone().call(request()).await.is_err());
+        advance(Duration::from_nanos(1)).await;
+        layer.clone().call(request()).await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_key_has_its_own_tokens_and_its_own_queue() {
     let (provider, calls) = provider();

@@ -44,9 +44,12 @@ pub fn parse_document(document: &Document) -> Option<Credentials> {
     let text = |names: &[&str]| {
         let top = names.iter().find_map(|name| document.text(&[*name]));
         top.or_else(|| names.iter().find_map(|name| document.text(&["Credentials", *name])))
-            .filter(|text| is_plain(text))
+            .filter(|text| !text.is_empty())
     };
-    Some(keys(text(&ID)?, text(&SECRET)?, text(&SESSION)))
+    let parts = (text(&ID)?, text(&SECRET)?, text(&SESSION));
+    // Keys of a session without its token would be sent for nothing.
+    let all = [Some(parts.0), Some(parts.1), parts.2];
+    all.into_iter().flatten().all(is_plain).then(|| keys(parts.0, parts.1, parts.2))
 }
 
 /// Writes keys as [`parse`] reads them. They hold no character that JSON would escape: [`parse_document`] sees to it.
@@ -107,6 +110,7 @@ mod tests {
             r#"{"AccessKeyId":"AK\nID","SecretAccessKey":"CANARY"}"#,
             r#"{"AccessKeyId":"AK\"ID","SecretAccessKey":"CANARY"}"#,
             r#"{"AccessKeyId":5,"SecretAccessKey":"CANARY"}"#,
+            r#"{"AccessKeyId":"AKID","SecretAccessKey":"CANARY","SessionToken":"s\n"}"#,
         ] {
             assert!(parse(text.as_bytes()).is_none(), "{text}");
         }

@@ -5,13 +5,18 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn nobody_gets_the_answer_of_another() {
     type Change = fn(&mut EgressRequest);
-    let changes: [Change; 6] = [
+    let changes: [Change; 10] = [
         |_| {},
         |request| request.tenant = Some("acme".into()),
         |request| request.tenant = Some("umbrella".into()),
         |request| request.credential_choice = 1,
         |request| drop(request.headers.insert("x-api-key", HeaderValue::from_static("mine"))),
         |request| drop(request.headers.insert("private-token", HeaderValue::from_static("mine"))),
+        |request| drop(request.headers.insert("ocp-apim-subscription-key", HeaderValue::from_static("mine"))),
+        |request| drop(request.headers.insert("x-password", HeaderValue::from_static("mine"))),
+        // One credential serves several accounts.
+        |request| drop(request.headers.insert("stripe-account", HeaderValue::from_static("mine"))),
+        |request| drop(request.headers.insert("openai-organization", HeaderValue::from_static("mine"))),
     ];
     let rig = Rig::new("{}");
     let asked = |change: Change| {

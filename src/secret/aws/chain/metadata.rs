@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use zeroize::Zeroizing;
 
 use super::{Chain, Container, Fetched, Instance, is_https, is_loopback, known};
+use crate::message::date::rfc3339;
 use crate::secret::aws::parse_document;
 use crate::secret::error::StoreFault;
 use crate::secret::http::{HttpAnswer, HttpCall, configured_addresses};
@@ -185,9 +186,6 @@ fn fetched(answer: &HttpAnswer) -> Result<Fetched, StoreFault> {
 
 /// The end of keys. One that cannot be read is an error: keys without end would be used too long.
 pub(super) fn end(text: Option<&str>) -> Result<Option<SystemTime>, StoreFault> {
-    let read = |text| {
-        humantime::parse_rfc3339_weak(text)
-            .map_err(|_| StoreFault::Garbled("the end of the keys is not a date"))
-    };
+    let read = |text| rfc3339(text).ok_or(StoreFault::Garbled("the end of the keys is not a date"));
     text.map(read).transpose()
 }
