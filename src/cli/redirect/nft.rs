@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(with("\tflags dormant\n\n"), "not ours: flags dormant");
         assert_eq!(
             with(
-                "\tchain early {\n\t\ttype nat hook output priority -200; policy accept;\n\t\taccept\n\t}\n\n"
+                "\tchain early {\n\t\ttype nat hook output priority -150; policy accept;\n\t\taccept\n\t}\n\n"
             ),
             "not ours: chain early"
         );
