@@ -8,8 +8,8 @@
 //! | volumes | at the end |
 //! | labels, `outgate.dev/status`, `kubectl.kubernetes.io/default-container` | the last only where the pod has none |
 //!
-//! Pointed at outgate are all containers, and in native mode all init containers (the sidecar runs before them), but not those of
-//! service meshes, which carry other containers' traffic; `outgate.dev/containers` and `exclude-containers` say otherwise.
+//! Pointed at outgate are all containers, and in native mode all init containers (the sidecar runs before them; one that a later webhook
+//! puts before the sidecar is left alone), but not those of service meshes, which carry other containers' traffic; `outgate.dev/containers` and `exclude-containers` say otherwise.
 //!
 //! A pod that was injected before, with the same template and options, gets what later webhooks' containers lack, and nothing else: what
 //! Kubernetes and others have changed in the sidecar since then stays. One that has a sidecar of another template is left alone.
@@ -95,7 +95,7 @@ pub fn inject(pod: &Value, template: &Template) -> Result<Injection, Refusal> {
         return Ok(Injection { pod: Value::Object(pod), warnings });
     }
     clash::check(spec, &sidecar, &mut warnings)?;
-    let targets = targets(spec, &options, &sidecar, &mut warnings)?;
+    let targets = targets(spec, found, &options, &sidecar, &mut warnings)?;
     if added(&sidecar).saturating_mul(targets.len()) > MAX_ADDED {
         return Err(Refusal::TooMuch(targets.len()));
     }
@@ -158,6 +158,7 @@ type Target = (&'static str, usize);
 
 fn targets(
     spec: &Map<String, Value>,
+    found: Before,
     options: &Options,
     sidecar: &Sidecar,
     warnings: &mut Warnings,
@@ -175,6 +176,7 @@ fn targets(
     let names: Vec<&str> = all.iter().map(|(_, _, name)| *name).collect();
     require(CONTAINERS, named, &names)?;
     require(EXCLUDE, &options.exclude, &names)?;
+    let first = first_beside(spec, found, sidecar)?;
     let mut targets = Vec::new();
     for (key, place, name) in all {
         let asked = named.iter().any(|one| one == name);
@@ -182,10 +184,11 @@ fn targets(
         if !wanted || options.exclude.iter().any(|one| one == name) {
             continue;
         }
-        if key == "initContainers" && sidecar.mode == Mode::Classic {
+        if key == "initContainers" && place < first {
             if asked {
+                let kind = if sidecar.mode == Mode::Classic { "a classic" } else { "the" };
                 warnings.push(format!(
-                    "init container `{}` runs before a classic sidecar, and is not pointed at it",
+                    "init container `{}` runs before {kind} sidecar, and is not pointed at it",
                     Shown::new(name)
                 ));
             }
@@ -194,6 +197,19 @@ fn targets(
         targets.push((key, place));
     }
     Ok(targets)
+}
+
+/// The place of the first init container that runs beside the sidecar. On a later call there may be some before a native one, put there
+/// by other webhooks: while they run nothing listens, and their calls would be refused.
+fn first_beside(spec: &Map<String, Value>, found: Before, sidecar: &Sidecar) -> Result<usize, Refusal> {
+    if sidecar.mode == Mode::Classic {
+        return Ok(usize::MAX);
+    }
+    if found == Before::Nothing {
+        return Ok(0);
+    }
+    let all = objects(spec, "initContainers")?;
+    Ok(all.iter().position(|container| text(container, "name") == Some(sidecar.name())).unwrap_or(usize::MAX))
 }
 
 /// All containers that an annotation names are there.

@@ -3,6 +3,8 @@
 //! Here, and nowhere else, is written down which of the template's members an annotation changes. All have names that the library
 //! (`helm/charts/outgate-lib`) gives them, and a test of the charts holds both together.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -92,22 +94,33 @@ impl Sidecar {
         self.variant.sidecar.get("securityContext")?.get("runAsUser")?.as_i64()
     }
 
-    /// The ports that it says it has.
-    pub fn ports(&self) -> impl Iterator<Item = i64> {
-        let ports = self.variant.sidecar.get("ports").and_then(Value::as_array);
-        ports.into_iter().flatten().filter_map(|port| port.get("containerPort")?.as_i64())
+    /// The ports on which it listens: those that it says it has, those of addresses that are set for it, and the one that apps are
+    /// pointed at.
+    pub fn ports(&self) -> BTreeSet<i64> {
+        let named = self.variant.sidecar.get("ports").and_then(Value::as_array);
+        let named = named.into_iter().flatten().filter_map(|port| port.get("containerPort")?.as_i64());
+        let port = |address: &str| address.trim().parse::<SocketAddr>().ok().map(|one| i64::from(one.port()));
+        let set = self.settings().split(['=', '"', '\n']).filter_map(port);
+        let pointed =
+            self.variant.parts.env.iter().filter_map(|one| text(one, "value")?.strip_prefix("http://"));
+        named.chain(set).chain(pointed.filter_map(port)).collect()
     }
 
     /// How long it may take to end by what is set for it: it lingers, and then it drains.
     pub fn ends_within(&self) -> Duration {
-        let variables = self.variant.sidecar.get("env").and_then(Value::as_array);
-        let mut settings = variables.into_iter().flatten().filter(|one| text(one, "name") == Some(SETTINGS));
-        let settings = settings.next().and_then(|one| text(one, "value")).unwrap_or_default();
+        let settings = self.settings();
         let of = |key: &str| {
             let value = settings.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))?;
             humantime::parse_duration(value.trim()).ok()
         };
         of("runtime.linger").unwrap_or_default() + of("runtime.drain").unwrap_or(DRAIN)
+    }
+
+    /// What is set for it in place of the policy's, one a line.
+    fn settings(&self) -> &str {
+        let variables = self.variant.sidecar.get("env").and_then(Value::as_array);
+        let mut settings = variables.into_iter().flatten().filter(|one| text(one, "name") == Some(SETTINGS));
+        settings.next().and_then(|one| text(one, "value")).unwrap_or_default()
     }
 
     fn apply(&mut self, template: &Template, options: &Options) -> Result<(), Refusal> {

@@ -37,17 +37,50 @@ class Policy(unittest.TestCase):
         self.assertEqual(judge(self.policy, NATIVE), [])
         self.assertEqual(judge(self.policy, CLASSIC), [])
 
+    def test_a_pod_with_all_that_the_library_has_passes(self):
+        given = {"credentials": {"secret": "keys", "token": {"audience": "vault"}}, "app": {"runtimes": ["java"]},
+                 "ca": {"mode": "existingSecret", "secret": "ca", "extraConfigMap": "roots"}}
+        for native in (True, False):
+            spec = pod_spec(objects(render_app({"outgate": given | {"native": native}}))["Deployment/shop"])
+            sidecar = next(c for c in (spec.get("initContainers") or []) + spec["containers"] if c["name"] == "outgate")
+            self.assertEqual(len(sidecar["volumeMounts"]), 7)
+            self.assertEqual(judge(self.policy, spec), [])
+
     def test_a_pod_that_is_redirected_passes_and_its_app_may_not_have_the_user(self):
         values = values_of("enforced")
-        values["outgate"] = values.get("outgate", {}) | {"uid": 64532}
+        values["outgate"] = values.get("outgate", {}) | {"uid": 64532, "app": {"mode": "redirect", "users": [1000]}}
         policy = objects(render(CHART, values))["ValidatingAdmissionPolicy/egress-outgate-shop"]["spec"]
         for native in (True, False):
             given = {"uid": 64532, "native": native, "app": {"mode": "redirect", "users": [1000]}}
             spec = pod_spec(objects(render_app({"outgate": given}))["Deployment/shop"])
             self.assertEqual(spec["initContainers"][0]["name"], "outgate-redirect")
             self.assertEqual(judge(policy, spec), [])
-            spec["containers"][-1]["securityContext"]["runAsUser"] = 64532
-            self.assertEqual(len(judge(policy, spec)), 1)
+            changed = copy.deepcopy(spec)
+            changed["containers"][-1]["securityContext"]["runAsUser"] = 64532
+            self.assertEqual(len(judge(policy, changed)), 1)
+            for change in (
+                lambda all: all.pop(0),
+                lambda all: all.insert(0, {"name": "early", "image": "early"}),
+                lambda all: all[0].update(image="outgate-redirect.evil.example/x:1"),
+                lambda all: all[0].update(restartPolicy="Always"),
+                lambda all: all[0].update(command=["true"]),
+                lambda all: all[0].pop("args"),
+                lambda all: all[0].update(args=["redirect", "setup"]),
+                lambda all: all[0]["args"].__setitem__(1, "remove"),
+                lambda all: all[0]["args"].__setitem__(2, "--uid=1000"),
+                lambda all: all[0]["args"].append("--uid=1000"),
+                lambda all: all[0]["args"].append("--help"),
+                lambda all: all[0].update(name="other"),
+            ):
+                changed = copy.deepcopy(spec)
+                change(changed["initContainers"])
+                told = judge(policy, changed)
+                self.assertEqual(len(told), 1, told)
+                self.assertIn("first init container makes the rules", told[0])
+            changed = copy.deepcopy(spec)
+            changed["initContainers"][0]["volumeMounts"] = [{"name": "x", "mountPath": "/usr/local/bin"}]
+            changed["initContainers"][0]["env"] = [{"name": "LD_PRELOAD", "value": "/x.so"}]
+            self.assertEqual(len(judge(policy, changed)), 2)
 
     def test_it_fails_closed_and_for_chosen_namespaces(self):
         self.assertEqual(self.policy["failurePolicy"], "Fail")
@@ -82,6 +115,24 @@ class Policy(unittest.TestCase):
             (sidecar(lambda c: c.update(args=["check", "--config=/etc/outgate/policy"])), ["with `run`"]),
             (sidecar(lambda c: c["args"].append("--help")), ["with `run`"]),
             (sidecar(lambda c: c["args"].append("-V")), ["with `run`"]),
+            (sidecar(lambda c: c["securityContext"].update(capabilities={"drop": ["ALL"], "add": ["NET_ADMIN"]})), ["no capabilities"]),
+            (sidecar(lambda c: c["volumeMounts"].append({"name": "x", "mountPath": "/usr/local/bin"})), ["only its own volumes"]),
+            (sidecar(lambda c: c["volumeMounts"].append({"name": "outgate-x", "mountPath": "/etc/outgate/ca"})), ["only its own volumes"]),
+            (sidecar(lambda c: c["volumeMounts"].append({"name": "outgate-policy", "mountPath": "/usr/local/bin"})), ["only its own volumes"]),
+            (sidecar(lambda c: c["volumeMounts"][0].update(subPath="x")), ["only its own volumes"]),
+            (sidecar(lambda c: c["volumeMounts"][0].update(subPathExpr="$(X)")), ["only its own volumes"]),
+            (sidecar(lambda c: c["volumeMounts"].append({"name": "x", "mountPath": "/var/run/secrets/../../../usr/local/bin"})),
+             ["only its own volumes"]),
+            (sidecar(lambda c: c["volumeMounts"].append({"name": "x", "mountPath": "/var/run/secrets//outgate"})), ["only its own volumes"]),
+            (sidecar(lambda c: c["volumeMounts"].append({"name": "x", "mountPath": "/var/run/secrets/outgate"})), ["only its own volumes"]),
+            (sidecar(lambda c: c.update(volumeDevices=[{"name": "x", "devicePath": "/usr/local/bin/outgate"}])), ["only its own volumes"]),
+            (sidecar(lambda c: c["env"].append({"name": "LD_PRELOAD", "value": "/etc/outgate/policy/a.so"})), ["no variables LD_*"]),
+            (sidecar(lambda c: c.update(envFrom=[{"configMapRef": {"name": "x"}}])), ["no variables LD_*"]),
+            (sidecar(lambda c: c.update(lifecycle={"postStart": {"exec": {"command": ["/x"]}}})), ["outgate probe"]),
+            (sidecar(lambda c: c.update(lifecycle={"postStart": {"exec": {"command": ["/usr/local/bin/outgate", "run"]}}})), ["outgate probe"]),
+            (sidecar(lambda c: c.update(lifecycle={"preStop": {"exec": {"command": ["/usr/local/bin/outgate", "probe"]}}})), ["outgate probe"]),
+            (sidecar(lambda c: c.update(lifecycle={"postStart": {"httpGet": {"port": 80}}})), ["outgate probe"]),
+            (sidecar(lambda c: c["livenessProbe"].update(exec={"command": ["/x"]})), ["outgate probe"]),
             (lambda spec: spec.update(ephemeralContainers=[{"name": "d", "image": "busybox", "targetContainerName": "outgate"}]),
              ["as its target"]),
             (app(lambda c: c["securityContext"].update(runAsUser=65532)), ["is the sidecar's"]),
@@ -117,6 +168,11 @@ class Policy(unittest.TestCase):
             lambda spec: spec["containers"][-1].pop("volumeMounts"),
             lambda spec: spec.update(ephemeralContainers=[{"name": "d", "image": "busybox", "targetContainerName": "shop"}]),
             lambda spec: spec["initContainers"][0].update(image="outgate@sha256:" + "0" * 64),
+            # What Kubernetes, and webhooks of clouds, add to every container.
+            lambda spec: spec["initContainers"][0]["volumeMounts"].extend([
+                {"name": "kube-api-access-x7k2p", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True},
+                {"name": "aws-iam-token", "mountPath": "/var/run/secrets/eks.amazonaws.com/serviceaccount", "readOnly": True}]),
+            lambda spec: spec["initContainers"][0]["securityContext"].update(capabilities={"drop": ["ALL"], "add": []}),
         ):
             spec = copy.deepcopy(NATIVE)
             change(spec)

@@ -356,6 +356,20 @@ class Nftables(unittest.TestCase):
         self.assertEqual(done.returncode, 5)
         self.assertIn("is there as well", done.stderr)
 
+    def test_what_else_stands_in_the_table_is_told(self):
+        wanted = ("--uid", str(PROXY))
+        for more, told in (("add chain inet outgate early { type nat hook output priority -150; policy accept; }", "not ours: chain early"),
+                           ("add set inet outgate hosts { type ipv4_addr; elements = { 192.0.2.1, 192.0.2.2, 192.0.2.3 }; }", "not ours: set hosts"),
+                           ("add table inet outgate { flags dormant; }", "not ours: flags dormant")):
+            with self.subTest(told):
+                self.set_up()
+                self.assertEqual(self.redirect("check", *wanted).returncode, 0)
+                added = RIG.network.run("nft", more)
+                self.assertEqual(added.returncode, 0, added.stderr)
+                done = self.redirect("check", *wanted)
+                self.assertEqual(done.returncode, 5)
+                self.assertIn(told, done.stderr)
+
     def strip(self, listing):
         return listing
 
@@ -401,6 +415,8 @@ class WithoutIpv6(unittest.TestCase):
 
 class Iptables(Nftables):
     BACKEND, PROGRAM = "iptables", "iptables"
+    # It has no table of its own.
+    test_what_else_stands_in_the_table_is_told = None
 
     def listing(self):
         return "".join(RIG.network.run(program, "-t", table, "-S").stdout

@@ -147,11 +147,13 @@ class Charts(unittest.TestCase):
             (CHART, {"networkPolicy": {"clusterCidrs": ["10.0.0.0"]}}, "clusterCidrs"),
             (CHART, {"admissionPolicy": {"validationActions": []}}, "validationActions"),
             (CHART, {"admissionPolicy": {"validationActions": ["Refuse"]}}, "validationActions"),
+            (CHART, {"admissionPolicy": {"validationActions": ["Deny", "Audit", "Warn"]}}, "validationActions"),
             (CHART, {"admissionPolicy": {"matchLabels": {}}}, "matchLabels"),
             (CHART, {"test": {"enabled": 1}}, "enabled"),
             (CHART, {"injector": {"enable": True}}, "enable"),
             (CHART, {"injector": {"replicas": 0}}, "replicas"),
             (CHART, {"injector": {"port": 443}}, "port"),
+            (CHART, {"injector": {"enabled": True, "port": 9902}}, "injector.port"),
             (CHART, {"injector": {"failurePolicy": "Open"}}, "failurePolicy"),
             (CHART, {"injector": {"timeoutSeconds": 31}}, "timeoutSeconds"),
             (CHART, {"injector": {"reinvocationPolicy": "Always"}}, "reinvocationPolicy"),
@@ -202,6 +204,29 @@ class Charts(unittest.TestCase):
 
 
 class Objects(unittest.TestCase):
+    def test_names_stay_names(self):
+        """Without quotes YAML takes these for numbers and truth values, and Kubernetes refuses the pod."""
+        sidecar = {"name": "on", "policy": {"configMap": "123"}, "credentials": {"secret": "0123"},
+                   "ca": {"mode": "existingSecret", "secret": "no", "extraConfigMap": "1e3"}}
+        found = objects(render_app({"outgate": sidecar}))
+        spec = pod_spec(found["Deployment/shop"])
+        kubernetes_validate.validate(found["Deployment/shop"], KUBES[-1], strict=True)
+        self.assertEqual(spec["initContainers"][0]["name"], "on")
+        self.assertEqual({v["name"]: (v.get("configMap") or {}).get("name") or (v.get("secret") or {}).get("secretName")
+                          for v in spec["volumes"] if "configMap" in v or "secret" in v},
+                         {"outgate-policy": "123", "outgate-credentials": "0123", "outgate-ca": "no", "outgate-extra-ca": "1e3"})
+        injector = {"enabled": True, "priorityClassName": "7", "certificates": {"mode": "existingSecret", "secret": "0x1f", "caBundle":
+                    "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"}}
+        found = objects(render(CHART, {"outgate": {"policy": {"configMap": "123"}, "name": "on"}, "injector": injector,
+                                       "policy": {"create": True}, "admissionPolicy": {"enabled": True}}))
+        self.assertIn("ConfigMap/123", found)
+        spec = pod_spec(found["Deployment/egress-outgate-injector"])
+        self.assertEqual((spec["priorityClassName"], spec["volumes"][0]["secret"]["secretName"]), ("7", "0x1f"))
+        for key, document in found.items():
+            if document["kind"] not in CUSTOM:
+                with self.subTest(object=key):
+                    kubernetes_validate.validate(document, KUBES[-1], strict=True)
+
     def test_kubernetes_takes_them(self):
         for kube in KUBES:
             for case, files in all_renders(kube):

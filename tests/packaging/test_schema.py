@@ -159,6 +159,9 @@ class Walk:
         self.each(where, "uniqueItems", path, [[there[0], there[0]]])
 
     def on_not(self, where, path, wanted, _):
+        if set(wanted) == {"type", "allOf"}:
+            # A list that has all of these.
+            return self.each(where, "not", path, [[one["contains"]["const"] for one in wanted["allOf"]]])
         (kind, value), = wanted.items()
         assert kind == "enum", kind
         self.each(where, "not", path, value)

@@ -44,6 +44,28 @@ pub fn differences(rules: &Rules, listing: &str) -> Vec<String> {
         let rest = listed.get(1..).unwrap_or_default();
         found.extend(super::compared(&lines, rest));
     }
+    found.extend(strange(rules, listing));
+    found
+}
+
+/// What stands in the table beside our chains. `flags dormant` takes all of it out of work; a chain of others comes before ours, or
+/// takes back what they did.
+fn strange(rules: &Rules, listing: &str) -> Vec<String> {
+    let head = format!("table {} {{", TABLE.join(" "));
+    let chains: Vec<String> = chains(rules).iter().map(|(name, ..)| format!("chain {name} {{")).collect();
+    let mut found = Vec::new();
+    let mut lines = listing.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    while let Some(line) = lines.next() {
+        if line == "}" || line == head {
+            continue;
+        }
+        if !chains.iter().any(|chain| chain == line) {
+            found.push(format!("not ours: {}", line.trim_end_matches(" {")));
+        }
+        if line.ends_with('{') {
+            lines.by_ref().take_while(|line| *line != "}").for_each(drop);
+        }
+    }
     found
 }
 
@@ -168,7 +190,7 @@ mod tests {
     #[test]
     fn what_differs_is_named() {
         let rules = full();
-        let listing = setup(&rules).replace("priority 0;", "priority filter;");
+        let listing = setup(&rules).replace(FRESH, "").replace("priority 0;", "priority filter;");
         assert_eq!(differences(&rules, &listing), Vec::<String>::new());
         assert_eq!(differences(&usual(), "").len(), 2);
         let opened = listing.replace("meta skuid 65532 return", "meta skuid 1000 return");
@@ -182,5 +204,26 @@ mod tests {
         assert_snapshot!(differences(&rules, &cut).join("\n"), @r#"missing: tcp dport 443 redirect to :3129"#);
         let dropped = listing.replace("type filter hook output", "type filter hook input");
         assert_snapshot!(differences(&rules, &dropped).join("\n"), @r#"the chain `datagrams` is not at `type filter hook output`"#);
+    }
+
+    /// As `nft list` writes it.
+    #[test]
+    fn what_else_stands_in_the_table_is_named() {
+        let listing = setup(&usual()).replace(FRESH, "");
+        let head = "table inet outgate {\n";
+        let with =
+            |more: &str| differences(&usual(), &listing.replace(head, &format!("{head}{more}"))).join("\n");
+        assert_eq!(with(""), "");
+        assert_eq!(with("\tflags dormant\n\n"), "not ours: flags dormant");
+        assert_eq!(
+            with(
+                "\tchain early {\n\t\ttype nat hook output priority -150; policy accept;\n\t\taccept\n\t}\n\n"
+            ),
+            "not ours: chain early"
+        );
+        assert_eq!(
+            with("\tset hosts {\n\t\ttype ipv4_addr\n\t\telements = { 192.0.2.1 }\n\t}\n"),
+            "not ours: set hosts"
+        );
     }
 }

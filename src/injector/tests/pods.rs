@@ -146,6 +146,64 @@ spec: { containers: [{ name: shop, image: shop }] }
     assert_eq!(last["metadata"], after["metadata"]);
 }
 
+/// While it runs nothing listens: with our variables its calls would be refused.
+#[test]
+fn what_a_later_webhook_puts_before_the_sidecar_is_not_pointed_at_it() {
+    let template = small();
+    for asked_for in [None, Some("setup,shop")] {
+        let mut before = pod("
+metadata: { name: shop, labels: { outgate.dev/inject: 'true' }, annotations: {} }
+spec: { initContainers: [{ name: setup, image: setup }], containers: [{ name: shop, image: shop }] }
+");
+        if let Some(names) = asked_for {
+            before["metadata"]["annotations"]["outgate.dev/containers"] = json!(names);
+        }
+        let mut after = patched(&before, &answered(&asked(&before), &template));
+        assert!(after["spec"]["initContainers"][1].get("env").is_some(), "{after:#}");
+        let all = after["spec"]["initContainers"].as_array_mut().unwrap();
+        // One that comes before, and in the other case ours that is put behind.
+        match asked_for {
+            None => all.insert(0, json!({ "name": "early", "image": "early" })),
+            Some(_) => {
+                all.swap(0, 1);
+                all[0] = json!({ "name": "setup", "image": "setup" });
+            }
+        }
+        all.push(json!({ "name": "late", "image": "late" }));
+        let answer = answered(&asked(&after), &template);
+        let last = patched(&after, &answer);
+        let pointed: Vec<bool> = last["spec"]["initContainers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one.get("env").is_some() || one.get("volumeMounts").is_some())
+            .collect();
+        let warnings = answer.review["response"]["warnings"].to_string();
+        let told = "init container `setup` runs before the sidecar, and is not pointed at it";
+        assert_eq!(warnings.contains(told), asked_for.is_some(), "{warnings}");
+        match asked_for {
+            // The sidecar has mounts of its own.
+            None => assert_eq!(pointed, [false, true, true, true], "{last:#}"),
+            Some(_) => assert_eq!(pointed, [false, true, false], "{last:#}"),
+        }
+    }
+}
+
+/// Also those that it does not say it has.
+#[test]
+fn ports_on_which_the_sidecar_listens() {
+    let yaml = "
+metadata: { name: shop, labels: { outgate.dev/inject: 'true' } }
+spec:
+  containers:
+    - { name: shop, image: shop, ports: [{ containerPort: 80 }, { containerPort: 3128 }, { containerPort: 9901 }, { containerPort: 9902 }] }
+";
+    let answer = answered(&asked(&pod(yaml)), &Template::embedded().unwrap());
+    let warnings = answer.review["response"]["warnings"].to_string();
+    let told = |port: u16| warnings.contains(&format!("names port {port}, on which the sidecar listens"));
+    assert_eq!([80, 3128, 9901, 9902].map(told), [false, true, true, true], "{warnings}");
+}
+
 /// Of another template, of other annotations, of a chart that includes the library: none is mixed with ours.
 #[test]
 fn another_sidecar_is_left_alone() {

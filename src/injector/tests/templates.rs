@@ -15,7 +15,7 @@ fn the_librarys_own_has_both_modes() {
         let options = Options { mode: Some(mode), ..Options::default() };
         let sidecar = Sidecar::new(&template, &options).unwrap();
         assert_eq!((sidecar.name(), sidecar.user()), ("outgate", Some(65532)));
-        assert_eq!(sidecar.ports().collect::<Vec<_>>(), [9902]);
+        assert_eq!(sidecar.ports().into_iter().collect::<Vec<_>>(), [3128, 9901, 9902]);
         assert_eq!(sidecar.variant.sidecar.contains_key("restartPolicy"), mode == Mode::Native);
         assert_eq!(sidecar.variant.sidecar.contains_key("lifecycle"), mode == Mode::Classic);
     }

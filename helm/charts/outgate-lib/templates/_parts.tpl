@@ -96,7 +96,7 @@ volumes:
 
 {{/* Makes the rules of `app.mode: redirect`, before anything else in the pod runs. Root, because nothing less is given a capability. */}}
 {{- define "outgate.redirectContainer" -}}
-name: {{ .name }}-redirect
+name: {{ printf "%s-redirect" .name | quote }}
 image: {{ include "outgate.image" .redirect | quote }}
 imagePullPolicy: {{ .redirect.image.pullPolicy }}
 args:
@@ -126,7 +126,7 @@ terminationMessagePolicy: FallbackToLogsOnError
 
 {{/* The sidecar. What it sets on the command line takes the place of what the policy says there, so one policy does for every pod. */}}
 {{- define "outgate.container" -}}
-name: {{ .name }}
+name: {{ .name | quote }}
 image: {{ include "outgate.image" . | quote }}
 imagePullPolicy: {{ .image.pullPolicy }}
 args:
@@ -275,7 +275,7 @@ runtime.drain={{ .classic.drain }}
 {{/* The CA's key and the credentials are in volumes that the sidecar alone mounts. */}}
 {{- define "outgate.podVolumes" -}}
 - name: outgate-policy
-  configMap: { name: {{ .policy.configMap }} }
+  configMap: { name: {{ .policy.configMap | quote }} }
 - name: outgate-private
   emptyDir: { medium: Memory, sizeLimit: 4Mi }
 {{- if ne .ca.mode "none" }}
@@ -284,15 +284,15 @@ runtime.drain={{ .classic.drain }}
 {{- end }}
 {{- if eq .ca.mode "existingSecret" }}
 - name: outgate-ca
-  secret: { secretName: {{ .ca.secret }}, defaultMode: 288 }
+  secret: { secretName: {{ .ca.secret | quote }}, defaultMode: 288 }
 {{- end }}
 {{- if .ca.extraConfigMap }}
 - name: outgate-extra-ca
-  configMap: { name: {{ .ca.extraConfigMap }} }
+  configMap: { name: {{ .ca.extraConfigMap | quote }} }
 {{- end }}
 {{- if .credentials.secret }}
 - name: outgate-credentials
-  secret: { secretName: {{ .credentials.secret }}, defaultMode: 292 }
+  secret: { secretName: {{ .credentials.secret | quote }}, defaultMode: 292 }
 {{- end }}
 {{- if .credentials.token.audience }}
 - name: outgate-token
