@@ -198,5 +198,6 @@ fn a_bomb_is_refused() {
     }
     let begun = std::time::Instant::now();
     assert!(inject_text(&text, &small()).is_err());
-    assert!(begun.elapsed().as_secs() < 10);
+    // Put in, it would be a hundred million texts.
+    assert!(begun.elapsed().as_secs() < 60);
 }
