@@ -6,6 +6,7 @@ else is. As root, each container runs as its own user and group.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,10 +22,22 @@ from engine import OUTGATE, sidecar_of
 ROOT_USER = os.getuid() == 0
 
 
+GIVEN = set()
+
+
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    """A port that nobody listens on, and that no connection gets for its own end before it is used: those are above 32767 on Linux."""
+    while True:
+        port = random.randrange(15000, 32768)
+        if port in GIVEN:
+            continue
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        GIVEN.add(port)
+        return port
 
 
 def until(what, condition, limit=20.0):
@@ -160,7 +173,8 @@ class Pod(Volumes):
         hook = self.sidecar.get("lifecycle", {}).get("postStart")
         if hook:
             command = [self.rewritten(self.sidecar, a) for a in hook["exec"]["command"]]
-            assert subprocess.run(command, timeout=60).returncode == 0, self.log()
+            # The hook itself gives up after a minute; then the log tells why.
+            assert subprocess.run(command, timeout=75).returncode == 0, self.log()
         else:
             until("the startup probe", lambda: self.probe("startupProbe") == 200 or process.poll() is not None)
         assert process.poll() is None, self.log()
