@@ -205,7 +205,7 @@ impl SecretCache {
         entry
     }
 
-    /// How often a secret had another value: who keeps something made of all of them looks here.
+    /// How often a secret that is no tenant's had another value: who keeps something made of all of them looks here.
     pub fn changes(&self) -> u64 {
         self.wake.changes()
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Wakes [`SecretCache::run`](super::SecretCache::run), and counts the values that changed.
+/// Wakes [`SecretCache::run`](super::SecretCache::run), and counts the values that changed, but for those of tenants.
 #[derive(Debug, Default)]
 pub(super) struct Wake {
     notify: Notify,
@@ -23,12 +23,12 @@ impl Wake {
         self.notify.notified()
     }
 
-    /// An entry has another value.
+    /// An entry has another value; one that is no tenant's, for those come and go with each name.
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How often an entry had another value.
+    /// How often an entry of the policy had another value.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }

@@ -91,10 +91,8 @@ impl SecretEntry {
                 SecretVersion { value, number, read_at, read_at_wall, expires: expires.map(End::at) };
             self.current.store(Arc::new(Ok(Arc::new(version))));
         }
-        if !same {
-            self.wake.changed();
-        }
         if !same && self.template.is_none() {
+            self.wake.changed();
             tracing::info!(target: "outgate::secret", reference = bound.shown, version = number, "secret read");
         } else if !same {
             // One line for each tenant is too many for a log that people read.
