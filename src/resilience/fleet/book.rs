@@ -54,9 +54,15 @@ struct Entry<L> {
 }
 
 impl<L: Spend> Entry<L> {
-    fn set(&mut self, lease: &L, grant: Grant) {
+    fn set(&mut self, lease: &L, grant: Grant, at_once: bool) {
         self.owes |= grant.burst < lease.current().burst;
-        lease.set(grant);
+        lease.set(grant, at_once);
+    }
+
+    /// Whether a burst that becomes larger is one of the limit's own.
+    fn burst_is_spare(&self) -> bool {
+        let others = self.view.iter().flat_map(|(wants, _)| wants).filter(|want| **want > 0).count();
+        self.limit.spec().has_bursts_for(others as u64 + 1)
     }
 
     /// The burst that still counts. Asked of the lease only where it can be more than the burst of now: a lease lets a token
@@ -130,7 +136,7 @@ impl<L: Spend> Book<L> {
             owes: false,
         };
         if !self.contact.connected {
-            lease.set(self.assumed(&entry, 0, now));
+            lease.set(self.assumed(&entry, 0, now), self.outage_bursts(&entry));
         }
         self.entries.insert(id.clone(), entry);
         (lease, true)
@@ -195,6 +201,11 @@ impl<L: Spend> Book<L> {
         }
     }
 
+    /// Whether bursts may be spent at once while Redis does not answer: where each pod's is one of the limit's own.
+    fn outage_bursts(&self, entry: &Entry<L>) -> bool {
+        self.on_outage == OnOutage::Open || self.pods() <= entry.limit.spec().burst
+    }
+
     /// Ends what lapsed, and sets what holds without a lease. `true` where a key wants something for the first time, so that
     /// a report is due at once.
     pub fn tick(&mut self, now: Instant) -> bool {
@@ -207,9 +218,10 @@ impl<L: Spend> Book<L> {
             }
             if entry.lapses.is_none() && !self.contact.connected {
                 let held = entry.held(&lease);
-                entry.set(&lease, self.assumed(entry, held, now));
+                let at_once = self.outage_bursts(entry);
+                entry.set(&lease, self.assumed(entry, held, now), at_once);
             } else if entry.lapses.is_none() {
-                entry.set(&lease, Grant::NONE);
+                entry.set(&lease, Grant::NONE, false);
             }
             due |= entry.wants == 0 && lease.waiting() > 0;
         }
@@ -270,7 +282,7 @@ impl<L: Spend> Book<L> {
             if !entry.recorded && current == Grant::NONE {
                 return None;
             }
-            entry.set(lease, Grant::NONE);
+            entry.set(lease, Grant::NONE, false);
             let held = entry.held(lease);
             return Some(report(id, entry, Grant::NONE, held, true));
         }
@@ -349,7 +361,8 @@ impl<L: Spend> Book<L> {
             && current.refill > 0
             && (current.refill..current.refill + (budget / 2_000).max(1)).contains(&grant.refill);
         if !tiny {
-            entry.set(&lease, grant);
+            let at_once = entry.burst_is_spare();
+            entry.set(&lease, grant, at_once);
         }
         entry.leased = lease.current();
         entry.lapses = Some(sent + LEASE - MARGIN);
@@ -365,7 +378,7 @@ impl<L: Spend> Book<L> {
         for (id, entry) in &mut self.entries {
             let mut held = entry.leased.burst;
             if let Some(lease) = entry.lease.upgrade() {
-                entry.set(&lease, Grant::NONE);
+                entry.set(&lease, Grant::NONE, false);
                 held = entry.held(&lease);
             }
             if entry.recorded {

@@ -86,6 +86,19 @@ impl Spec {
         six.max(Duration::from_secs(3))
     }
 
+    /// How many bursts of one there are for so many pods that want something, and whether it is in turns that they have them.
+    fn slots(self, wanting: u64) -> (u64, bool) {
+        let burst = u64::from(self.burst).max(1);
+        let in_turns = wanting > burst.max(u64::from(self.rate.saturating_add(1) / 2));
+        (if in_turns { burst } else { burst.max(wanting) }, in_turns)
+    }
+
+    /// Whether the limit's own burst is enough for so many. Where it is not, each further one is paid for with refill, which
+    /// others may have spent in this window already.
+    pub fn has_bursts_for(self, wanting: u64) -> bool {
+        self.slots(wanting).0 == u64::from(self.burst).max(1)
+    }
+
     /// What the pod at place `me` shall have, given what each pod wants (thousandths per window; zero = nothing for now).
     ///
     /// Bursts first, because who has none cannot send: one for each that wants something (each beyond the limit's own burst
@@ -94,9 +107,7 @@ impl Spec {
     pub fn share(self, wants: &[u64], me: usize, turn: u64) -> Grant {
         let Some(&mine) = wants.get(me) else { return Grant::NONE };
         let wanting = wants.iter().filter(|want| **want > 0).count() as u64;
-        let burst = u64::from(self.burst).max(1);
-        let in_turns = wanting > burst.max(u64::from(self.rate.saturating_add(1) / 2));
-        let slots = if in_turns { burst } else { burst.max(wanting) };
+        let (slots, in_turns) = self.slots(wanting);
         let idle = wants.len() as u64 - wanting;
         let idle_served = idle.min(slots.saturating_sub(wanting));
         let refill = self.budget().saturating_sub(slots * TOKEN);

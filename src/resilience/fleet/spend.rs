@@ -10,8 +10,9 @@ use crate::resilience::rate_limit::lease::RateLease;
 pub trait Spend: Send + Sync + 'static {
     /// A lease of nothing.
     fn nothing(window: Duration) -> Self;
-    /// What may be spent from now on.
-    fn set(&self, grant: Grant);
+    /// What may be spent from now on; `at_once`: whether what is new of the burst may be, as far as it was paid for, or comes
+    /// with the refill.
+    fn set(&self, grant: Grant, at_once: bool);
     /// What may be spent now.
     fn current(&self) -> Grant;
     /// The burst that still counts.
@@ -27,8 +28,8 @@ impl Spend for RateLease {
         Self::new(window)
     }
 
-    fn set(&self, grant: Grant) {
-        Self::set(self, grant.refill, grant.burst);
+    fn set(&self, grant: Grant, at_once: bool) {
+        Self::set(self, grant.refill, grant.burst, at_once);
     }
 
     fn current(&self) -> Grant {

@@ -1,11 +1,10 @@
 //! The part of a fleet's limit that this pod may spend now: set from outside, obeyed at once.
 //!
 //! What is leased is a *rate*, not tokens: nothing has to be fetched while a request waits. The level (what was spent and
-//! has not come back) is kept in tokens across changes of the rate, so a pod is a leaky bucket whose leak varies: in any
-//! window it lets through at most `burst` plus what leaks meanwhile (`rate + burst - 1` for a whole constant rate,
-//! `⌊rate + burst⌋` else). The sum over pods therefore keeps a limit as long as the leases do, at every moment.
+//! has not come back) is kept in tokens across changes of the rate, so a pod is a leaky bucket whose leak varies
+//! ([`LeakyBucket`]). The sum over pods therefore keeps a limit as long as the leases do, at every moment.
 //!
-//! Uses [`Pace`] beside it and nothing else of this folder. The locks are held for a few instructions, never across an await.
+//! Uses [`LeakyBucket`] and [`Pace`] beside it and nothing else of this folder. The locks are held for a few instructions, never across an await.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +15,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
-use super::pace::{MAX_DEBT, Pace};
+use super::leaky::LeakyBucket;
+use super::pace::Pace;
 
 /// Where the leases of a limit's keys come from.
 pub trait Leases: Send + Sync {
@@ -29,7 +29,6 @@ pub trait Leases: Send + Sync {
 
 /// What one pod may spend of one key of a limit. Begins with nothing: requests wait until [`set`](Self::set) is called.
 pub struct RateLease {
-    window: Duration,
     epoch: Instant,
     level: Mutex<Level>,
     changed: Notify,
@@ -38,14 +37,7 @@ pub struct RateLease {
 }
 
 struct Level {
-    rate: u64,
-    burst: u32,
-    /// `None` = a rate of zero: nothing is let through, and nothing comes back.
-    pace: Option<Pace>,
-    /// The interval in which `debt` is counted; stays when the rate becomes zero.
-    interval: u64,
-    debt: u64,
-    as_of: u64,
+    bucket: LeakyBucket,
     /// Counts changes of the lease, so that a token of an older one is not given back into this one.
     edition: u64,
     /// Sum of what was given back, in time.
@@ -68,10 +60,8 @@ pub(super) struct Taken {
 impl RateLease {
     /// A lease of nothing, of a limit whose rate is per `window`.
     pub fn new(window: Duration) -> Self {
-        let level =
-            Level { rate: 0, burst: 0, pace: None, interval: 1, debt: 0, as_of: 0, edition: 0, given: 0 };
+        let level = Level { bucket: LeakyBucket::empty(window), edition: 0, given: 0 };
         Self {
-            window,
             epoch: Instant::now(),
             level: Mutex::new(level),
             changed: Notify::new(),
@@ -80,39 +70,29 @@ impl RateLease {
         }
     }
 
-    /// What may be spent from now on: `rate` thousandths of a token come back per window (the *refill*, not the rate of the
-    /// policy, which is `refill + burst - 1`), and `burst` tokens may be taken at once. Zero of either lets nothing through.
+    /// What may be spent from now on: `refill` thousandths of a token come back per window (the rate of the policy is
+    /// `refill + burst - 1`), and `burst` tokens may be taken at once. Zero of either lets nothing through.
     ///
-    /// Obeyed at once, and wakes those who wait. What was spent stays spent, in tokens.
-    pub fn set(&self, rate: u64, burst: u32) {
+    /// Obeyed at once, and wakes those who wait. What was spent stays spent, in tokens; what is new of the burst is there at once
+    /// where that is said, and as far as it can be (see [`LeakyBucket`]), else it comes with the refill.
+    pub fn set(&self, refill: u64, burst: u32, at_once: bool) {
         let mut level = self.settled();
-        if (level.rate, level.burst) == (rate, burst) {
-            return;
+        if level.bucket.set(refill, burst, at_once) {
+            level.edition += 1;
+            drop(level);
+            self.changed.notify_waiters();
         }
-        (level.rate, level.burst) = (rate, burst);
-        level.pace = Pace::new(self.window, rate, burst);
-        if let Some(pace) = level.pace {
-            let debt = (u128::from(level.debt) * u128::from(pace.interval())).div_ceil(level.interval.into());
-            level.debt = u64::try_from(debt).unwrap_or(MAX_DEBT).min(MAX_DEBT);
-            level.interval = pace.interval();
-        }
-        level.edition += 1;
-        drop(level);
-        self.changed.notify_waiters();
     }
 
     /// The refill and the burst that hold now.
     pub fn current(&self) -> (u64, u32) {
-        let level = self.settled();
-        (level.rate, level.burst)
+        self.settled().bucket.current()
     }
 
     /// The burst that still has to be counted for this pod: the one it has, or what it spent under an older, larger one and
     /// has not come back. Only what exceeds this can be given to others without more than the limit in one window.
     pub fn held_burst(&self) -> u32 {
-        let level = self.settled();
-        let spent = level.debt.div_ceil(level.interval);
-        level.burst.max(u32::try_from(spent).unwrap_or(u32::MAX))
+        self.settled().bucket.held_burst()
     }
 
     /// Requests that asked for a token since the last call; each counts once, however long it waits.
@@ -146,7 +126,7 @@ impl RateLease {
 
     /// Whether anything is leased.
     pub(super) fn has_share(&self) -> bool {
-        self.settled().pace.is_some()
+        self.now().0.is_some()
     }
 
     /// Waits until something is leased; false where that is not so at `end`.
@@ -166,8 +146,7 @@ impl RateLease {
 
     /// The pace that holds now, where there is one, and the debt.
     pub(super) fn now(&self) -> (Option<Pace>, u64) {
-        let level = self.settled();
-        (level.pace, level.debt)
+        self.settled().bucket.level()
     }
 
     /// Tokens that could be taken now.
@@ -179,8 +158,8 @@ impl RateLease {
     /// Takes a token, or says in how many nanoseconds there is one; `None`: not before the lease changes.
     pub(super) fn take(&self) -> Result<Taken, Option<u64>> {
         let mut level = self.settled();
-        level.debt = level.pace.ok_or(None)?.take(level.debt).map_err(Some)?;
-        let after = level.as_of + level.debt;
+        level.bucket.take()?;
+        let after = level.bucket.as_of() + level.bucket.level().1;
         Ok(Taken { after, given: level.given, edition: level.edition, tokens: NonZeroU32::MIN })
     }
 
@@ -189,8 +168,10 @@ impl RateLease {
         let mut level = self.settled();
         if level.edition == taken.edition {
             let since = level.given - taken.given;
-            let rest = taken.after.saturating_sub(since).saturating_sub(level.as_of).min(level.interval);
-            level.debt = level.debt.saturating_sub(rest);
+            let bucket = &mut level.bucket;
+            let rest =
+                taken.after.saturating_sub(since).saturating_sub(bucket.as_of()).min(bucket.interval());
+            bucket.give_back(rest);
             level.given += rest;
         }
     }
@@ -200,10 +181,7 @@ impl RateLease {
         let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         // Read with the lock held, so that time never runs backwards between two who take.
         let now = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if level.pace.is_some() {
-            level.debt = level.debt.saturating_sub(now.saturating_sub(level.as_of));
-        }
-        level.as_of = level.as_of.max(now);
+        level.bucket.settle(now);
         level
     }
 }
@@ -236,11 +214,11 @@ mod tests {
     async fn nothing_is_leased_at_first_and_changes_are_obeyed_at_once() {
         let lease = RateLease::new(Duration::from_secs(1));
         assert_eq!(lease.take().err(), Some(None));
-        lease.set(10_000, 4);
+        lease.set(10_000, 4, true);
         assert_eq!((take_all(&lease), lease.current()), (4, (10_000, 4)));
-        lease.set(0, 4);
+        lease.set(0, 4, true);
         tokio::time::advance(Duration::from_secs(60)).await;
-        lease.set(1_000, 4);
+        lease.set(1_000, 4, true);
         // Nothing came back while the rate was zero.
         let Err(Some(wait)) = lease.take() else { panic!("a token") };
         assert_eq!(wait, 1_000_000_000);
@@ -249,9 +227,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_spent_of_a_larger_burst_still_counts() {
         let lease = RateLease::new(Duration::from_secs(1));
-        lease.set(10_000, 8);
+        lease.set(10_000, 8, true);
         assert_eq!(take_all(&lease), 8);
-        lease.set(10_000, 1);
+        lease.set(10_000, 1, true);
         assert_eq!(lease.held_burst(), 8);
         tokio::time::advance(Duration::from_millis(450)).await;
         assert_eq!(lease.held_burst(), 4);
@@ -272,7 +250,7 @@ mod tests {
                 let share = random.u64(..=97);
                 for (pod, share) in pods.iter().zip([share, 97 - share]) {
                     // A burst of 1 each; so at most `⌊share⌋ + 1` plus what leaked under other shares.
-                    pod.set(share * 1_000, 1);
+                    pod.set(share * 1_000, 1, true);
                 }
             }
             tokio::time::advance(Duration::from_millis(1)).await;
@@ -302,11 +280,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_token_goes_back_into_its_own_lease_only() {
         let lease = RateLease::new(Duration::from_secs(1));
-        lease.set(10_000, 1);
+        lease.set(10_000, 1, true);
         let taken = lease.take().unwrap();
         lease.give_back(taken);
         let taken = lease.take().unwrap();
-        lease.set(20_000, 1);
+        lease.set(20_000, 1, true);
         lease.give_back(taken);
         assert!(lease.take().is_err());
     }

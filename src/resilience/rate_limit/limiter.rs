@@ -79,9 +79,9 @@ impl Limiter {
         Self { settings, label, state, edition }
     }
 
-    /// The same, going on from the limiter that had its name before: what was spent of that burst is spent of this one in the
-    /// same share, who waits goes on waiting in the same queue, and requests that still go by the old settings take from
-    /// the same tokens. In force at the first request under the new settings, so a reload that fails changes nothing.
+    /// The same, going on from the limiter that had its name before: what was spent stays spent (see
+    /// [`Pace::taken_over`](super::pace::Pace::taken_over)), who waits goes on waiting in the same queue, and requests that
+    /// still go by the old settings take from the same tokens. In force at the first request under the new settings, so a reload that fails changes nothing.
     ///
     /// A limit that counts by something else than before, or is shared by others than before, starts anew.
     pub fn adopt(mut self, old: &Self) -> Self {
@@ -107,13 +107,13 @@ impl Limiter {
     pub fn status(&self) -> LimitStatus {
         let (store, counts) = (&self.state.store, &self.state.counts);
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let remaining = (self.settings.per == Per::Provider).then(|| {
-            let all = Id::from(Key::ALL);
-            match self.edition.source {
-                None => store.level(&Store::own(all), None).remaining,
-                Some(_) => store.lease(all).map_or(0, |lease| lease.remaining()),
+        let remaining = match (self.settings.per, &self.edition.source) {
+            (Per::Provider, None) => store.level(&Store::own(Id::from(Key::ALL)), None).remaining,
+            (Per::Provider, Some(_)) => store.lease(Id::from(Key::ALL)).map_or(0, |lease| lease.remaining()),
+            (Per::Credential | Per::Tenant | Per::Route, _) => {
+                store.fewest().unwrap_or(self.settings.burst.into())
             }
-        });
+        };
         LimitStatus {
             name: self.settings.name.to_string(),
             rate: self.settings.rate.to_string(),
@@ -220,6 +220,6 @@ pub struct LimitStatus {
     pub shadowed: u64,
     /// Requests whose key found no room, and that were counted together.
     pub overflowed: u64,
-    /// Tokens that could be taken now; only of a limit that counts everything together.
-    pub remaining: Option<u64>,
+    /// Tokens that could be taken now, of the key that has the fewest.
+    pub remaining: u64,
 }

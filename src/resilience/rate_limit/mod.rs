@@ -35,6 +35,7 @@
 mod claims;
 pub mod config;
 pub mod layer;
+pub mod leaky;
 pub mod lease;
 pub mod limiter;
 pub mod pace;

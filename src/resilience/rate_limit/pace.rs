@@ -11,6 +11,14 @@
 //! Timers are late by a millisecond or two. A burst absorbs that; without one each late wake-up would lose its lateness for
 //! good (a quarter of 200/s). So where the burst is worth less than that, a token may be taken that much early, and the
 //! interval is longer by as much as the proof needs: `interval = (w + grace) / refill`, at most 0.2 % longer.
+//!
+//! **Another pace.** What a key can take at once, `(burst * interval + grace - debt) / interval` tokens, is its *room*. Between two
+//! moments goes less than the room of the first, what comes back meanwhile, and what the room grew by where the pace changed. So:
+//!
+//! - Where the burst shrinks, the room shrinks with it (the debt stays, in tokens). Where it grows, the room does not: what is
+//!   new of it comes as tokens come back. Then no window holds more than the largest of its rates, however often they change.
+//! - Where the rate grows as well, the room may grow by so much at once, if the pace did not change before in the same
+//!   window: before the change less than the old rate went, and after it nothing is added any more.
 
 use std::cell::Cell;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -34,6 +42,8 @@ fn grace(window: u64) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     quota: Quota,
+    window: u64,
+    refill: u64,
     interval: u64,
     grace: u64,
 }
@@ -59,7 +69,7 @@ impl Pace {
         // `with_period` refuses zero, which an interval never is.
         let one = Quota::with_period(Duration::from_nanos(interval));
         let quota = one.unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst);
-        Self { quota, interval, grace }
+        Self { quota, window, refill: refill.get(), interval, grace }
     }
 
     /// Time between two tokens at full use.
@@ -75,6 +85,57 @@ impl Pace {
     /// The debt at which nothing is left.
     pub fn full(self) -> u64 {
         self.interval.saturating_mul(u64::from(self.burst()))
+    }
+
+    /// The debt of a key that goes on under this pace, after it owed `debt` under `old`; `rested`: for at least a window.
+    ///
+    /// Where both rates are for the same time, no window across the change holds more than the larger one. Else no
+    /// time is the rate's own, and the same share of the burst is spent as was before.
+    pub fn taken_over(self, old: Self, debt: u64, rested: bool) -> u64 {
+        if self.window == old.window {
+            return self.following(old, debt, if rested { (self.rate() - old.rate()).max(0) } else { 0 });
+        }
+        let share = (u128::from(debt) * u128::from(self.full())).div_ceil(old.full().into());
+        u64::try_from(share).unwrap_or(u64::MAX).min(self.full())
+    }
+
+    /// The debt of a key after `debt` under `old`, where its room may grow by at most so many thousandths of a token (not
+    /// negative): the same in tokens, or as much more as keeps to that.
+    pub fn following(self, old: Self, debt: u64, growth: i128) -> u64 {
+        if growth < self.wider(old) {
+            return self.with_room_of(old, debt, growth);
+        }
+        let debt = (u128::from(debt) * u128::from(self.interval)).div_ceil(old.interval.into());
+        u64::try_from(debt).unwrap_or(MAX_DEBT).min(MAX_DEBT)
+    }
+
+    /// The debt at which this pace leaves the room that `old` leaves at `debt`, and `more` thousandths of a token besides.
+    pub fn with_room_of(self, old: Self, debt: u64, more: i128) -> u64 {
+        let own = i128::from(self.interval);
+        let room = (old.most_room() - i128::from(debt)) * own;
+        let room = room.div_euclid(old.interval.into()) + (more * own).div_euclid(1_000);
+        u64::try_from((self.most_room() - room).max(0)).unwrap_or(u64::MAX).min(MAX_DEBT)
+    }
+
+    /// By how many thousandths of a token the room of a key that owes nothing is larger than under `old`.
+    fn wider(self, old: Self) -> i128 {
+        let late = |pace: Self| i128::from(pace.grace) * 1_000 / i128::from(pace.interval);
+        (i128::from(self.burst()) - i128::from(old.burst())) * 1_000 + late(self) - late(old)
+    }
+
+    /// Thousandths of a token that a window may hold.
+    fn rate(self) -> i128 {
+        i128::from(self.refill) + (i128::from(self.burst()) - 1) * 1_000
+    }
+
+    /// The window, in nanoseconds.
+    pub fn window(self) -> u64 {
+        self.window
+    }
+
+    /// The room of a key that owes nothing, in time.
+    fn most_room(self) -> i128 {
+        i128::from(self.full()) + i128::from(self.grace)
     }
 
     /// Takes a token: the debt after it, or how long it takes until there is one.

@@ -60,17 +60,34 @@ pub(super) enum NoToken {
 pub(super) struct Slots {
     pub pace: Pace,
     pub edition: u64,
+    /// When this pace came into force, where there was another one before.
+    paced_at: Option<u64>,
     /// Sum of what was given back, in time, over all keys: an upper bound for each.
     given: u64,
     /// When each key owes nothing any more.
     clear_at: ById<u64>,
+    /// The same of a key that is not here. It owes nothing, but for what a new pace has all begin with; those that are here
+    /// owe no less.
+    others_clear_at: u64,
+    /// When the last of all owes nothing any more; or later, where something was given back.
+    last_clear_at: u64,
     sweep_at: usize,
     swept: u64,
 }
 
 impl Slots {
     pub fn new(pace: Pace) -> Self {
-        Self { pace, edition: 0, given: 0, clear_at: ById::default(), sweep_at: FEW_KEYS, swept: 0 }
+        Self {
+            pace,
+            edition: 0,
+            paced_at: None,
+            given: 0,
+            clear_at: ById::default(),
+            others_clear_at: 0,
+            last_clear_at: 0,
+            sweep_at: FEW_KEYS,
+            swept: 0,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -79,7 +96,12 @@ impl Slots {
 
     /// How much a key owes now.
     pub fn debt(&self, id: Id, now: u64) -> u64 {
-        self.clear_at.get(&id).map_or(0, |clear_at| clear_at.saturating_sub(now))
+        self.clear_at.get(&id).unwrap_or(&self.others_clear_at).saturating_sub(now)
+    }
+
+    /// How much the key owes that owes the most; at least, for what was given back may still count.
+    pub fn most_debt(&self, now: u64) -> u64 {
+        self.last_clear_at.saturating_sub(now)
     }
 
     /// Takes tokens of a key, all or none; `known` ones find room in any case.
@@ -93,11 +115,13 @@ impl Slots {
             }
             None => {
                 self.make_room(now, known || id == Id::OVERFLOW)?;
-                let after = now + self.pace.take_many(0, tokens).map_err(refused)?;
+                let debt = self.others_clear_at.saturating_sub(now);
+                let after = now + self.pace.take_many(debt, tokens).map_err(refused)?;
                 self.clear_at.insert(id, after);
                 after
             }
         };
+        self.last_clear_at = self.last_clear_at.max(after);
         Ok(Taken { after, given: self.given, edition: self.edition, tokens })
     }
 
@@ -119,14 +143,19 @@ impl Slots {
         self.given += rest;
     }
 
-    /// Another pace from now on: of the new burst the same share is spent.
+    /// Another pace from now on; see [`Pace::taken_over`].
     pub fn repace(&mut self, pace: Pace, edition: u64, now: u64) {
-        let (old, new) = (u128::from(self.pace.full()), u128::from(pace.full()));
-        for clear_at in self.clear_at.values_mut() {
-            let debt = u128::from(clear_at.saturating_sub(now)).saturating_mul(new).div_ceil(old);
-            *clear_at = now + u64::try_from(debt).unwrap_or(u64::MAX).min(pace.full());
-        }
+        let old = self.pace;
         (self.pace, self.edition) = (pace, edition);
+        if pace == old {
+            return;
+        }
+        let rested = self.paced_at.is_none_or(|at| now - at >= old.window());
+        for clear_at in self.clear_at.values_mut().chain([&mut self.others_clear_at, &mut self.last_clear_at])
+        {
+            *clear_at = now + pace.taken_over(old, clear_at.saturating_sub(now), rested);
+        }
+        self.paced_at = Some(now);
     }
 
     /// Drops keys that owe nothing, and memory that is not needed any more.
@@ -202,6 +231,68 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Whatever a reload makes of rate and burst, however often: no window holds more than the largest rate. Some keys are
+        /// asked all the time, one only after the last change.
+        #[test]
+        fn no_window_across_other_paces_holds_more_than_the_rate(most in 1u32..40, one_rate: bool, seed: u64) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let numbers = |random: &mut fastrand::Rng| {
+                let rate = if one_rate { most } else { random.u32(1..=most) };
+                let burst = [1, random.u32(1..=rate), rate][random.usize(..3)];
+                Pace::new(Duration::from_secs(1), u64::from(rate - burst + 1) * 1_000, burst).unwrap()
+            };
+            let mut slots = Slots::new(numbers(&mut random));
+            let mut used = [const { Vec::new() }; 3];
+            let mut now = 0;
+            for step in 0..2_000 {
+                // Mostly at full use, which is when it matters; and now and then a rest, to have the burst again.
+                now += [SECOND / 400, SECOND / 90, SECOND / 90, random.u64(..=SECOND / 2)][random.usize(..4)];
+                if random.u8(..40) == 0 {
+                    slots.repace(numbers(&mut random), step + 1, now);
+                }
+                for (key, used) in (0..).zip(&mut used) {
+                    if key == 2 && step < 1_500 {
+                        continue;
+                    }
+                    let asks = key == 0 || random.bool();
+                    used.extend(std::iter::from_fn(|| slots.take(id(key), now, false, ONE).ok().filter(|_| asks)).map(|_| now));
+                }
+                if random.u8(..20) == 0 {
+                    slots.sweep(now);
+                }
+            }
+            for used in used {
+                let fullest = used.iter().enumerate().map(|(first, start)| {
+                    used[first..].iter().take_while(|at| **at < start + SECOND).count()
+                });
+                prop_assert!(fullest.max() <= Some(most as usize));
+            }
+        }
+    }
+
+    #[test]
+    fn another_burst_gives_nothing_that_a_window_does_not_hold() {
+        // 20 a second one by one, and at once a burst of 10: none is there.
+        let mut slots = slots(20, 1);
+        for number in 0..20 {
+            slots.take(id(1), number * SECOND / 20 + 20_000_000, false, ONE).unwrap();
+        }
+        slots.repace(Pace::new(Duration::from_secs(1), 11_000, 10).unwrap(), 1, SECOND);
+        let at = |slots: &mut Slots, key, now| {
+            std::iter::from_fn(|| slots.take(id(key), now, false, ONE).ok()).count()
+        };
+        assert_eq!(at(&mut slots, 1, SECOND), 0);
+        // Nor for a key that is not known: it may have been swept.
+        assert_eq!(at(&mut slots, 2, SECOND), 1);
+        // It comes as the new pace brings it.
+        assert_eq!(at(&mut slots, 3, 3 * SECOND), 10);
+        // The same numbers change nothing.
+        let (owed, same) = (slots.debt(id(1), 2 * SECOND), slots.pace);
+        slots.repace(same, 2, 2 * SECOND);
+        assert_eq!(slots.debt(id(1), 2 * SECOND), owed);
+    }
+
     #[test]
     fn an_unused_token_is_there_again() {
         let mut slots = slots(10, 2);
@@ -220,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn another_pace_keeps_the_share_that_is_spent() {
+    fn a_rate_of_another_time_keeps_the_share_that_is_spent() {
         let mut slots = slots(100, 10);
         for _ in 0..5 {
             slots.take(id(1), 0, false, ONE).unwrap();

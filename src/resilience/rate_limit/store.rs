@@ -277,6 +277,20 @@ impl Store {
         Level { remaining: pace.map_or(0, |pace| pace.remaining(debt)), wait }
     }
 
+    /// Tokens that the key could take now that has the fewest; `None`: there is no key.
+    pub fn fewest(&self) -> Option<u64> {
+        let now = self.now();
+        let fewest = |table: &Mutex<Table>| {
+            let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            if table.source.is_some() {
+                return table.leases.values().map(|lease| lease.remaining()).min();
+            }
+            let slots = &table.slots;
+            (slots.len() > 0).then(|| slots.pace.remaining(slots.most_debt(now)))
+        };
+        self.tables.iter().filter_map(fewest).min()
+    }
+
     /// Keys that are kept.
     pub fn keys(&self) -> usize {
         let keys = |table: &Mutex<Table>| {

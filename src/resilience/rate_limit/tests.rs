@@ -116,7 +116,7 @@ async fn a_dear_request_takes_its_cost_of_the_limits_that_count_it() {
     let cost = NonZeroU32::new(11).unwrap();
     let mut held_back = RateLimit::costing(unsent, vec![units.clone()], source, false, cost);
     assert!(held_back.call(request()).await.is_err());
-    assert_eq!(units.status().remaining, Some(11));
+    assert_eq!(units.status().remaining, 11);
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,7 +287,7 @@ async fn each_key_has_its_own_tokens_and_its_own_queue() {
     let requests = ["a", "a", "b", "a", "b"].map(|tenant| layer.clone().call(of(tenant)));
     assert!(join_all(requests).await.iter().all(Result::is_ok));
     assert_eq!(tenants(&calls), ["a", "b", "a", "b", "a"]);
-    assert_eq!((limit.status().keys, limit.status().remaining), (2, None));
+    assert_eq!((limit.status().keys, limit.status().remaining), (2, 0));
     sleep(Duration::from_secs(3)).await;
     limit.sweep();
     assert_eq!(limit.status().keys, 0);
@@ -311,7 +311,7 @@ async fn all_limits_must_admit_and_take_at_the_same_moment() {
     // What waits for the second limit holds no token of the first.
     assert_eq!(fast.status().admitted, 6);
     sleep(Duration::from_millis(200)).await;
-    assert_eq!((fast.status().remaining, fast.status().waiting), (Some(2), 0));
+    assert_eq!((fast.status().remaining, fast.status().waiting), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -324,7 +324,7 @@ async fn a_refusal_by_one_limit_costs_nothing_of_the_others() {
     for _ in 0..20 {
         assert!(layer.clone().call(request()).await.is_err());
     }
-    assert_eq!(wide.status().remaining, Some(9));
+    assert_eq!(wide.status().remaining, 9);
     assert_eq!((wide.status().admitted, wide.status().refused, narrow.status().refused), (1, 0, 20));
 }
 
@@ -372,13 +372,13 @@ async fn what_was_not_sent_is_given_back() {
             );
         let failure = layer(closed, &[&limit]).call(request()).await.err().unwrap();
         assert_eq!(failure.fault, fault);
-        assert_eq!(limit.status().remaining, Some(u64::from(back)), "{fault:?}");
+        assert_eq!(limit.status().remaining, u64::from(back), "{fault:?}");
     }
     advance(Duration::from_secs(61)).await;
     let reset =
         service_fn(|_: EgressRequest| async { Err::<Response<Body>, _>(Failure::sent(Fault::Credential)) });
     assert!(layer(reset, &[&limit]).call(request()).await.is_err());
-    assert_eq!(limit.status().remaining, Some(0));
+    assert_eq!(limit.status().remaining, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,10 +388,10 @@ async fn a_cancelled_request_gives_its_token_back_unless_it_was_sent() {
         let stuck = crate::resilience::timeout::tests::stuck(sent);
         let task = tokio::spawn(layer(stuck, &[&limit]).call(request()));
         settle().await;
-        assert_eq!(limit.status().remaining, Some(0));
+        assert_eq!(limit.status().remaining, 0);
         task.abort();
         settle().await;
-        assert_eq!(limit.status().remaining, Some(remaining), "sent: {sent}");
+        assert_eq!(limit.status().remaining, remaining, "sent: {sent}");
     }
 }
 
@@ -441,12 +441,13 @@ async fn a_changed_limiter_keeps_what_is_spent_and_who_waits() {
     }
     let new = Arc::new(Limiter::new(settings("20/s", 20), Tokens::Own).adopt(&old));
     // Made, but not in force: the reload may still fail.
-    assert_eq!(old.status().remaining, Some(5));
+    assert_eq!(old.status().remaining, 5);
     let after = RateLimit::new(inner.clone(), vec![new.clone()], KeySource::default(), false);
     after.clone().call(request()).await.unwrap();
-    assert_eq!((new.status().remaining, old.status().remaining), (Some(9), Some(9)));
+    // Five were left, and ten more a second are at hand at once.
+    assert_eq!((new.status().remaining, old.status().remaining), (14, 14));
     // The old generation spends the same tokens, and its waiters obey the new pace.
-    for _ in 0..9 {
+    for _ in 0..14 {
         before.clone().call(request()).await.unwrap();
     }
     let waiting = tokio::spawn(before.clone().call(of("old")));
@@ -456,9 +457,9 @@ async fn a_changed_limiter_keeps_what_is_spent_and_who_waits() {
     let behind = tokio::spawn(fast.clone().call(of("new")));
     waiting.await.unwrap().unwrap();
     behind.await.unwrap().unwrap();
-    assert_eq!(tenants(&calls)[15..], ["old", "new"]);
-    assert!(millis(&calls)[16] <= 15, "{:?}", millis(&calls));
-    assert_eq!(faster.status().admitted, 17);
+    assert_eq!(tenants(&calls)[20..], ["old", "new"]);
+    assert!(millis(&calls)[21] <= 15, "{:?}", millis(&calls));
+    assert_eq!(faster.status().admitted, 22);
     for other in [
         LimitSettings { per: Per::Route, ..settings("1/s", 1) },
         LimitSettings { unit: Unit::Cost, ..settings("1/s", 1) },
@@ -492,17 +493,17 @@ async fn a_pod_without_a_share_waits_until_it_has_one() {
     settle().await;
     assert_eq!((lease.demand(), lease.waiting(), limit.status().waiting), (3, 3, 3));
     advance(Duration::from_millis(200)).await;
-    lease.set(10_000, 1);
+    lease.set(10_000, 1, true);
     settle().await;
     assert_eq!((calls.lock().unwrap().len(), lease.waiting()), (1, 2));
     // A larger share is used at once.
-    lease.set(100_000, 1);
+    lease.set(100_000, 1, true);
     for task in waiting {
         task.await.unwrap().unwrap();
     }
     let times = millis(&calls);
     assert!(times[0] == 200 && times[2] <= 225, "{times:?}");
-    assert_eq!((lease.demand(), lease.waiting(), limit.status().remaining), (0, 0, Some(0)));
+    assert_eq!((lease.demand(), lease.waiting(), limit.status().remaining), (0, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -516,7 +517,7 @@ async fn a_limit_that_rejects_waits_a_moment_for_the_first_share_and_for_nothing
     settle().await;
     assert_eq!((calls.lock().unwrap().len(), lease.waiting()), (0, 1));
     advance(Duration::from_millis(30)).await;
-    lease.set(10_000, 1);
+    lease.set(10_000, 1, true);
     first.await.unwrap().unwrap();
     assert_eq!((started.elapsed(), lease.waiting()), (Duration::from_millis(30), 0));
     // There is a share, and it is used up.
@@ -569,10 +570,10 @@ async fn what_even_the_whole_limit_could_not_serve_in_time_is_refused_at_once() 
 async fn a_changed_fleet_limit_asks_for_its_leases_again() {
     let (provider, _) = provider();
     let (old, first) = leased(settings("10/s", 1));
-    first.set(10_000, 1);
+    first.set(10_000, 1, true);
     layer(provider.clone(), &[&old]).call(request()).await.unwrap();
     let second = Arc::new(RateLease::new(Duration::from_secs(1)));
-    second.set(20_000, 2);
+    second.set(20_000, 2, true);
     let tokens = Tokens::Leased(Arc::new(Fixed(second.clone())));
     let shared = LimitSettings { scope: Scope::Fleet, ..settings("20/s", 2) };
     // Another scope, as `leased` above has the default one: nothing is taken over.
@@ -623,8 +624,8 @@ async fn who_waits_for_more_than_a_smaller_burst_holds_does_not_block_the_line()
         task.await.unwrap().unwrap();
     }
     assert_eq!(tenants(&calls), ["first", "0", "1", "cheap"]);
-    // 91 a second come back, and each of the dear takes the ten that there can be.
-    assert!(millis(&calls)[3] < 400, "{:?}", millis(&calls));
+    // 91 a second come back, first what the larger burst had let go, and each of the dear takes the ten that there can be.
+    assert!(millis(&calls)[3] < 700, "{:?}", millis(&calls));
     assert_eq!(new.status().waiting, 0);
 }
 

@@ -7,20 +7,16 @@ use tokio::time::Instant;
 
 use crate::resilience::fleet::Grant;
 use crate::resilience::fleet::spend::Spend;
-use crate::resilience::rate_limit::pace::Pace;
+use crate::resilience::rate_limit::leaky::LeakyBucket;
 
 /// See [`Spend`]. Counts as the limiter's own lease does, which only its own folder can spend.
 pub struct Bucket {
-    window: Duration,
+    epoch: Instant,
     state: Mutex<State>,
 }
 
 struct State {
-    grant: Grant,
-    pace: Option<Pace>,
-    interval: u64,
-    debt: u64,
-    as_of: Instant,
+    bucket: LeakyBucket,
     asked: u64,
     waiting: u64,
     taken: Vec<Instant>,
@@ -29,11 +25,7 @@ struct State {
 impl Bucket {
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap();
-        let now = Instant::now();
-        if state.pace.is_some() {
-            state.debt = state.debt.saturating_sub((now - state.as_of).as_nanos() as u64);
-        }
-        state.as_of = now;
+        state.bucket.settle(self.epoch.elapsed().as_nanos() as u64);
         state
     }
 
@@ -47,12 +39,9 @@ impl Bucket {
     /// Those go that can.
     pub fn serve(&self) {
         let mut state = self.state();
-        while state.waiting > 0 {
-            let Some(Ok(debt)) = state.pace.map(|pace| pace.take(state.debt)) else { return };
-            state.debt = debt;
+        while state.waiting > 0 && state.bucket.take().is_ok() {
             state.waiting -= 1;
-            let now = state.as_of;
-            state.taken.push(now);
+            state.taken.push(Instant::now());
         }
     }
 
@@ -63,42 +52,27 @@ impl Bucket {
 
     /// What it costs of the budget now.
     pub fn cost(&self) -> u64 {
-        self.state().grant.cost()
+        self.current().cost()
     }
 }
 
 impl Spend for Bucket {
     fn nothing(window: Duration) -> Self {
-        let state = State {
-            grant: Grant::NONE,
-            pace: None,
-            interval: 1,
-            debt: 0,
-            as_of: Instant::now(),
-            asked: 0,
-            waiting: 0,
-            taken: Vec::new(),
-        };
-        Self { window, state: Mutex::new(state) }
+        let state = State { bucket: LeakyBucket::empty(window), asked: 0, waiting: 0, taken: Vec::new() };
+        Self { epoch: Instant::now(), state: Mutex::new(state) }
     }
 
-    fn set(&self, grant: Grant) {
-        let mut state = self.state();
-        state.grant = grant;
-        state.pace = Pace::new(self.window, grant.refill, grant.burst);
-        if let Some(pace) = state.pace {
-            let debt = (u128::from(state.debt) * u128::from(pace.interval())).div_ceil(state.interval.into());
-            (state.debt, state.interval) = (debt as u64, pace.interval());
-        }
+    fn set(&self, grant: Grant, at_once: bool) {
+        self.state().bucket.set(grant.refill, grant.burst, at_once);
     }
 
     fn current(&self) -> Grant {
-        self.state().grant
+        let (refill, burst) = self.state().bucket.current();
+        Grant { refill, burst }
     }
 
     fn held_burst(&self) -> u32 {
-        let state = self.state();
-        state.grant.burst.max(state.debt.div_ceil(state.interval) as u32)
+        self.state().bucket.held_burst()
     }
 
     fn demand(&self) -> u64 {

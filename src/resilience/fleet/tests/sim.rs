@@ -41,6 +41,7 @@ struct Pod {
 
 struct Fleet {
     limit: Spec,
+    shared: Arc<Limit>,
     pods: Vec<Pod>,
     redis: Ledger,
     /// Nobody can reach it: what is sent waits.
@@ -79,6 +80,7 @@ impl Fleet {
         let pods = pods.collect();
         Self {
             limit,
+            shared,
             pods,
             redis: Ledger::default(),
             away: false,
@@ -321,4 +323,28 @@ async fn a_pod_that_joins_gets_its_share_and_one_that_dies_leaves_it() {
     assert!(fleet.millis - next > LEASE.as_millis() as u64);
     let taken: Vec<_> = fleet.pods.iter().map(|pod| pod.lease.taken()).collect();
     assert!(fullest(&taken, Duration::from_secs(1)) <= 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_wakes_up_or_another_burst_lets_no_window_hold_more() {
+    for seed in 0..40 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (rate, burst) = (random.u32(2..60), random.u32(1..4));
+        let mut fleet = Fleet::new(spec(rate, burst.min(rate)), &[0.0; 4], seed);
+        let busy = f64::from(rate) * 3.0;
+        fleet.pods[0].per_second = busy;
+        fleet.run(Duration::from_secs(4)).await;
+        for _ in 0..6 {
+            for pod in &mut fleet.pods {
+                pod.per_second = if random.bool() { busy } else { 0.0 };
+            }
+            fleet.run(Duration::from_millis(random.u64(500..15_000))).await;
+            let burst = random.u32(1..=rate);
+            fleet.shared.change(Spec { burst, ..spec(rate, 1) });
+            fleet.run(Duration::from_millis(random.u64(200..3_000))).await;
+        }
+        let taken: Vec<_> = fleet.pods.iter().map(|pod| pod.lease.taken()).collect();
+        let most = fullest(&taken, Duration::from_secs(1));
+        assert!(most <= rate as usize, "seed {seed}: {most} of {rate} in one window");
+    }
 }
