@@ -295,6 +295,10 @@ impl Exchange {
     pub fn complete(&self, mut failure: Failure) -> Failure {
         if failure.progress == Progress::NotSent && self.acted_earlier() {
             failure.progress = Progress::Sent;
+            if failure.fault.is_for_load() {
+                // When there is room again is no reason to do again what may have been done.
+                (failure.retry_after, failure.limit) = (None, None);
+            }
         }
         if failure.progress != Progress::NotSent {
             failure.hint = self.hint.get().cloned().map(Box::new);

@@ -77,13 +77,16 @@ fn row(
     Answer { status, code, proxy_status, flag, title }
 }
 
-/// What refuses a further attempt knows nothing of those before: that nothing was sent is said only where it is true.
+/// What refuses a further attempt knows nothing of those before: that nothing was sent is said only where it is true. And a
+/// status that means "not done, come again" is not for what the provider may have done.
 fn of_failure(failure: &Failure) -> Answer {
     let answer = fault(failure.fault);
-    match answer.title.strip_suffix(NOTHING_SENT) {
-        Some(title) if failure.progress != Progress::NotSent => Answer { title, ..answer },
-        Some(_) | None => answer,
+    if failure.progress == Progress::NotSent {
+        return answer;
     }
+    let title = answer.title.strip_suffix(NOTHING_SENT).unwrap_or(answer.title);
+    let status = if failure.fault.is_for_load() { StatusCode::BAD_GATEWAY } else { answer.status };
+    Answer { title, status, ..answer }
 }
 
 fn bad_request(title: &'static str) -> Answer {
@@ -283,5 +286,19 @@ mod tests {
             assert_eq!(first, format!("{later}{NOTHING_SENT}"), "{fault:?}");
         }
         assert_eq!(title(Failure::not_sent(Fault::Reset)), title(Failure::sent(Fault::Reset)));
+    }
+
+    #[test]
+    fn come_again_is_said_only_where_nothing_was_done() {
+        let told = |failure: Failure| {
+            let error = EgressError::from(failure);
+            (error.answer().status.as_u16(), error.retry_after().is_some())
+        };
+        assert_eq!(told(Failure::not_sent(Fault::RateLimited)), (429, false));
+        assert_eq!(told(Failure::not_sent(Fault::ConnectionLimit)), (503, true));
+        for fault in [Fault::RateLimited, Fault::QuotaHeld, Fault::BreakerOpen, Fault::ConnectionLimit] {
+            assert_eq!(told(Failure::sent(fault)), (502, false), "{fault:?}");
+        }
+        assert_eq!(told(Failure::sent(Fault::Deadline)), (504, false));
     }
 }

@@ -83,7 +83,9 @@ impl EgressError {
         match self {
             Self::Failure(failure) => failure.retry_after.or(match failure.fault {
                 // Connections come free as answers end; the app's own backoff does the rest.
-                Fault::ConnectionLimit => Some(Duration::from_secs(1)),
+                Fault::ConnectionLimit if failure.progress == Progress::NotSent => {
+                    Some(Duration::from_secs(1))
+                }
                 _ => None,
             }),
             Self::Overloaded => Some(Duration::from_secs(1)),

@@ -37,8 +37,17 @@ pub(super) struct Course {
     choice: usize,
     tenant: Option<Arc<str>>,
     healing: Healing,
+    aside: Aside,
+}
+
+/// What stands of the attempts so far, if outgate has no room for another one.
+enum Aside {
+    /// None was made that counts, or its answer is lost.
+    Nothing,
     /// The last answer that was not handed on, where it was short.
-    aside: Option<Response<Body>>,
+    Answer(Response<Body>),
+    /// How an attempt ended that the provider may have acted on.
+    Failure(Failure),
 }
 
 /// What became of the credential of one request.
@@ -83,7 +92,7 @@ impl Course {
                 .map_or(request.credential_choice, |heal| heal.preferred(request.tenant.as_deref())),
             tenant: request.tenant.clone(),
             healing: Healing::Unneeded,
-            aside: None,
+            aside: Aside::Nothing,
             plan,
         };
         if course.plan.may_repeat() {
@@ -297,11 +306,24 @@ impl Course {
         // A healed request does not wait; letting its answer go is no queue.
         let _waiting =
             (!after.is_zero()).then(|| Waiting { exchange: &self.exchange, since: Instant::now() });
-        if let Ok(answer) = outcome {
-            self.aside = answer::set_aside(answer).await;
+        match outcome {
+            Ok(answer) => self.aside = answer::set_aside(answer).await.map_or(Aside::Nothing, Aside::Answer),
+            Err(failure) if failure.progress != Progress::NotSent => self.aside = Aside::Failure(failure),
+            Err(_) => {}
         }
         if !after.is_zero() {
             tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// outgate had no room for another attempt. That is no answer to what the provider said to the last one, nor a reason for
+    /// the app to send again what may have been done; but that a credential was refused, and is healed by now, is nothing
+    /// that the app should see.
+    fn stands(&mut self, refusal: Failure) -> Result<Response<Body>, Failure> {
+        match std::mem::replace(&mut self.aside, Aside::Nothing) {
+            Aside::Answer(answer) if self.healing == Healing::Unneeded => Ok(answer),
+            Aside::Failure(failure) => Err(failure),
+            Aside::Answer(_) | Aside::Nothing => Err(refusal),
         }
     }
 
@@ -312,11 +334,8 @@ impl Course {
         ended: Outcome,
     ) -> Result<Response<Body>, Failure> {
         let outcome = match outcome {
-            // outgate had no room for another attempt. That is no answer to what the provider said to the last one; but that
-            // a credential was refused, and is healed by now, is nothing that the app should see.
             Err(failure) if failure.fault.is_for_load() && failure.progress == Progress::NotSent => {
-                let aside = self.aside.take().filter(|_| self.healing == Healing::Unneeded);
-                aside.ok_or(failure)
+                self.stands(failure)
             }
             outcome => outcome,
         };

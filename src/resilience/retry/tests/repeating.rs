@@ -378,6 +378,32 @@ async fn where_outgate_has_no_room_for_another_attempt_the_last_answer_stands() 
     }
 }
 
+/// A failure that may have acted stands as well; one in which nothing was sent says less than the refusal.
+#[tokio::test(start_paused = true)]
+async fn where_outgate_has_no_room_for_another_attempt_what_may_have_acted_is_told() {
+    for (method, first, expected) in [
+        (Method::GET, Failure::sent(Fault::Reset), (Fault::Reset, Progress::Sent)),
+        (Method::POST, Failure::sent(Fault::ResponseTimeout), (Fault::ResponseTimeout, Progress::Sent)),
+        (Method::POST, Failure::not_sent(Fault::ConnectRefused), (Fault::RateLimited, Progress::NotSent)),
+    ] {
+        let first = Arc::new(Mutex::new(Some(first)));
+        let service = service_fn(move |request: EgressRequest| {
+            let first = first.lock().unwrap().take();
+            async move {
+                if first.as_ref().is_some_and(|first| first.progress != Progress::NotSent) {
+                    request.exchange.handed_over();
+                }
+                let refused = Failure::not_sent(Fault::RateLimited).retry_after(Duration::from_secs(9));
+                Err::<Response<Body>, _>(first.unwrap_or(refused))
+            }
+        });
+        let mut retry = Retry::new(service, Some(settings("{}")), None, Some(keys()), None, 64);
+        let given = retry.call(request(method, Body::empty())).await.err().unwrap();
+        assert_eq!((given.fault, given.progress), expected);
+        assert_eq!(given.retry_after.is_some(), expected.1 == Progress::NotSent);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_upgrade_is_repeated_only_where_nothing_was_sent() {
     for (play, attempts) in [(Play::refused(), 2), (Play::unavailable(), 1), (Play::throttle(), 1)] {
