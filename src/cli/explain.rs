@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use http::{HeaderName, Method};
 use serde_json::{Value as Json, json};
 
-use super::explain_layers::layers;
+use super::explain_layers::{Origin, layers};
 use super::explain_request::values;
 use super::{DENIED, PolicyArgument, Style, fail, load, print};
 use crate::credential::kinds::MemberSettings;
@@ -195,6 +195,7 @@ fn allowed(
     let shown = certificate.as_ref().map(|_| "the TLS handshake".to_owned());
     let value =
         |key: &[&str], text: String| json!({ "value": text, "from": origin(policy, &route.effective, key) });
+    let whole: Origin<'_> = &|path| at_path(policy, &policy.source.tree, path);
     let seconds = |duration: std::time::Duration| humantime::format_duration(duration).to_string();
     let timeouts = &settings.timeouts;
     let upstream = &provider.upstream.settings;
@@ -225,7 +226,11 @@ fn allowed(
             "deadline": value(&["timeouts", "deadline"], seconds(timeouts.deadline)),
             "total": value(&["timeouts", "total"], timeouts.total.map_or_else(|| "none".to_owned(), seconds)),
         },
-        "layers": layers(route, &|path| at_path(policy, &route.effective, path)),
+        "layers": layers(
+            route,
+            &|path| at_path(policy, &route.effective, path),
+            policy.fleet.as_ref().map(|fleet| (&fleet.settings, whole)),
+        ),
     });
     if let Json::Object(explained) = &mut explained {
         explained.extend(values(provider, route, &|place| source(policy, place)));

@@ -8,8 +8,9 @@ use crate::policy::compiled::Route;
 use crate::policy::layers::{LayerSettings, Owned, Owner};
 use crate::policy::tree::{Node, PolicyPath, Value};
 use crate::resilience::circuit_breaker::{BreakerSettings, Fallback};
+use crate::resilience::fleet::FleetSettings;
 use crate::resilience::rate_limit::LimitSettings;
-use crate::resilience::rate_limit::settings::OnExcess;
+use crate::resilience::rate_limit::settings::{OnExcess, Scope};
 use crate::resilience::retry::backoff::Jitter;
 use crate::resilience::retry::settings::{RetrySettings, Trigger};
 
@@ -40,18 +41,35 @@ impl<'a> Section<'a> {
         self.values.insert(key.to_owned(), json!({ "value": value, "from": (self.origin)(&at) }));
     }
 
+    /// What a layer does, which a provider in shadow mode says for all of its layers.
+    fn mode(&mut self, own: &str, provider: bool) {
+        self.say("mode", own);
+        if provider && own != "shadow" {
+            let from = (self.origin)(&PolicyPath::root().key("mode"));
+            self.values.insert("mode".to_owned(), json!({ "value": "shadow", "from": from }));
+        }
+    }
+
     fn span(&mut self, key: &str, duration: Duration) {
         self.say(key, humantime::format_duration(duration).to_string());
     }
 }
 
-/// The layers of a route, those that are off included.
-pub fn layers(route: &Route, origin: Origin<'_>) -> Json {
+/// The layers of a route, those that are off included; and the fleet, where one of its limits is shared.
+pub fn layers(route: &Route, origin: Origin<'_>, fleet: Option<(&FleetSettings, Origin<'_>)>) -> Json {
     let settings = &route.settings.layers;
     let mut all = Map::new();
     for (index, limit) in settings.limits.iter().enumerate() {
-        let (name, section) = limit_section(index, limit, origin);
+        let (name, section) = limit_section(index, limit, settings.shadow, origin);
         all.insert(name, Json::Object(section.values));
+    }
+    let shared = settings.limits.iter().any(|limit| limit.settings.scope == Scope::Fleet);
+    if let Some((fleet, origin)) = fleet.filter(|_| shared) {
+        let mut section = Section::new("fleet", origin);
+        section.say("redis.url", fleet.url.to_string());
+        section.say("on_outage", snake(&fleet.on_outage));
+        section.say("assume_pods", fleet.assume_pods.to_string());
+        all.insert("fleet".to_owned(), Json::Object(section.values));
     }
     let mut add = |section: Section<'_>| {
         let name = section.at.to_string();
@@ -71,6 +89,7 @@ pub fn layers(route: &Route, origin: Origin<'_>) -> Json {
 fn limit_section<'a>(
     index: usize,
     limit: &Owned<LimitSettings>,
+    shadow: bool,
     origin: Origin<'a>,
 ) -> (String, Section<'a>) {
     let settings = &limit.settings;
@@ -86,7 +105,7 @@ fn limit_section<'a>(
         section.span("max_wait", settings.max_wait);
         section.say("max_queue", settings.max_queue.to_string());
     }
-    section.say("mode", word(&settings.mode));
+    section.mode(&word(&settings.mode), shadow);
     if let Owner::Route(route) = &limit.owner {
         section
             .values
@@ -98,6 +117,18 @@ fn limit_section<'a>(
 /// The policy's word of a value that is one of a few.
 fn word(value: &impl std::fmt::Debug) -> String {
     format!("{value:?}").to_lowercase()
+}
+
+/// The same of more than one word.
+fn snake(value: &impl std::fmt::Debug) -> String {
+    let mut text = String::new();
+    for letter in format!("{value:?}").chars() {
+        if letter.is_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.extend(letter.to_lowercase());
+    }
+    text
 }
 
 fn quota<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
@@ -115,18 +146,18 @@ fn quota<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
     section.span("max_wait", quota.max_wait);
     section.say("max_queue", quota.max_queue.to_string());
     section.span("max_hold", quota.max_hold);
-    section.say("mode", word(&quota.mode));
+    section.mode(&word(&quota.mode), settings.shadow);
     section
 }
 
 fn concurrency<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
     let Some(concurrency) = &settings.concurrency else { return off("concurrency", origin) };
-    let settings = concurrency.settings;
+    let own = concurrency.settings;
     let mut section = Section::new("concurrency", origin);
-    section.say("max", settings.max.to_string());
-    section.span("max_wait", settings.max_wait);
-    section.say("max_queue", settings.max_queue.to_string());
-    section.say("mode", if settings.shadow { "shadow" } else { "enforce" });
+    section.say("max", own.max.to_string());
+    section.span("max_wait", own.max_wait);
+    section.say("max_queue", own.max_queue.to_string());
+    section.mode(if own.shadow { "shadow" } else { "enforce" }, settings.shadow);
     section
 }
 
@@ -155,7 +186,7 @@ fn breaker<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
             Fallback::Static(answer) => format!("status {}", answer.status.as_u16()),
         },
     );
-    section.say("mode", if *shadow { "shadow" } else { "enforce" });
+    section.mode(if *shadow { "shadow" } else { "enforce" }, settings.shadow);
     section
 }
 

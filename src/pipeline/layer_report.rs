@@ -8,12 +8,16 @@ use crate::telemetry::{Level, LevelFamily};
 
 const LIMIT_REMAINING: LevelFamily = LevelFamily::gauge(
     "limit_remaining",
-    "Tokens of a limit that are there now, where it counts everything together",
+    "Tokens of a limit that are there now, of the key that has the fewest",
 );
 const LIMIT_WAITING: LevelFamily = LevelFamily::gauge("limit_waiting", "Requests that wait for a limit");
 const LIMIT_KEYS: LevelFamily =
     LevelFamily::gauge("limit_keys", "Keys of a limit of which something is spent");
 const LIMIT_DECISIONS: LevelFamily = LevelFamily::counter("limit_decisions", "What limits did with requests");
+const JUDGED: LevelFamily = LevelFamily::counter(
+    "judged",
+    "What judging answers came to: bodies looked into, bodies that could not be read, waits that cannot be meant",
+);
 const QUOTA_REMAINING: LevelFamily =
     LevelFamily::gauge("quota_remaining", "What is left of a provider's quota, as far as it told");
 const QUOTA_LIMIT: LevelFamily = LevelFamily::gauge("quota_limit", "A provider's quota, as far as it told");
@@ -113,6 +117,7 @@ impl LayerStates {
     pub fn levels(&self) -> Vec<Level> {
         let mut report = Report::default();
         self.limit_levels(&mut report);
+        self.judge_levels(&mut report);
         self.quota_levels(&mut report);
         self.breaker_levels(&mut report);
         self.other_levels(&mut report);
@@ -128,9 +133,7 @@ impl LayerStates {
             let status = limiter.status();
             let mut labels = identity.labels();
             labels.push(("limit", status.name));
-            if let Some(remaining) = status.remaining {
-                report.add(&LIMIT_REMAINING, labels.clone(), remaining as f64);
-            }
+            report.add(&LIMIT_REMAINING, labels.clone(), status.remaining as f64);
             report.add(&LIMIT_WAITING, labels.clone(), status.waiting as f64);
             report.add(&LIMIT_KEYS, labels.clone(), status.keys as f64);
             let decisions = [
@@ -141,6 +144,16 @@ impl LayerStates {
                 ("overflowed", status.overflowed),
             ];
             report.each(&LIMIT_DECISIONS, &labels, "decision", &decisions);
+        }
+    }
+
+    fn judge_levels(&self, report: &mut Report) {
+        for (provider, counts) in locked(&self.judges).iter() {
+            let status = counts.status();
+            let labels = vec![("provider", provider.to_string())];
+            let events =
+                [("looked", status.looked), ("unread", status.unread), ("absurd_wait", status.absurd_waits)];
+            report.each(&JUDGED, &labels, "event", &events);
         }
     }
 
@@ -303,6 +316,9 @@ impl LayerStates {
         status.insert("concurrency".to_owned(), owned(&self.permits, provider, |live| json!(live.status())));
         status
             .insert("retry_budget".to_owned(), owned(&self.budgets, provider, |live| json!(live.1.status())));
+        if let Some(counts) = locked(&self.judges).get(provider) {
+            status.insert("judged".to_owned(), json!(counts.status()));
+        }
         if let Some(quota) = locked(&self.quotas).get(provider) {
             status.insert("quota".to_owned(), json!(quota.status()));
         }

@@ -19,7 +19,7 @@ use crate::resilience::key::KeySource;
 use crate::resilience::quota::Quota;
 use crate::resilience::quota::config::Bucket;
 use crate::resilience::rate_limit::{LimitSettings, Limiter, Scope, Tokens};
-use crate::resilience::responses::Table;
+use crate::resilience::responses::{JudgeCounts, Table};
 use crate::resilience::retry::Budget;
 use crate::resilience::retry::budget::BudgetSettings;
 use crate::resilience::timeout::AttemptTimeouts;
@@ -54,6 +54,8 @@ pub struct LayerStates {
     /// By the limit's name as well.
     pub(super) limiters: Mutex<Limiters>,
     pub(super) quotas: Arc<Mutex<HashMap<Arc<str>, Arc<Quota>>>>,
+    /// By provider.
+    pub(super) judges: Mutex<HashMap<Arc<str>, Arc<JudgeCounts>>>,
 }
 
 impl LayerStates {
@@ -69,6 +71,7 @@ impl LayerStates {
             permits: Mutex::default(),
             limiters: Mutex::default(),
             quotas: Arc::default(),
+            judges: Mutex::default(),
         }
     }
 
@@ -106,7 +109,7 @@ impl LayerStates {
             invalidates: self.other_caches(provider, route, identity),
             keys,
             attempt,
-            responses: Arc::new(Table::new(settings.responses.clone())),
+            responses: Arc::new(Table::new(settings.responses.clone(), self.judge(&provider.name))),
             pauses_hosts: pauses_hosts(provider),
             retry: settings.retry.as_ref().map(|retry| {
                 (retry.settings.clone(), self.budget(identity(&retry.owner), retry.settings.budget))
@@ -133,6 +136,10 @@ impl LayerStates {
             }),
             shadow: settings.shadow,
         }
+    }
+
+    fn judge(&self, provider: &Arc<str>) -> Arc<JudgeCounts> {
+        locked(&self.judges).entry(provider.clone()).or_default().clone()
     }
 
     fn budget(&self, identity: Identity, settings: BudgetSettings) -> Arc<Budget> {
@@ -266,6 +273,7 @@ impl LayerStates {
         let known = |name: &Arc<str>| policy.providers.iter().any(|provider| provider.name == *name);
         locked(&self.forced).retain(|name, _| known(name));
         locked(&self.quotas).retain(|name, _| known(name));
+        locked(&self.judges).retain(|name, _| known(name));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Written limits over the whole proxy: what an app is told that comes too soon, and how long it waits.
 
 use super::support::client::{admin, local_request, sample};
-use super::support::origin::{HttpOrigin, text};
+use super::support::origin::{HttpOrigin, RawOrigin, text};
 use super::support::proxy::Proxy;
 
 async fn limited(keys: &str) -> (HttpOrigin, Proxy) {
@@ -62,6 +62,50 @@ async fn a_route_takes_what_it_costs() {
     assert_eq!((&of("units")["remaining"], &of("calls")["remaining"]), (&0.into(), &2.into()), "{limits:?}");
 }
 
+/// The level of a limit by tenant is that of the tenant who has the least left, and no tenant is named.
+#[tokio::test]
+async fn the_fullest_key_is_the_level_of_a_limit() {
+    let keys = "    tenant: { header: X-Tenant }
+    limits: [{ name: each, rate: 100/h, burst: 5, per: tenant, on_excess: reject }]
+";
+    let (_, proxy) = limited(keys).await;
+    let level = |proxy: &Proxy| sample(&proxy.metrics(), "outgate_limit_remaining", &["limit=\"each\""]);
+    assert_eq!(level(&proxy), Some(5.0));
+    for tenant in ["acme", "globex", "acme", "acme"] {
+        let header = format!("X-Tenant: {tenant}\r\n");
+        assert_eq!(local_request(proxy.address(), "GET", "/api/x", &header, "").await.status, 200);
+    }
+    assert_eq!(level(&proxy), Some(2.0));
+    let text = admin(&proxy, "GET", "/status").await.text();
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(status["providers"][0]["layers"]["limits"][0]["remaining"], 2);
+    assert!(!text.contains("acme") && !proxy.metrics().contains("acme"));
+}
+
+/// What a provider says and cannot mean is counted, whichever layer would use it.
+#[tokio::test]
+async fn waits_that_cannot_be_meant_are_counted() {
+    for (wait, absurd) in [("-5", 1.0), ("NaN", 1.0), ("99999999999999999999", 1.0), ("1", 0.0)] {
+        let origin = HttpOrigin::with(None, move |_| {
+            let mut answer = text(429, "{}");
+            answer.headers_mut().insert("retry-after", wait.parse().unwrap());
+            answer
+        })
+        .await;
+        let proxy = Proxy::start(&format!(
+            "providers:\n  api:\n    hosts: [api.example.test]\n    upstream: {{ scheme: http, connect_to: \"{}\" }}\n    quota: off\n    retry: off\n",
+            origin.address
+        ))
+        .await;
+        assert_eq!(local_request(proxy.address(), "GET", "/api/x", "", "").await.status, 429);
+        let counted = sample(&proxy.metrics(), "outgate_judged_total", &["event=\"absurd_wait\""]);
+        assert_eq!(counted, Some(absurd), "{wait}");
+        let status: serde_json::Value =
+            serde_json::from_str(&admin(&proxy, "GET", "/status").await.text()).unwrap();
+        assert_eq!(status["providers"][0]["layers"]["judged"]["absurd_waits"], absurd as u64);
+    }
+}
+
 /// The wait is told apart, and is no time of the provider's.
 #[tokio::test]
 async fn what_waits_is_told_as_queue_time() {
@@ -77,4 +121,38 @@ async fn what_waits_is_told_as_queue_time() {
         .collect();
     // It comes back in three seconds.
     assert!(queues[0] == 0.0 && queues[1] > 50.0, "{queues:?}");
+}
+
+/// The key is outgate's own, so a 429 with its `Retry-After` would have the app send the same payment again under another one.
+#[tokio::test]
+async fn an_attempt_that_finds_no_room_is_no_invitation_to_do_again_what_may_have_been_done() {
+    let limits = "limits: [{ name: account, rate: 1/h, burst: 1, on_excess: reject }]";
+    let keys = "idempotency: { header: Idempotency-Key, methods: [POST], add: true }";
+    // It takes the payment, and breaks; or answers more than is kept for later.
+    let long =
+        format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 70000\r\n\r\n{}", "x".repeat(70_000));
+    for (answer, code) in [("", "upstream_reset"), (long.leak(), "rate_limited")] {
+        let origin = RawOrigin::answering(None, answer.as_bytes()).await;
+        let proxy = Proxy::start(&format!(
+            "providers:\n  api:\n    hosts: [api.example.test]\n    upstream: {{ scheme: http, connect_to: \"{}\" }}\n    {limits}\n    {keys}\n",
+            origin.address
+        ))
+        .await;
+        let got =
+            local_request(proxy.address(), "POST", "/api/pay", "content-type: application/json\r\n", "{}")
+                .await;
+        assert_eq!((got.status, got.header("outgate-error")), (502, Some(code)));
+        assert_eq!((got.header("outgate-sent"), got.header("retry-after")), (Some("maybe"), None));
+        assert_eq!(got.header("ratelimit"), None);
+        let record = proxy.records(1).await.remove(0);
+        assert_eq!(
+            record["outgate.retry.reason"].as_array().unwrap().last().unwrap(),
+            "not_repeated:refused_by_outgate"
+        );
+        // Nothing was sent before this one.
+        let got = local_request(proxy.address(), "POST", "/api/pay", "", "{}").await;
+        assert_eq!((got.status, got.header("outgate-sent")), (429, Some("no")));
+        assert!(got.header("retry-after").is_some());
+        assert_eq!(origin.connections(), 1);
+    }
 }

@@ -235,6 +235,35 @@ fn explain_says_what_happens_and_which_line_decides() {
     }
 }
 
+/// A provider in shadow mode says it for all of its layers; and what holds of a shared limit while Redis is away.
+#[test]
+fn explain_says_what_is_in_shadow_and_what_is_shared() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = directory.path().join("proxy.yaml");
+    std::fs::write(
+        &policy,
+        "version: 1
+fleet: { redis: { url: \"env:REDIS_URL\" }, assume_pods: 4 }
+providers:
+  api:
+    hosts: [api.example.test]
+    mode: shadow
+    credential: none
+    limits:
+      - { name: shared, rate: 200/s, scope: fleet }
+      - { name: own, rate: 10/s, mode: shadow }
+    breaker: { failures: 3 }
+    concurrency: { max: 4 }
+",
+    )
+    .unwrap();
+    let (text, code) =
+        outgate(&["explain", "-c", policy.to_str().unwrap(), "GET", "https://api.example.test/x"]);
+    assert_eq!(code, 0, "{text}");
+    let text = text.replace(directory.path().to_str().unwrap(), "<dir>");
+    insta::assert_snapshot!("explain-shadow-fleet", text);
+}
+
 #[test]
 fn check_lists_what_widens_access() {
     let directory = tempfile::tempdir().unwrap();

@@ -39,4 +39,4 @@ mod table;
 
 pub use config::{ResponsesConfig, RowConfig};
 pub use layer::Judge;
-pub use table::{Table, TableSettings, TableStatus};
+pub use table::{JudgeCounts, JudgeStatus, Table, TableSettings};

@@ -1,5 +1,6 @@
 //! The table as compiled, and how it judges.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -134,15 +135,21 @@ impl Value {
 pub struct Table {
     settings: TableSettings,
     looks: bool,
+    counts: Arc<JudgeCounts>,
+}
+
+/// What the tables of a provider counted; outlives reloads.
+#[derive(Debug, Default)]
+pub struct JudgeCounts {
     absurd: AtomicU64,
     looked: AtomicU64,
     unread: AtomicU64,
 }
 
-/// The counters of a table.
+/// The same as numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct TableStatus {
-    /// Waits that could not be read.
+pub struct JudgeStatus {
+    /// Waits that could not be read and were left out, or of more than a year and cut to that.
     pub absurd_waits: u64,
     /// Bodies that were looked into.
     pub looked: u64,
@@ -152,18 +159,14 @@ pub struct TableStatus {
 
 impl Table {
     /// A table of these rows.
-    pub fn new(settings: TableSettings) -> Self {
-        Self { looks: settings.looks(), settings, ..Self::default() }
+    pub fn new(settings: TableSettings, counts: Arc<JudgeCounts>) -> Self {
+        Self { looks: settings.looks(), settings, counts }
     }
 
-    /// The counters.
-    pub fn status(&self) -> TableStatus {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        TableStatus {
-            absurd_waits: load(&self.absurd),
-            looked: load(&self.looked),
-            unread: load(&self.unread),
-        }
+    /// Where it counts.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> &JudgeCounts {
+        &self.counts
     }
 
     /// Whether a row looks into bodies.
@@ -181,7 +184,7 @@ impl Table {
     }
 
     pub(super) fn count_look(&self, read: bool) {
-        let counter = if read { &self.looked } else { &self.unread };
+        let counter = if read { &self.counts.looked } else { &self.counts.unread };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -210,21 +213,33 @@ impl Table {
                 WaitSource::Body(pointer) => Some(seen.and_then(|seen| seen.scalar(pointer))?),
             };
             let clock = if format.is_absolute() { Clock::of(headers) } else { UNUSED };
-            self.readable(text.and_then(|text| format::read(*format, &text, clock)))
+            self.meant(text.and_then(|text| format::read(*format, &text, clock)).map(|span| span.least))
         });
         let after = || {
             let text = headers.get(header::RETRY_AFTER)?;
             let text = text.to_str().ok();
-            self.readable(text.and_then(|text| format::retry_after(text, Clock::of(headers))))
+            self.meant(text.and_then(|text| format::retry_after(text, Clock::of(headers))))
         };
-        named.map(|span| span.least).or_else(after).or(field.and_then(|field| field.default))
+        named.or_else(after).or(field.and_then(|field| field.default))
     }
 
-    fn readable<T>(&self, read: Option<T>) -> Option<T> {
-        if read.is_none() {
-            self.absurd.fetch_add(1, Ordering::Relaxed);
+    fn meant(&self, read: Option<Duration>) -> Option<Duration> {
+        if read.is_none_or(|wait| wait >= format::MAX_SPAN) {
+            self.counts.absurd.fetch_add(1, Ordering::Relaxed);
         }
         read
+    }
+}
+
+impl JudgeCounts {
+    /// What was counted so far.
+    pub fn status(&self) -> JudgeStatus {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        JudgeStatus {
+            absurd_waits: load(&self.absurd),
+            looked: load(&self.looked),
+            unread: load(&self.unread),
+        }
     }
 }
 

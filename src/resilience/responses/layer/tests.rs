@@ -42,7 +42,7 @@ const TABLE: &str = r#"
 fn table() -> Arc<Table> {
     let rows: ResponsesConfig = serde_yaml::from_str(TABLE).unwrap();
     let mut mistakes = Mistakes::default();
-    let table = Table::new(config::compile(&rows, &mut mistakes));
+    let table = Table::new(config::compile(&rows, &mut mistakes), Arc::default());
     assert!(mistakes.into_vec().is_empty());
     Arc::new(table)
 }
@@ -148,7 +148,7 @@ async fn each_providers_answers_are_what_they_mean() {
         assert_eq!(answer.body().exact_length(), Some(body.len() as u64));
         assert_eq!(text(answer.into_body()).await, body);
     }
-    assert_eq!(table.status().absurd_waits, 2);
+    assert_eq!(table.counts().status().absurd_waits, 2);
 }
 
 #[tokio::test]
@@ -231,7 +231,7 @@ async fn a_slow_body_is_handed_on_and_a_stuck_one_breaks_in_its_idle_time() {
 #[tokio::test]
 async fn what_is_accepted_is_narrowed_only_where_a_row_looks() {
     let rows: ResponsesConfig = serde_yaml::from_str("- { when: { status: 403 }, is: throttle }").unwrap();
-    let plain = Arc::new(Table::new(config::compile(&rows, &mut Mistakes::default())));
+    let plain = Arc::new(Table::new(config::compile(&rows, &mut Mistakes::default()), Arc::default()));
     for (table, sent) in [(table(), "gzip"), (plain, "gzip, br")] {
         let seen = Arc::new(Mutex::new(HeaderMap::new()));
         let log = seen.clone();

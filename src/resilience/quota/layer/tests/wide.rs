@@ -19,7 +19,7 @@ fn layers(
     let rows = "[{ when: { status: 403 }, is: throttle, pauses: host }, { when: { status: 402 }, is: quota, pauses: host, wait: { default: 30s } }]";
     let rows: Vec<RowConfig> = serde_yaml::from_str(rows).unwrap();
     let mut mistakes = Mistakes::default();
-    let table = Arc::new(Table::new(compile(&rows, &mut mistakes)));
+    let table = Arc::new(Table::new(compile(&rows, &mut mistakes), Arc::default()));
     assert!(mistakes.into_vec().is_empty() && table.pauses_hosts());
     let (origin, seen) = origin(script);
     let judged = RouteService::new(Judge::new(origin, table));
@@ -54,7 +54,7 @@ async fn an_answer_that_says_so_holds_all_buckets() {
 async fn what_waits_further_in_is_called_back_for_the_sake_of_another_bucket() {
     let rows = "[{ when: { status: 403 }, is: throttle, pauses: host }]";
     let rows: Vec<RowConfig> = serde_yaml::from_str(rows).unwrap();
-    let table = Arc::new(Table::new(compile(&rows, &mut Mistakes::default())));
+    let table = Arc::new(Table::new(compile(&rows, &mut Mistakes::default()), Arc::default()));
     let (started, reached) = (Instant::now(), Arc::<Mutex<Vec<(String, Duration)>>>::default());
     let (answers, log) = (origin(&[(403, wait("30"))]).0, reached.clone());
     let slow = service_fn(move |request: EgressRequest| {
