@@ -40,7 +40,7 @@ esac
 CARGO = """#!/bin/sh
 set -e
 [ "$*" = "build --locked --release --bin outgate" ] || { echo "cargo $*" >&2; exit 1; }
-for file in Cargo.toml Cargo.lock src/main.rs benches/proxy/main.rs README.md INCLUDED; do [ -f $file ] || { echo "no $file" >&2; exit 1; }; done
+for file in Cargo.toml Cargo.lock .cargo/config.toml src/main.rs benches/proxy/main.rs README.md INCLUDED; do [ -f $file ] || { echo "no $file" >&2; exit 1; }; done
 for file in .git .outgate target/debug tests docs helm proxy.yaml .env; do [ ! -e $file ] || { echo "$file is in the context" >&2; exit 1; }; done
 mkdir -p target/release
 cp /prebuilt/outgate target/release/outgate

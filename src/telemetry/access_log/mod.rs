@@ -29,8 +29,9 @@ const MAX_LINES: usize = 8192;
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of one write call; a longer line goes alone.
 const BATCH: usize = 64 * 1024;
-/// How long the writer, once woken, lets lines gather: it bounds wake-ups to 500 a second, whatever the load.
-const LINGER: Duration = Duration::from_millis(2);
+/// How long the writer, once woken, lets lines gather: it bounds wake-ups to 100 a second, whatever the load. Each one
+/// costs more than a line, and a log that is read 10 ms later is as good.
+const LINGER: Duration = Duration::from_millis(10);
 /// Capacity a buffer keeps after a burst.
 const KEPT_CAPACITY: usize = 256 * 1024;
 
