@@ -132,6 +132,8 @@ pub struct Exchange {
     facts: Mutex<Facts>,
     upload: Upload,
     acted: AtomicBool,
+    /// A connection was begun for it.
+    dialled: AtomicBool,
     /// An attempt before the present one may have acted, and nothing has proved otherwise.
     acted_earlier: AtomicBool,
     hint: OnceLock<(HeaderName, HeaderValue)>,
@@ -254,9 +256,20 @@ impl Exchange {
         self.acted_earlier.load(Ordering::Acquire)
     }
 
+    /// A connection is made for the present attempt: the provider is called, whatever comes of it.
+    pub fn dialled(&self) {
+        self.dialled.store(true, Ordering::Release);
+    }
+
+    /// Whether the provider was called, in the present attempt, or may have acted in one before it.
+    pub fn has_called(&self) -> bool {
+        self.dialled.load(Ordering::Acquire) || self.may_have_acted()
+    }
+
     /// Another attempt follows. What the one before it may have done stays true unless its outcome proved that it did
     /// nothing.
     pub fn next_attempt(&self, did_nothing: bool) {
+        self.dialled.store(false, Ordering::Release);
         if self.acted.swap(false, Ordering::AcqRel) && !did_nothing {
             self.acted_earlier.store(true, Ordering::Release);
         }

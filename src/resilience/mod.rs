@@ -216,8 +216,8 @@ pub fn wrap(layers: Layers, credential: impl Inner) -> RouteService {
         stack = RouteService::new(circuit_breaker::Look::new(stack, breakers, shadow));
     }
     // Outside the attempt timeouts and inside the deadline: it counts for what the app waits for. The replay buffer exists
-    // only where something can be sent again.
-    if layers.retry.is_some() || layers.heal.is_some() {
+    // only where something can be sent again. What is sent once may want its key all the same.
+    if layers.retry.is_some() || layers.heal.is_some() || layers.idempotency.is_some() {
         let replay_buffer =
             layers.retry.as_ref().map_or(REPLAY_BUFFER, |(settings, _)| settings.replay_buffer);
         let (settings, budget) = layers.retry.unzip();

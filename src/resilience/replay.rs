@@ -95,13 +95,13 @@ impl Replay {
         Some(Body::boxed(body))
     }
 
-    /// The whole body, where all of it came and is kept.
+    /// The whole body, where all of it came and is kept; none that has trailers.
     pub fn whole(&self) -> Option<Vec<u8>> {
         let shared = self.shared.as_ref()?;
         let kept = lock(shared);
         let complete = kept.ended || kept.exact == Some(kept.bytes as u64);
         let pieces = || kept.pieces.iter().flat_map(|piece| piece.iter()).chain(&kept.tail);
-        (complete && !kept.lost).then(|| pieces().copied().collect())
+        (complete && !kept.lost && kept.trailers.is_none()).then(|| pieces().copied().collect())
     }
 
     /// Whether another attempt could have the whole body.

@@ -197,12 +197,18 @@ impl Upstream {
         let step = self.pool.acquire(&target.host, target.port, purpose, self.connector.version());
         let ticket = match step.map_err(|error| Failure::not_sent(Fault::Internal).because(error))? {
             Step::Ticket(ticket) => ticket,
-            Step::Wait(waiting) => self.wait(waiting, exchange).await?,
+            Step::Wait(waiting) => {
+                if waiting.behind_dial {
+                    exchange.dialled();
+                }
+                self.wait(waiting, exchange).await?
+            }
             Step::Full => return Err(Failure::not_sent(Fault::ConnectionLimit)),
         };
         match ticket {
             Ticket::Ready(lease) => Ok((lease, None)),
             Ticket::Dial(place) => {
+                exchange.dialled();
                 let (lease, timings) = self.open(place, purpose).await?;
                 Ok((lease, Some(timings)))
             }

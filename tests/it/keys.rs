@@ -75,6 +75,22 @@ async fn both_protocols_carry_the_same_key_on_each_attempt() {
     }
 }
 
+/// The app has no key to send it again under, also where outgate itself sends once.
+#[tokio::test]
+async fn a_key_is_made_without_retries_too() {
+    for retry in ["off", "{ attempts: 1 }"] {
+        let keys = format!(
+            "    idempotency: {{ header: Idempotency-Key, add: true }}\n    retry: {retry}\n    breaker: off"
+        );
+        let world = World::new(&keys, &["http/1.1"]).await;
+        let stream = intercepted(&world.proxy, HOST, &["http/1.1"]).await;
+        assert_eq!(over_http1(stream, request("POST", "/x", Some(HOST), "{}")).await.status, 503);
+        let seen = world.origin.requests();
+        let [only] = &seen[..] else { panic!("{seen:?}") };
+        assert_eq!(only.header("idempotency-key").unwrap().len(), 36, "retry: {retry}");
+    }
+}
+
 #[tokio::test]
 async fn a_chunked_upload_is_held_and_one_that_is_too_long_streams_unchanged() {
     let world = World::new(KEYS, &["http/1.1"]).await;

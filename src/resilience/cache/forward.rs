@@ -83,7 +83,7 @@ impl<S: Inner> Journey<S> {
     /// Asks the provider.
     pub async fn go(mut self, mut request: EgressRequest) -> Result<Response<Body>, Failure> {
         let validation = self.condition(&mut request.headers);
-        let again = (validation == Validation::Ours).then(|| copy_head(&request));
+        let again = (validation != Validation::NotOurs).then(|| copy_head(&request));
         let answer = match self.send(request).await {
             Ok(answer) => answer,
             Err(failure) => return self.failed(failure),
@@ -95,9 +95,15 @@ impl<S: Inner> Journey<S> {
             (Some(kept), _) if validator::confirms(validation, &kept.head.headers, answer.headers()) => {
                 Ok(self.confirmed(&kept, answer.headers()))
             }
-            // Not about what we have, though we asked for nothing else: the app could do nothing with it.
+            // It says what the app has.
+            _ if validation == Validation::Both && validator::names_theirs(&self.asked, answer.headers()) => {
+                Ok(self.not_modified_for_app(answer))
+            }
+            // Not about what we have, or not said whose: the app might hold something older.
             (Some(_), Some(again)) => {
-                self.forget();
+                if validation == Validation::Ours {
+                    self.forget();
+                }
                 self.kept = None;
                 self.once_more(again).await
             }
@@ -174,7 +180,8 @@ impl<S: Inner> Journey<S> {
         }
         let class = Verdict::of(&answer).class;
         let status = answer.status();
-        let is_failure = class.trips() || matches!(status.as_u16(), 500 | 502 | 503 | 504);
+        let failed = class.trips() && !status.is_client_error();
+        let is_failure = failed || matches!(status.as_u16(), 500 | 502 | 503 | 504);
         if let Some(kept) = self.stand_in().filter(|_| is_failure) {
             return self.instead(kept, Some(status));
         }

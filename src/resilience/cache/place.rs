@@ -22,8 +22,22 @@ const CREDENTIAL_PARTS: [&str; 10] =
     ["auth", "token", "secret", "key", "passw", "passphrase", "credential", "session", "signature", "jwt"];
 
 /// Parts of a field's name that say for whom something is asked, among those whom one credential serves.
-const OWNER_PARTS: [&str; 8] =
-    ["account", "organization", "organisation", "tenant", "user-id", "project", "workspace", "on-behalf-of"];
+const OWNER_PARTS: [&str; 14] = [
+    "account",
+    "org-id",
+    "orgid",
+    "organization",
+    "organisation",
+    "tenant",
+    "user-id",
+    "x-user",
+    "customer",
+    "merchant",
+    "project",
+    "workspace",
+    "on-behalf-of",
+    "impersonat",
+];
 
 impl Place {
     /// The place of the answer to a request, with the version of the secret that it will carry.

@@ -236,7 +236,12 @@ fn initial_age(headers: &HeaderMap, times: Times) -> Duration {
     // The first member counts (RFC 9111 section 5.1); what is no number is passed over.
     let said = headers.get(AGE).and_then(|value| value.to_str().ok()?.split(',').next().map(str::trim));
     let delay = times.received.duration_since(times.requested).unwrap_or_default();
-    Duration::from_secs(said.map_or(0, seconds)).saturating_add(delay)
+    let corrected = Duration::from_secs(said.map_or(0, seconds)).saturating_add(delay);
+    // What an origin says of its own clock; one that is late makes answers older, never younger.
+    let dated = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    let apparent = dated.and_then(|dated| times.received.duration_since(dated).ok()).unwrap_or_default();
+    // A date has whole seconds.
+    corrected.max(apparent.saturating_sub(Duration::from_millis(999)))
 }
 
 /// What the crate sees of a request: its directives and the selecting fields.

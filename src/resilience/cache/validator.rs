@@ -73,6 +73,12 @@ pub(super) fn confirms(validation: Validation, kept: &HeaderMap, not_modified: &
     }
 }
 
+/// Whether a 304 names an entity that the app said it has.
+pub(super) fn names_theirs(asked: &HeaderMap, not_modified: &HeaderMap) -> bool {
+    let named = not_modified.get(ETAG).and_then(|tag| tag.to_str().ok());
+    named.is_some_and(|named| tags(asked).iter().any(|theirs| is_same(theirs, named)))
+}
+
 /// The kept head with what a 304 brought (RFC 9111 section 3.2): all its fields but those that describe the body.
 pub(super) fn updated(kept: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     const OF_THE_BODY: [HeaderName; 5] =

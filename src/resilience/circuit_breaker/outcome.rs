@@ -2,7 +2,8 @@
 //!
 //! A failure is: no answer, for a reason that lies with the provider or the way to it; an answer of a class that trips
 //! (`overload`, `unavailable`); a 5xx that no row of `responses` gives a class. To say that a certain 5xx of a provider is no
-//! sign of illness, give it a row (`is: final`). Every other answer is a success, 4xx and 429 included: who refuses is there.
+//! sign of illness, give it a row (`is: final`). Every other answer is a success, 4xx and 429 included, whatever class a row
+//! gives them for the sake of retries: who refuses is there.
 //!
 //! Nothing at all is said by outgate's own refusals, by the app's mistakes and absence, and by the bounds on the whole
 //! exchange (`deadline`, `Outgate-Timeout`, `total`): waits inside outgate and slow uploads use them up too. What tells a
@@ -45,7 +46,8 @@ impl Outcome {
     fn of_answer(response: &Response<Body>) -> Self {
         let verdict = Verdict::of(response);
         let unclassed = verdict.class == Class::Success && response.status().is_server_error();
-        if verdict.class.trips() || unclassed {
+        let refused = response.status().is_client_error();
+        if !refused && (verdict.class.trips() || unclassed) {
             Self::Failure { retry_after: verdict.wait }
         } else {
             Self::Success
@@ -145,6 +147,10 @@ mod tests {
             (503, class(Class::Unavailable), Outcome::Failure { retry_after: wait }),
             (529, class(Class::Overload), Outcome::Failure { retry_after: wait }),
             (200, class(Class::Overload), Outcome::Failure { retry_after: wait }),
+            // Rows that have these sent again do not make them signs of illness.
+            (408, class(Class::Unavailable), Outcome::Success),
+            (422, class(Class::Unavailable), Outcome::Success),
+            (429, class(Class::Overload), Outcome::Success),
             (500, None, failure),
             (500, class(Class::Success), Outcome::Failure { retry_after: wait }),
             (500, class(Class::Final), Outcome::Success),

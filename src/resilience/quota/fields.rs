@@ -26,6 +26,8 @@ const MOST_NUMBER: usize = 64;
 const MOST_FIELD: usize = 1024;
 /// Items of a `RateLimit` field that are read.
 const MOST_ITEMS: usize = 4;
+/// Lines of it that are read: a list may be split over several (RFC 9110 section 5.3).
+const MOST_LINES: usize = 4;
 /// A number above it is no count of requests, nor of tokens.
 const MOST_COUNT: u64 = 1_000_000_000_000;
 
@@ -84,35 +86,36 @@ impl<'a> Readings<'a> {
     }
 
     fn ietf(&mut self, headers: &'a HeaderMap, max_hold: Duration) {
-        match text(headers, &RATELIMIT) {
-            Some(field) if field.len() > MOST_FIELD => self.absurd += 1,
-            Some(field) if items(field).any(|item| member(item).0 == "remaining") => {
+        if !headers.contains_key(&RATELIMIT) {
+            let remaining = text(headers, &RATELIMIT_REMAINING);
+            if remaining.is_some() {
+                let limit = text(headers, &RATELIMIT_LIMIT);
+                let reset = text(headers, &RATELIMIT_RESET);
+                self.seconds("ratelimit", remaining, limit, reset, max_hold);
+            }
+            return;
+        }
+        for field in lines(headers, &RATELIMIT) {
+            if field.len() > MOST_FIELD {
+                self.absurd += 1;
+            } else if items(field).any(|item| member(item).0 == "remaining") {
                 let value = |name: &str| {
                     items(field).map(member).find(|(key, _)| *key == name).map(|(_, value)| value)
                 };
                 self.seconds("ratelimit", value("remaining"), value("limit"), value("reset"), max_hold);
-            }
-            Some(field) => {
-                let policies = text(headers, &RATELIMIT_POLICY).filter(|text| text.len() <= MOST_FIELD);
+            } else {
                 for item in items(field).take(MOST_ITEMS) {
-                    self.item(item, policies.unwrap_or_default(), max_hold);
-                }
-            }
-            None => {
-                let remaining = text(headers, &RATELIMIT_REMAINING);
-                if remaining.is_some() {
-                    let limit = text(headers, &RATELIMIT_LIMIT);
-                    let reset = text(headers, &RATELIMIT_RESET);
-                    self.seconds("ratelimit", remaining, limit, reset, max_hold);
+                    self.item(item, headers, max_hold);
                 }
             }
         }
     }
 
     /// `"default";r=50;t=30`, with its policy where there is one of the same name.
-    fn item(&mut self, item: &'a str, policies: &str, max_hold: Duration) {
+    fn item(&mut self, item: &'a str, headers: &HeaderMap, max_hold: Duration) {
         let name = name(item);
-        let policy = items(policies).find(|policy| self::name(policy) == name);
+        let policies = lines(headers, &RATELIMIT_POLICY).filter(|line| line.len() <= MOST_FIELD);
+        let policy = policies.flat_map(items).find(|policy| self::name(policy) == name);
         let of_policy = |key| policy.and_then(|policy| parameter(policy, key));
         // Bytes of content and concurrent requests are no quota of requests.
         if of_policy("qu").is_some_and(|unit| unit.trim_matches('"') != "requests") {
@@ -193,6 +196,10 @@ fn used_of_limit(text: &str) -> Option<(u64, u64)> {
 
 /// For formats that need no clock.
 const NO_CLOCK: Clock = Clock::exact(std::time::SystemTime::UNIX_EPOCH);
+
+fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().take(MOST_LINES).map(|value| value.to_str().unwrap_or("?"))
+}
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     // What is not ASCII is there, and cannot be read.
@@ -321,6 +328,15 @@ mod tests {
             ("ratelimit-policy", r#""minute";q=10;w=60;pk=:cHsdsRa894==:, "day";q=1000;w=86400"#),
         ];
         assert_eq!(told(&[], &fields).0.len(), 2);
+        // A list may be split over lines.
+        let fields = [
+            ("ratelimit", r#""minute";r=50;t=20"#),
+            ("ratelimit", r#""day";r=0;t=20"#),
+            ("ratelimit-policy", r#""minute";q=60;w=60"#),
+            ("ratelimit-policy", r#""day";q=1000;w=86400"#),
+        ];
+        let both = vec![("minute".to_owned(), 50, Some(60), 20), ("day".to_owned(), 0, Some(1000), 20)];
+        assert_eq!(told(&[], &fields), (both, 0));
         let bytes =
             [("ratelimit", r#""b";r=5;t=10"#), ("ratelimit-policy", r#""b";q=10;w=60;qu="content-bytes""#)];
         assert_eq!(told(&[], &bytes), (vec![], 0));

@@ -293,8 +293,9 @@ impl Claims {
 
 impl Drop for Claims {
     fn drop(&mut self) {
-        // The request was cancelled. What an earlier attempt sent counts as sent here too: then nothing is given back.
-        if !self.exchange.may_have_acted() {
+        // The request was cancelled. What an earlier attempt sent counts as sent here too, and so does a connection that was
+        // being made, as one that failed does: then nothing is given back.
+        if !self.exchange.has_called() {
             self.give_back(self.limits.all.len());
         }
     }

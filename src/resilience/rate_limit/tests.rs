@@ -395,6 +395,21 @@ async fn a_cancelled_request_gives_its_token_back_unless_it_was_sent() {
     }
 }
 
+/// Who hangs up while a dead provider is dialled would else call it as often as it likes.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_cancelled_while_it_dials_keeps_its_token() {
+    let limit = limiter(settings("1/m", 1));
+    let dialling = service_fn(|request: EgressRequest| async move {
+        request.exchange.dialled();
+        std::future::pending::<Result<Response<Body>, Failure>>().await
+    });
+    let task = tokio::spawn(layer(dialling, &[&limit]).call(request()));
+    settle().await;
+    task.abort();
+    settle().await;
+    assert_eq!(limit.status().remaining, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_given_back_goes_to_the_first_in_line() {
     let limit = limiter(settings("2/s", 1));

@@ -12,6 +12,7 @@ use super::settings::RetrySettings;
 use super::{REASON_UNAUTHORIZED, answer};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Progress};
+use crate::message::media::{Media, media};
 use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::resilience::Inner;
 use crate::resilience::idempotency::Keyed;
@@ -25,6 +26,8 @@ pub(super) struct Course {
     /// Absent where nothing is ever sent again.
     replay: Option<Replay>,
     has_key: bool,
+    /// Its body is one in which a key can stand.
+    json: bool,
     method: Method,
     method_listed: bool,
     upgrade: bool,
@@ -80,6 +83,7 @@ impl Course {
             exchange: request.exchange.clone(),
             replay: None,
             has_key: keyed != Keyed::No,
+            json: plan.keys_in_bodies() && media(&request.headers) == Media::Json,
             method: request.method.clone(),
             method_listed,
             upgrade: request.upgrade,
@@ -286,9 +290,7 @@ impl Course {
 
     /// Looked for only after a failure, in what is kept of the body.
     fn has_key_in_body(&self) -> bool {
-        let Some(keys) = self.plan.idempotency.as_ref().filter(|keys| keys.field.is_some()) else {
-            return false;
-        };
+        let Some(keys) = self.plan.idempotency.as_ref().filter(|_| self.json) else { return false };
         let body = self.replay.as_ref().and_then(Replay::whole);
         body.is_some_and(|body| keys.in_body(&self.method, &body))
     }

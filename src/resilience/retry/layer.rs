@@ -112,6 +112,11 @@ impl Plan {
         }
     }
 
+    /// Whether the key of the provider stands in bodies.
+    pub(super) fn keys_in_bodies(&self) -> bool {
+        self.idempotency.as_ref().is_some_and(|keys| keys.field.is_some())
+    }
+
     pub(super) fn may_repeat(&self) -> bool {
         self.heal.is_some() || self.settings.as_ref().is_some_and(|settings| settings.attempts > 1)
     }

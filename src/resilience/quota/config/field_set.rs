@@ -136,7 +136,8 @@ impl FieldSet {
 impl fmt::Display for FieldSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.left {
-            LeftField::Remaining { name, .. } => write!(f, "{name}")?,
+            LeftField::Remaining { name, limit: None } => write!(f, "{name}")?,
+            LeftField::Remaining { name, limit: Some(limit) } => write!(f, "{name} of {limit}")?,
             LeftField::Used { name, of: None } => write!(f, "{name} (used of limit)")?,
             LeftField::Used { name, of: Some(of) } => write!(f, "{name} (used of limit of {of})")?,
         }

@@ -118,6 +118,20 @@ async fn only_an_object_that_is_short_gets_a_key() {
     assert_eq!((written.len(), told), (2, false));
 }
 
+/// The app's own key counts where the provider would read it, and nowhere else.
+#[tokio::test(start_paused = true)]
+async fn a_key_in_what_is_no_json_is_no_key() {
+    const KEYED: &str = r#"{"k":"app-1"}"#;
+    let body = || Body::full(KEYED);
+    let (written, told) = attempts("{ field: /k }", json(Method::POST, body())).await;
+    assert_eq!((written, told), (vec![KEYED.to_owned(); 2], false));
+    for (name, value) in [(CONTENT_TYPE, "text/plain"), (CONTENT_ENCODING, "br")] {
+        let mut other = json(Method::POST, body());
+        other.headers.insert(name, HeaderValue::from_static(value));
+        assert_eq!(attempts("{ field: /k }", other).await, (vec![KEYED.to_owned()], true), "{value}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_apps_own_key_stays_and_the_app_may_repeat_it() {
     let body = r#"{"pay":1,"k":"app-1"}"#;
