@@ -355,7 +355,6 @@ fn the_clients_own_paths_go_by_their_routes() {
         ("gmail", "POST", "/upload/gmail/v1/users/me/messages/send", "send-upload"),
         ("gmail", "PUT", "/upload/gmail/v1/users/me/drafts/r1", "uploads"),
         ("cloudinary", "POST", "/v1_1/demo/image/upload", "uploads"),
-        ("segment", "POST", "/v1/batch", "batch"),
         ("mixpanel", "POST", "/import", "import"),
         ("new-relic", "POST", "/graphql", "graphql"),
         ("aws-s3", "PUT", "/bucket/key", "writes"),
