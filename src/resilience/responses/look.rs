@@ -76,7 +76,7 @@ fn is_text(headers: &HeaderMap) -> bool {
     match (kind.as_str(), subtype.as_str()) {
         // Never complete.
         ("text", "event-stream") => false,
-        ("text", _) | ("application", "xml" | "x-www-form-urlencoded") => true,
+        ("text", _) | ("application", "xml" | "x-www-form-urlencoded") | ("multipart", "mixed") => true,
         (_, subtype) => subtype.ends_with("+xml"),
     }
 }
