@@ -19,7 +19,7 @@ use outgate::policy::tree::{Node, Sources, Value as Text};
 use outgate::policy::yaml;
 use serde_json::{Map, Value, json};
 
-use super::{DUMMY, facts, field_of, list, path_of, with};
+use super::{DUMMY, facts, field_of, kept, list, path_of, with};
 use crate::support::CANARY;
 use crate::support::client::{admin, local_request};
 use crate::support::origin::{HttpOrigin, Seen, text};
@@ -76,28 +76,62 @@ fn part(name: &str, provider: &str) -> String {
 fn ways() -> Vec<Way> {
     let mut ways = Vec::new();
     for (preset, fact) in facts() {
-        let known = Preset::named(&preset).unwrap();
-        let forms = known.credential_forms(true);
-        for (number, (way, (form, _))) in known.ways().zip(forms).enumerate() {
-            let name = format!("{preset}-{number}");
-            let form = form.strip_prefix("credential: ").unwrap();
-            let mut given = form.to_owned();
-            for word in form.split(|c: char| !(c.is_ascii_lowercase() || c == '_')) {
-                for sample in ["env:NAME", "text", "{ file: PATH }"] {
-                    let (from, to) =
-                        (format!(" {word}: {sample}"), format!(" {word}: {}", part(word, &name)));
-                    given = given.replace(&from, &to);
-                }
+        ways.extend(ways_of(&preset, &fact));
+    }
+    ways
+}
+
+/// Those of one preset, with the parameters of the facts.
+fn ways_of(preset: &str, fact: &Value) -> Vec<Way> {
+    let mut ways = Vec::new();
+    let known = Preset::named(preset).unwrap();
+    let forms = known.credential_forms(true);
+    for (number, (way, (form, _))) in known.ways().zip(forms).enumerate() {
+        let name = format!("{preset}-{number}");
+        let form = form.strip_prefix("credential: ").unwrap();
+        let mut given = form.to_owned();
+        for word in form.split(|c: char| !(c.is_ascii_lowercase() || c == '_')) {
+            for sample in ["env:NAME", "text", "{ file: PATH }"] {
+                let (from, to) = (format!(" {word}: {sample}"), format!(" {word}: {}", part(word, &name)));
+                given = given.replace(&from, &to);
             }
-            let (kind, settings) = as_kind(&preset, &fact, &given);
-            let way = way.to_owned();
-            let way = Way { name, preset: preset.clone(), way, fact: fact.clone(), kind, settings };
-            if way.is_token() {
-                ways.push(way);
-            }
+        }
+        let (kind, settings) = as_kind(preset, fact, &given);
+        let (preset, way) = (preset.to_owned(), way.to_owned());
+        let way = Way { name, preset, way, fact: fact.clone(), kind, settings };
+        if way.is_token() {
+            ways.push(way);
         }
     }
     ways
+}
+
+/// A parameter that names a cloud says where tokens come from, too, and what they are for.
+#[test]
+fn tokens_come_from_the_cloud_that_a_parameter_names() {
+    let mut told = BTreeSet::new();
+    for (preset, fact) in facts() {
+        for (parameter, wanted) in fact["tokens_at"].as_object().into_iter().flatten() {
+            let mut fact = fact.clone();
+            if let Some((name, value)) = parameter.split_once(": ") {
+                fact["with"][name] = value.into();
+            }
+            let ways = ways_of(&preset, &fact);
+            assert_eq!(ways.len(), 1, "{preset} {parameter}");
+            let mut found = ways[0].endpoint().unwrap().1;
+            if ways[0].settings.contains_key("scopes") {
+                let _ = write!(found, " for {}", list_of(ways[0].settings.get("scopes")));
+            }
+            assert_eq!(Some(found.as_str()), wanted.as_str(), "{preset} {parameter}");
+            told.insert(preset.clone());
+        }
+        // A preset whose hosts are of several clouds says where each gets its tokens.
+        let clouds = list(&fact, "hosts")
+            .iter()
+            .any(|host| host.contains("-gov.") || host.ends_with(".azure.us") || host.ends_with(".ghe.com"));
+        let tokens = !fact["tokens"].is_null() || kept(&fact, "auth").contains(&"github_app");
+        assert_eq!(told.contains(&preset), clouds && tokens, "{preset}");
+    }
 }
 
 /// The kind that a preset makes of a credential in the short form.
@@ -220,8 +254,10 @@ impl Way {
 fn is_like(told: &str, text: &str) -> bool {
     let Some((before, rest)) = told.split_once("${") else { return told == text };
     let after = rest.split_once('}').unwrap().1;
-    let name = text.strip_prefix(before).and_then(|text| text.strip_suffix(after));
-    name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+    text.strip_prefix(before).is_some_and(|text| {
+        let segment = text.find('/').unwrap_or(text.len());
+        (1..=segment).any(|end| is_like(after, &text[end..]))
+    })
 }
 
 /// Scopes as a token endpoint takes them.
