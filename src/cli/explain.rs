@@ -225,7 +225,7 @@ fn allowed(
             "deadline": value(&["timeouts", "deadline"], seconds(timeouts.deadline)),
             "total": value(&["timeouts", "total"], timeouts.total.map_or_else(|| "none".to_owned(), seconds)),
         },
-        "layers": layers(route, &|path| at_path(policy, &route.effective, path)),
+        "layers": layers(route, &|path| at_path(policy, &route.effective, path), &|place| source(policy, place)),
     });
     if let Json::Object(explained) = &mut explained {
         explained.extend(values(provider, route, &|place| source(policy, place)));

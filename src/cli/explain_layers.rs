@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::policy::compiled::Route;
 use crate::policy::layers::{LayerSettings, Owned, Owner};
-use crate::policy::tree::{Node, PolicyPath, Value};
+use crate::policy::tree::{Node, Place, PolicyPath, Value};
 use crate::resilience::circuit_breaker::{BreakerSettings, Fallback};
 use crate::resilience::rate_limit::LimitSettings;
 use crate::resilience::rate_limit::settings::OnExcess;
@@ -45,10 +45,13 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The layers of a route, those that are off included.
-pub fn layers(route: &Route, origin: Origin<'_>) -> Json {
+/// The layers of a route, those that are off included; `source` says where a value at a place comes from.
+pub fn layers(route: &Route, origin: Origin<'_>, source: &dyn Fn(Place) -> String) -> Json {
     let settings = &route.settings.layers;
     let mut all = Map::new();
+    if settings.limits.is_empty() {
+        all.insert("limits".to_owned(), Json::Object(off("limits", origin).values));
+    }
     for (index, limit) in settings.limits.iter().enumerate() {
         let (name, section) = limit_section(index, limit, origin);
         all.insert(name, Json::Object(section.values));
@@ -61,7 +64,7 @@ pub fn layers(route: &Route, origin: Origin<'_>) -> Json {
     add(concurrency(settings, origin));
     add(breaker(settings, origin));
     add(cache(settings, origin));
-    add(retry(settings, origin));
+    add(retry(route, origin, source));
     add(idempotency(settings, origin));
     add(responses(route, origin));
     Json::Object(all)
@@ -186,8 +189,16 @@ fn off<'a>(key: &str, origin: Origin<'a>) -> Section<'a> {
     section
 }
 
-fn retry<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
-    let Some(retry) = &settings.retry else { return off("retry", origin) };
+fn retry<'a>(route: &Route, origin: Origin<'a>, source: &dyn Fn(Place) -> String) -> Section<'a> {
+    let Some(retry) = &route.settings.layers.retry else { return off("retry", origin) };
+    // Nothing is sent again, and what the provider calls its hint is still told to the app.
+    if let (Some(place), Some(hint)) = (route.hint_place, &retry.settings.hint) {
+        let mut section = off("retry", origin);
+        section
+            .values
+            .insert("hint.header".to_owned(), json!({ "value": hint.as_str(), "from": source(place) }));
+        return section;
+    }
     let RetrySettings { attempts, on, methods, backoff, max_retry_after, budget, replay_buffer, hint } =
         &retry.settings;
     let mut section = Section::new("retry", origin);
@@ -233,10 +244,12 @@ fn responses<'a>(route: &Route, origin: Origin<'a>) -> Section<'a> {
     for (index, row) in rows.iter().enumerate() {
         section.say(&index.to_string(), flow(row));
     }
-    section.say(
-        "",
-        "then 429 throttle, 401 unauthorized, 502/503/504 unavailable, other 4xx final, else success",
-    );
+    let rest = "then 429 throttle, 401 unauthorized, 502/503/504 unavailable, other 4xx final, else success";
+    // Not of any row: built in, unless somebody took all rows away.
+    match rows.is_empty() {
+        true => section.say("", rest),
+        false => drop(section.values.insert(String::new(), json!({ "value": rest, "from": "built in" }))),
+    }
     section
 }
 
