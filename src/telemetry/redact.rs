@@ -150,8 +150,10 @@ impl Redaction {
             // A bare word is a switch (`?acl`), or a secret without a name.
             return shown.push_str(if is_switch(parameter) { parameter } else { MASK });
         };
-        shown.push_str(cut(name));
-        if cut(name).len() < name.len() {
+        // A key that is cut has no shape any more.
+        let whole = self.keys.mask(name);
+        shown.push_str(cut(&whole));
+        if cut(&whole).len() < whole.len() {
             shown.push('…');
         }
         shown.push('=');
@@ -343,6 +345,17 @@ mod tests {
         ];
         for (mode, raw, want) in cases {
             assert_eq!(query(mode, raw).as_deref(), want, "{mode:?} {raw}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_a_name_is_masked_before_the_name_is_cut() {
+        let digits = (b'0'..=b'9').fold(0, |set, byte| set | 1 << byte);
+        let keys = KeyShapes::new([super::super::key_shapes::KeyShape::new("SG.", digits, 66)]);
+        let redaction = Redaction::new::<&str, &str>(QueryMode::Keys, &[], &[]).with_keys(Arc::new(keys));
+        for name in ["SG.", "%53G%2E"] {
+            let shown = redaction.query(&format!("{name}{}=1", "7".repeat(66)));
+            assert_eq!(shown, Some(format!("{name}***=")));
         }
     }
 
