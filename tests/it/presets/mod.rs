@@ -248,6 +248,7 @@ async fn the_credential_goes_to_its_place() {
         for place in &places {
             if let Some(field) = place.strip_prefix("header ").filter(|field| *field != "authorization") {
                 let _ = write!(lines, "{field}: {DUMMY}\r\n");
+                query.push(format!("{field}={DUMMY}"));
             }
             if let Some(field) = place.strip_prefix("query ") {
                 query.push(format!("{field}={DUMMY}"));
@@ -270,6 +271,10 @@ async fn the_credential_goes_to_its_place() {
             assert!(own, "{name}: the app's own arrives at `{place}`: {seen:?}");
         }
         for place in at {
+            // Nor at the parameter that has the field's name, where nobody means another thing by it.
+            let twin = place.strip_prefix("header ").filter(|field| field.contains('-'));
+            let arrives = twin.is_some_and(|field| seen.uri.to_string().contains(&format!("{field}=")));
+            assert!(!arrives, "{name}: {}", seen.uri);
             found.entry(preset.clone()).or_default().insert(place.to_owned());
         }
         for (field, value) in fact["required_headers"].as_object().into_iter().flatten() {
@@ -416,7 +421,7 @@ fn at_place(place: &str, seen: &Seen) -> Option<String> {
 fn field_of(place: &str, seen: &Seen) -> String {
     match place.split_once(' ') {
         Some(("header", field)) => seen.header(field).unwrap_or_default().to_owned(),
-        Some(("query", _)) => seen.uri.to_string(),
+        Some(("query", _)) => at_place(place, seen).unwrap_or_default(),
         Some(_) => String::new(),
         None => seen.header("authorization").unwrap_or_default().to_owned(),
     }
