@@ -64,6 +64,20 @@ fn credentials_go_to_the_places_of_the_facts() {
     });
 }
 
+/// A field of what is posted goes with nothing else: what a host tells everybody is read without a credential.
+#[test]
+fn fields_of_what_is_posted_are_those_of_the_facts() {
+    each(|yaml, fact, check| {
+        let ways = yaml["preset"]["credentials"].as_object().unwrap().values();
+        let bodies = ways.map(|way| &way["is"]["body"]).filter(|body| body["methods"].is_array());
+        for body in bodies.clone() {
+            check("posted", body["methods"] == serde_json::json!(["POST"]));
+        }
+        let own = bodies.map(|body| body["field"].as_str().unwrap().to_owned()).collect();
+        same_sets("posted", own, set(fact, "posted"), check);
+    });
+}
+
 /// A fact that is left out stands in the facts and not in the preset; one that comes in has to leave the list, and none is left
 /// out without being named there.
 #[test]

@@ -431,6 +431,28 @@ fn stands_at(place: &str, seen: &Seen) -> bool {
     at_place(place, seen).is_some_and(|value| value.contains(CANARY))
 }
 
+/// Where a field is posted, what others read of the host has neither the secret nor a body.
+#[tokio::test]
+async fn what_is_read_goes_without_a_posted_field() {
+    let mock = Mock::start(HashMap::new()).await;
+    let names = ["google-oauth", "apple-sign-in"];
+    let policy: String = names
+        .iter()
+        .map(|name| provider(name, name, &Value::Null, "{ secret: \"file:{dir}/secret\" }", ""))
+        .collect();
+    let proxy = mock.proxy(&policy).await;
+    for name in names {
+        let got = ask(&proxy, "GET", name, "/keys?client_secret=app", name, "", "").await;
+        let seen = mock.seen(name).pop().unwrap();
+        assert_eq!(
+            (got.status, seen.body.len(), seen.uri.to_string()),
+            (200, 0, "/keys".to_owned()),
+            "{name}"
+        );
+        assert!(!format!("{seen:?}").contains(CANARY), "{seen:?}");
+    }
+}
+
 /// The token of one API goes to no other that shares its host, unless the policy names the path.
 #[tokio::test]
 async fn a_token_stays_at_its_api() {
