@@ -71,7 +71,7 @@ fn credentials(preset: &Preset) -> Vec<String> {
     let value = |part: &credential::Part| match part.sample() {
         "text" => {
             let fits = |text: &&str| part.pattern.as_ref().is_none_or(|pattern| pattern.matches(text));
-            ["text@acme.test", "acme.test"].into_iter().find(fits).unwrap()
+            ["text@acme.test", "acme.test", "TEXT123456"].into_iter().find(fits).unwrap()
         }
         sample => sample,
     };

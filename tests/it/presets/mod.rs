@@ -217,6 +217,14 @@ fn facts_and_presets_are_about_the_same_providers() {
     );
 }
 
+/// The form of a credential with words in place of its texts.
+fn worded(form: &str) -> String {
+    form.replace("subject: text", "subject: box@acme.example")
+        .replace("team_id: text", "team_id: TEAM123456")
+        .replace("key_id: text", "key_id: KEY1234567")
+        .replace(": text", ": bot")
+}
+
 /// The secret goes where the provider wants it, and the app's own never arrives.
 #[tokio::test]
 async fn the_credential_goes_to_its_place() {
@@ -225,10 +233,7 @@ async fn the_credential_goes_to_its_place() {
     for (preset, fact) in facts() {
         let forms = Preset::named(&preset).unwrap().credential_forms(true);
         for (number, (form, _)) in forms.into_iter().enumerate() {
-            let credential = form
-                .replace("env:NAME", "\"file:{dir}/secret\"")
-                .replace("subject: text", "subject: box@acme.example")
-                .replace(": text", ": bot");
+            let credential = worded(&form).replace("env:NAME", "\"file:{dir}/secret\"");
             let credential = credential.strip_prefix("credential: ").unwrap().to_owned();
             let name = format!("{preset}-{number}");
             let text = provider(&name, &preset, &fact, &credential, "");
@@ -328,8 +333,8 @@ async fn fields_of_bodies_and_signatures_are_the_credentials_own() {
                 .replace("key_id: env:NAME", "key_id: \"file:{dir}/id\"")
                 .replace("access_id: env:NAME", "access_id: \"file:{dir}/id\"")
                 .replace("env:NAME", "\"file:{dir}/secret\"")
-                .replace("{ file: PATH }", "{ file: \"{dir}/kept\" }")
-                .replace(": text", ": bot");
+                .replace("{ file: PATH }", "{ file: \"{dir}/kept\" }");
+            let credential = worded(&credential);
             let credential = credential.strip_prefix("credential: ").unwrap().to_owned();
             let name = format!("{preset}-{number}");
             let text = provider(&name, &preset, &fact, &credential, "");

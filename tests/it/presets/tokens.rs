@@ -58,7 +58,11 @@ fn json_of(node: &Node) -> Value {
 fn part(name: &str, provider: &str) -> String {
     match name {
         "key" | "service_account" => "\"file:{dir}/account.json\"".to_owned(),
+        "private_key" if provider.starts_with("apple") => "\"file:{dir}/key.p8\"".to_owned(),
         "private_key" => "\"file:{dir}/app.pem\"".to_owned(),
+        "app_id" if provider.starts_with("apple") => "com.acme.web".to_owned(),
+        "team_id" => "TEAM123456".to_owned(),
+        "key_id" => "KEY1234567".to_owned(),
         "client_id" => format!("\"plain:{CLIENT}\""),
         "client_secret" => "\"file:{dir}/secret\"".to_owned(),
         "refresh_token" => format!("\"file:{{dir}}/refresh-{provider}\""),
@@ -357,6 +361,14 @@ fn write_keys(dir: &std::path::Path) {
     });
     std::fs::write(dir.join("account.json"), account.to_string()).unwrap();
     std::fs::write(dir.join("app.pem"), pem).unwrap();
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let curve = &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+    let der = aws_lc_rs::signature::EcdsaKeyPair::generate_pkcs8(curve, &random).unwrap();
+    let pem = format!(
+        "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+        STANDARD.encode(der.as_ref())
+    );
+    std::fs::write(dir.join("key.p8"), pem).unwrap();
     std::fs::write(dir.join("secret"), CANARY).unwrap();
 }
 
@@ -408,18 +420,27 @@ async fn every_way_that_gets_a_token_brings_it_to_its_place() {
             .map(|name| format!("{name}={DUMMY}"))
             .collect();
         let path = format!("/{}{}?{}", way.name, path_of(&way.fact, &Value::Null), query.join("&"));
-        let got = local_request(proxy.address(), "GET", &path, &lines.concat(), "").await;
+        // A client secret goes with what is posted.
+        let posts = way.kind == "apple";
+        let (method, form) =
+            if posts { ("POST", format!("code=c&client_secret={DUMMY}")) } else { ("GET", String::new()) };
+        let lines =
+            lines.concat() + if posts { "content-type: application/x-www-form-urlencoded\r\n" } else { "" };
+        let got = local_request(proxy.address(), method, &path, &lines, &form).await;
         let seen = api.requests().into_iter().find(|seen| seen.header("x-case") == Some(&way.name));
         let Some(seen) = seen.filter(|_| got.status == 200) else {
             let _ = writeln!(wrong, "{}: {got:?}", way.name);
             continue;
         };
-        for place in places.iter().chain(&["bearer"]) {
+        for place in places.iter().chain(&["bearer"]).filter(|_| !posts) {
             if field_of(place, &seen).contains(DUMMY) {
                 let _ = writeln!(wrong, "{}: the app's own arrives at `{place}`", way.name);
             }
         }
+        let body = String::from_utf8_lossy(&seen.body).into_owned();
+        let posted = body.strip_prefix("code=c&client_secret=").filter(|_| posts);
         let brought = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let brought = if posts { posted } else { brought };
         let asked: Vec<Asked> = endpoint
             .requests()
             .iter()
@@ -440,8 +461,17 @@ async fn every_way_that_gets_a_token_brings_it_to_its_place() {
             // Made here: the facts say which claim says whose it is.
             (None, []) => {
                 let claims = claims_of(brought.unwrap_or_default());
-                if way.preset != "vonage" || claims["application_id"] != "application_id" {
-                    let _ = writeln!(wrong, "{}: {claims}", way.name);
+                let good = match way.preset.as_str() {
+                    "vonage" => claims["application_id"] == "application_id",
+                    "apple-sign-in" => {
+                        let said =
+                            ["iss", "sub", "aud"].map(|claim| claims[claim].as_str().unwrap_or_default());
+                        said == ["TEAM123456", "com.acme.web", "https://appleid.apple.com"]
+                    }
+                    _ => false,
+                };
+                if !good {
+                    let _ = writeln!(wrong, "{}: {claims}: {body}", way.name);
                 }
             }
             (_, asked) => {
