@@ -356,6 +356,8 @@ fn the_clients_own_paths_go_by_their_routes() {
         ("gmail", "PUT", "/upload/gmail/v1/users/me/drafts/r1", "uploads"),
         ("cloudinary", "POST", "/v1_1/demo/image/upload", "uploads"),
         ("mailgun", "GET", "/", "root"),
+        ("azure-openai", "POST", "/openai/v1/chat/completions", "v1"),
+        ("auth0", "GET", "/api/v2/users", "management"),
         ("google-cloud-storage", "POST", "/batch/storage/v1", "batch"),
         ("google-cloud-storage", "PUT", "/bucket/key", "writes"),
         ("gmail", "POST", "/batch/gmail/v1", "batch"),
