@@ -16,6 +16,9 @@ use crate::resilience::retry::settings::{RetrySettings, Trigger};
 /// Says where the value at a path of the route's merged text comes from.
 pub type Origin<'a> = &'a dyn Fn(&PolicyPath) -> String;
 
+/// Where a value comes from that nobody wrote.
+pub const BUILT_IN: &str = "built in";
+
 /// One layer's values, by key.
 struct Section<'a> {
     at: PolicyPath,
@@ -50,7 +53,9 @@ pub fn layers(route: &Route, origin: Origin<'_>, source: &dyn Fn(Place) -> Strin
     let settings = &route.settings.layers;
     let mut all = Map::new();
     if settings.limits.is_empty() {
-        all.insert("limits".to_owned(), Json::Object(off("limits", origin).values));
+        // A list may have lost its entries, where a parameter that they name has no value: nobody turned them off.
+        let from = if is_off(route, "limits") { origin } else { &|_: &PolicyPath| BUILT_IN.to_owned() };
+        all.insert("limits".to_owned(), Json::Object(off("limits", from).values));
     }
     for (index, limit) in settings.limits.iter().enumerate() {
         let (name, section) = limit_section(index, limit, origin);
@@ -68,6 +73,11 @@ pub fn layers(route: &Route, origin: Origin<'_>, source: &dyn Fn(Place) -> Strin
     add(idempotency(settings, origin));
     add(responses(route, origin));
     Json::Object(all)
+}
+
+/// Whether the merged text says `off`.
+fn is_off(route: &Route, key: &str) -> bool {
+    route.effective.get(key).and_then(Node::as_str) == Some("off")
 }
 
 /// One limit, under its name: entries of a list have no key of their own.
@@ -246,10 +256,8 @@ fn responses<'a>(route: &Route, origin: Origin<'a>) -> Section<'a> {
     }
     let rest = "then 429 throttle, 401 unauthorized, 502/503/504 unavailable, other 4xx final, else success";
     // Not of any row: built in, unless somebody took all rows away.
-    match rows.is_empty() {
-        true => section.say("", rest),
-        false => drop(section.values.insert(String::new(), json!({ "value": rest, "from": "built in" }))),
-    }
+    let from = if is_off(route, "responses") { origin(&section.at) } else { BUILT_IN.to_owned() };
+    section.values.insert(String::new(), json!({ "value": rest, "from": from }));
     section
 }
 
