@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use http::{HeaderName, Method};
 use serde_json::{Value as Json, json};
 
-use super::explain_layers::{Origin, layers};
+use super::explain_layers::{BUILT_IN, Origin, layers};
 use super::explain_request::values;
 use super::{DENIED, PolicyArgument, Style, fail, load, print};
 use crate::credential::kinds::MemberSettings;
@@ -229,6 +229,7 @@ fn allowed(
         "layers": layers(
             route,
             &|path| at_path(policy, &route.effective, path),
+            &|place| source(policy, place),
             policy.fleet.as_ref().map(|fleet| (&fleet.settings, whole)),
         ),
     });
@@ -303,7 +304,7 @@ fn origin(policy: &CompiledPolicy, effective: &Node, keys: &[&str]) -> String {
 }
 
 fn at_path(policy: &CompiledPolicy, effective: &Node, path: &PolicyPath) -> String {
-    effective.at(path).map_or_else(|| "built in".to_owned(), |node| source(policy, node.place))
+    effective.at(path).map_or_else(|| BUILT_IN.to_owned(), |node| source(policy, node.place))
 }
 
 /// A line of the policy, of its `defaults`, or of a preset, which has a name of its own.

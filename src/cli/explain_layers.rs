@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::policy::compiled::Route;
 use crate::policy::layers::{LayerSettings, Owned, Owner};
-use crate::policy::tree::{Node, PolicyPath, Value};
+use crate::policy::tree::{Node, Place, PolicyPath, Value};
 use crate::resilience::circuit_breaker::{BreakerSettings, Fallback};
 use crate::resilience::fleet::FleetSettings;
 use crate::resilience::rate_limit::LimitSettings;
@@ -16,6 +16,9 @@ use crate::resilience::retry::settings::{RetrySettings, Trigger};
 
 /// Says where the value at a path of the route's merged text comes from.
 pub type Origin<'a> = &'a dyn Fn(&PolicyPath) -> String;
+
+/// Where a value comes from that nobody wrote.
+pub const BUILT_IN: &str = "built in";
 
 /// One layer's values, by key.
 struct Section<'a> {
@@ -55,10 +58,21 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The layers of a route, those that are off included; and the fleet, where one of its limits is shared.
-pub fn layers(route: &Route, origin: Origin<'_>, fleet: Option<(&FleetSettings, Origin<'_>)>) -> Json {
+/// The layers of a route, those that are off included, and the fleet, where one of its limits is shared; `source` says where a value at
+/// a place comes from.
+pub fn layers(
+    route: &Route,
+    origin: Origin<'_>,
+    source: &dyn Fn(Place) -> String,
+    fleet: Option<(&FleetSettings, Origin<'_>)>,
+) -> Json {
     let settings = &route.settings.layers;
     let mut all = Map::new();
+    if settings.limits.is_empty() {
+        // A list may have lost its entries, where a parameter that they name has no value: nobody turned them off.
+        let from = if is_off(route, "limits") { origin } else { &|_: &PolicyPath| BUILT_IN.to_owned() };
+        all.insert("limits".to_owned(), Json::Object(off("limits", from).values));
+    }
     for (index, limit) in settings.limits.iter().enumerate() {
         let (name, section) = limit_section(index, limit, settings.shadow, origin);
         all.insert(name, Json::Object(section.values));
@@ -79,10 +93,15 @@ pub fn layers(route: &Route, origin: Origin<'_>, fleet: Option<(&FleetSettings, 
     add(concurrency(settings, origin));
     add(breaker(settings, origin));
     add(cache(settings, origin));
-    add(retry(settings, origin));
+    add(retry(route, origin, source));
     add(idempotency(settings, origin));
     add(responses(route, origin));
     Json::Object(all)
+}
+
+/// Whether the merged text says `off`.
+fn is_off(route: &Route, key: &str) -> bool {
+    route.effective.get(key).and_then(Node::as_str) == Some("off")
 }
 
 /// One limit, under its name: entries of a list have no key of their own.
@@ -217,8 +236,16 @@ fn off<'a>(key: &str, origin: Origin<'a>) -> Section<'a> {
     section
 }
 
-fn retry<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
-    let Some(retry) = &settings.retry else { return off("retry", origin) };
+fn retry<'a>(route: &Route, origin: Origin<'a>, source: &dyn Fn(Place) -> String) -> Section<'a> {
+    let Some(retry) = &route.settings.layers.retry else { return off("retry", origin) };
+    // Nothing is sent again, and what the provider calls its hint is still told to the app.
+    if let (Some(place), Some(hint)) = (route.hint_place, &retry.settings.hint) {
+        let mut section = off("retry", origin);
+        section
+            .values
+            .insert("hint.header".to_owned(), json!({ "value": hint.as_str(), "from": source(place) }));
+        return section;
+    }
     let RetrySettings { attempts, on, methods, backoff, max_retry_after, budget, replay_buffer, hint } =
         &retry.settings;
     let mut section = Section::new("retry", origin);
@@ -264,10 +291,10 @@ fn responses<'a>(route: &Route, origin: Origin<'a>) -> Section<'a> {
     for (index, row) in rows.iter().enumerate() {
         section.say(&index.to_string(), flow(row));
     }
-    section.say(
-        "",
-        "then 429 throttle, 401 unauthorized, 502/503/504 unavailable, other 4xx final, else success",
-    );
+    let rest = "then 429 throttle, 401 unauthorized, 502/503/504 unavailable, other 4xx final, else success";
+    // Not of any row: built in, unless somebody took all rows away.
+    let from = if is_off(route, "responses") { origin(&section.at) } else { BUILT_IN.to_owned() };
+    section.values.insert(String::new(), json!({ "value": rest, "from": from }));
     section
 }
 

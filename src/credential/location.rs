@@ -2,7 +2,7 @@
 //!
 //! Removal covers the twins by which a server could still read the client's value: other letter case, underscore for
 //! hyphen (CGI servers see them as one), trailers; a query parameter in another case, percent-encoded, or as PHP and Rails
-//! read names (`api_key[]`, `api.key`, `api[key`).
+//! read names (`api_key[]`, `api.key`, `api[key`); and beside a field such as `X-Api-Key` the parameter of its name.
 
 use std::borrow::Cow;
 
@@ -17,6 +17,17 @@ pub enum Location {
     Header(HeaderName),
     /// A query parameter, by its decoded name.
     Query(String),
+}
+
+impl Location {
+    /// The parameter that some servers take in place of a credential's field: that of its name (`?x-api-key=`). Only a name with a
+    /// hyphen is surely nobody's parameter for something else: `token`, `key` or `authorization` may be one.
+    pub fn query_twin(&self) -> Option<Self> {
+        match self {
+            Self::Header(name) if name.as_str().contains('-') => Some(Self::Query(name.as_str().to_owned())),
+            Self::Header(_) | Self::Query(_) => None,
+        }
+    }
 }
 
 /// All places of one credential.
@@ -188,6 +199,23 @@ mod tests {
             ("/a?", "/a?"),
         ] {
             assert_eq!(locations().strip_query(before.parse().unwrap()).as_str(), after, "{before}");
+        }
+    }
+
+    #[test]
+    fn a_field_with_a_hyphen_has_a_twin_in_the_query() {
+        let twin = |name: &'static str| Location::Header(HeaderName::from_static(name)).query_twin();
+        assert_eq!(twin("x-api-key"), Some(Location::Query("x-api-key".to_owned())));
+        for name in ["authorization", "token", "apikey", "cookie"] {
+            assert_eq!(twin(name), None, "{name}");
+        }
+        let locations = Locations::new(twin("x-api-key"));
+        for (before, after) in [
+            ("/a?x-api-key=1&b=2", "/a?b=2"),
+            ("/a?X%2DApi_Key=1", "/a"),
+            ("/a?api-key=1&key=2", "/a?api-key=1&key=2"),
+        ] {
+            assert_eq!(locations.strip_query(before.parse().unwrap()).as_str(), after, "{before}");
         }
     }
 }

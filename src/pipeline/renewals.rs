@@ -38,7 +38,7 @@ pub(super) fn renewals(telemetry: Arc<Telemetry>, origin: Origin) -> Renewals {
         let trace = request.headers.get(TRACEPARENT).and_then(|value| TraceParent::parse(value.as_bytes()));
         event.trace_id = trace.map(|parent| parent.trace_id());
         event.generation = origin.generation;
-        event.method = Some(request.method.clone());
+        event.method = Some(origin.redaction.method(&request.method));
         event.scheme = Some(request.target.scheme.as_str());
         event.host = Some(request.target.host.shared());
         event.port = Some(request.target.port);

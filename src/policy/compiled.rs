@@ -368,6 +368,8 @@ pub struct Route {
     pub settings: RouteSettings,
     /// The merged text of this route, for `explain`: where each value comes from.
     pub effective: Node,
+    /// Where the provider's hint on repetitions stands, if that text says `retry: off` over it.
+    pub hint_place: Option<Place>,
 }
 
 /// A preset's route below a route of the policy.

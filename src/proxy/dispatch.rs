@@ -118,7 +118,7 @@ fn open(
     let event = &mut record.event;
     event.client = Some(context.client);
     event.original = context.redirected.map(Redirected::noted);
-    event.method = Some(parts.method.clone());
+    event.method = Some(generation.redaction().method(&parts.method));
     event.downstream_version = Some(record::version(parts.version));
     event.generation = generation.number;
     record

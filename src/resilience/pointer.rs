@@ -53,6 +53,11 @@ impl Pointer {
         keys.collect::<Option<Vec<_>>>().filter(|keys| !keys.is_empty())
     }
 
+    /// Whether the document must be a map: the first step is a key, and no number of an element.
+    pub fn begins_in_map(&self) -> bool {
+        matches!(self.steps.first(), Some(Step::Named(name)) if index(name).is_none())
+    }
+
     /// Whether something that it points at fits.
     pub fn any(&self, document: &Value, fits: &mut dyn FnMut(&Value) -> bool) -> bool {
         walk(&self.steps, document, fits)
@@ -111,6 +116,9 @@ mod tests {
             [("/a~1b/~0", Some(vec!["a/b", "~"])), ("", None), ("/errors/*", None), ("/", Some(vec![""]))]
         {
             assert_eq!(Pointer::parse(text).unwrap().keys(), keys, "{text}");
+        }
+        for (text, map) in [("/a/0", true), ("/0/a", false), ("/*/a", false), ("/01", true), ("", false)] {
+            assert_eq!(Pointer::parse(text).unwrap().begins_in_map(), map, "{text}");
         }
         for text in ["key", "/a~2", "~", "/~"] {
             assert_eq!(Pointer::parse(text), None, "{text}");

@@ -21,6 +21,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use http::Method;
 use percent_encoding::percent_decode_str;
 
 use super::KeyShapes;
@@ -117,9 +118,12 @@ impl Redaction {
         Self { keys, ..self }
     }
 
-    /// A free text with every key masked that its shape tells.
-    pub fn text<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        self.keys.mask(text)
+    /// The method, which may be any word: with a key masked that its shape tells. Asterisks are legal in a method.
+    pub fn method(&self, method: &Method) -> Method {
+        match self.keys.mask(method.as_str()) {
+            Cow::Borrowed(_) => method.clone(),
+            Cow::Owned(masked) => Method::from_bytes(masked.as_bytes()).unwrap_or_default(),
+        }
     }
 
     /// What is logged of a query (without its `?`); `None`: nothing.
@@ -150,8 +154,10 @@ impl Redaction {
             // A bare word is a switch (`?acl`), or a secret without a name.
             return shown.push_str(if is_switch(parameter) { parameter } else { MASK });
         };
-        shown.push_str(cut(name));
-        if cut(name).len() < name.len() {
+        // A key that is cut has no shape any more.
+        let whole = self.keys.mask(name);
+        shown.push_str(cut(&whole));
+        if cut(&whole).len() < whole.len() {
             shown.push('…');
         }
         shown.push('=');
@@ -344,6 +350,20 @@ mod tests {
         for (mode, raw, want) in cases {
             assert_eq!(query(mode, raw).as_deref(), want, "{mode:?} {raw}");
         }
+    }
+
+    #[test]
+    fn a_key_that_is_a_name_or_a_method_is_masked_before_it_is_cut() {
+        let digits = (b'0'..=b'9').fold(0, |set, byte| set | 1 << byte);
+        let keys = KeyShapes::new([super::super::key_shapes::KeyShape::new("SG.", digits, 66)]);
+        let redaction = Redaction::new::<&str, &str>(QueryMode::Keys, &[], &[]).with_keys(Arc::new(keys));
+        for name in ["SG.", "%53G%2E"] {
+            let key = format!("{name}{}", "7".repeat(66));
+            assert_eq!(redaction.query(&format!("{key}=1")), Some(format!("{name}***=")));
+            let method = Method::from_bytes(key.as_bytes()).unwrap();
+            assert_eq!(redaction.method(&method).as_str(), format!("{name}***"));
+        }
+        assert_eq!(redaction.method(&Method::PATCH), Method::PATCH);
     }
 
     #[test]

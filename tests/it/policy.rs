@@ -196,6 +196,22 @@ fn explain_says_what_a_preset_gives() {
     }
 }
 
+/// What `off` took away is off, with the line that says so; what stays of a preset beside it keeps its own source.
+#[test]
+fn explain_says_what_is_off_and_who_says_so() {
+    let policy = "tests/fixtures/policy/ok/off.yaml";
+    for (name, arguments) in [
+        ("github", &["GET", "https://api.github.com/user"][..]),
+        ("stripe", &["POST", "https://api.stripe.com/v1/charges"]),
+        ("stripe-route", &["POST", "https://api.stripe.com/v1/refunds"]),
+        ("openai-route", &["POST", "https://api.openai.com/v1/chat/completions"]),
+    ] {
+        let (text, code) = outgate(&[&["explain", "-c", policy][..], arguments].concat());
+        assert_eq!(code, 0, "{text}");
+        insta::assert_snapshot!(format!("explain-off-{name}"), text);
+    }
+}
+
 #[test]
 fn the_schema_says_what_the_types_say() {
     let schema = outgate::policy::reference::schema();

@@ -1,8 +1,8 @@
 //! `apple`: a JWT that outgate signs with a key of an Apple developer account (ES256, the `.p8` file).
 //!
 //! - `service: sign_in` (default): the client secret of Sign in with Apple. It is written into the field `client_secret` of
-//!   the forms that the app posts to `/auth/token` and `/auth/revoke`; `client_id`, `code` and the rest stay the app's. A request
-//!   without a form is refused, as with [`body`]: for `GET /auth/keys` a route says `credential: none`.
+//!   the forms that the app posts to `/auth/token` and `/auth/revoke`; `client_id`, `code` and the rest stay the app's. What is posted
+//!   without a form is refused, as with [`body`]; other requests, such as `GET /auth/keys`, go out without it.
 //! - `service: app_store_connect`: the token of the App Store Connect API, sent as `Authorization: Bearer`.
 //!
 //! ```yaml
@@ -100,9 +100,10 @@ impl Config {
         let token = Token::new("apple", "", TokenSettings::Apple(settings));
         let reference = token.reference.clone();
         let member = match self.service {
-            Service::SignIn => {
-                MemberSettings::per_request(PerRequest::Body(body::Settings::one("client_secret", reference)))
-            }
+            Service::SignIn => MemberSettings::per_request(PerRequest::Body(body::Settings::posted(
+                "client_secret",
+                reference,
+            ))),
             Service::AppStoreConnect => MemberSettings::of(bearer::parts(reference)),
         };
         Ok(MemberSettings { tokens: vec![token], ..member })

@@ -17,7 +17,8 @@ use crate::secret::reference::SecretRef;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Name of the field. Fields that frame or route a message are refused.
+    /// Name of the field. Fields that frame or route a message are refused. What the client sent there is removed first, and where the
+    /// name has a hyphen (`X-Api-Key`) the parameter of that name in the query, too.
     pub name: String,
     /// The secret, or a list in an overlap: the new one first.
     pub value: OneOrMany<SecretRef>,

@@ -92,7 +92,8 @@ impl MemberSettings {
     #[must_use]
     pub fn locations(&self) -> Vec<Location> {
         let twins = self.per_request.as_ref().map(|work| work.rewriter().twins());
-        self.written().into_iter().chain(twins.into_iter().flatten()).collect()
+        let in_query = self.parts.iter().filter_map(|part| part.location.query_twin());
+        self.written().into_iter().chain(in_query).chain(twins.into_iter().flatten()).collect()
     }
 
     /// Those of them that it writes.

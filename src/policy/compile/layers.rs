@@ -303,6 +303,13 @@ fn burst_for(cost: u32, rate: u32) -> String {
     }
 }
 
+/// Where the hint stands that counts though `retry: off` was written above it.
+pub(super) fn place_of_hint(written: Written<'_>) -> Option<Place> {
+    let off = written.effective.get("retry")?.as_str() == Some("off");
+    let hint = written.below.iter().find_map(|node| node.get("retry")?.get("hint"));
+    hint.filter(|_| off).map(|hint| hint.get("header").unwrap_or(hint).place)
+}
+
 /// `retry: off` sends nothing again. Where what lies below knows the provider's hint, one attempt is left of it all: the app's
 /// SDK has to hear all the same that it must not repeat what may have acted.
 fn hint_alone(below: &[&Node]) -> Option<RetrySettings> {

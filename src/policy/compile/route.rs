@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::Compiler;
-use super::layers::Written;
+use super::layers::{Written, place_of_hint};
 use super::provider::Texts;
 use crate::credential::CredentialConfig;
 use crate::credential::kinds::header::header_name;
@@ -106,11 +106,9 @@ impl Compiler<'_> {
         };
         let names: Vec<(&Node, &str)> =
             ground.preset.iter().map(|(within, node)| (node, &*within.name)).collect();
-        let settings = self.settings(
-            merged,
-            Written { effective: &ground.base, own: &names, below: &[ground.lower] },
-            path,
-        )?;
+        let below = [ground.lower];
+        let written = Written { effective: &ground.base, own: &names, below: &below };
+        let settings = self.settings(merged, written, path)?;
         let within = ground.preset.as_ref().map(|(within, _)| within.clone());
         let shadow = merged.mode.unwrap_or_default().is_shadow();
         let shadowed = within.as_ref().filter(|_| shadow && ground.deny.is_some());
@@ -125,6 +123,7 @@ impl Compiler<'_> {
             deny: ground.deny.clone(),
             settings,
             effective: ground.base.clone(),
+            hint_place: place_of_hint(written),
         })
     }
 
@@ -221,11 +220,10 @@ impl Compiler<'_> {
         let names: Vec<(&Node, &str)> = std::iter::once((node, name.as_str()))
             .chain(ground.preset.iter().map(|(within, node)| (node, &*within.name)))
             .collect();
-        let settings = self.settings(
-            &merged,
-            Written { effective: &effective, own: &names, below: &[&ground.base, ground.lower] },
-            path,
-        )?;
+        let below = [&ground.base, ground.lower];
+        let written = Written { effective: &effective, own: &names, below: &below };
+        let settings = self.settings(&merged, written, path)?;
+        let hint_place = place_of_hint(written);
         let shadow = merged.mode.unwrap_or_default().is_shadow();
         // What the preset refuses is opened by naming its path, and not by a route for everything.
         let deny = config.deny.clone().or_else(|| ground.deny.clone().filter(|_| pattern.is_none()));
@@ -240,6 +238,7 @@ impl Compiler<'_> {
             deny,
             settings,
             effective,
+            hint_place,
         })
     }
 

@@ -205,6 +205,9 @@ pub struct Webhooks {
     /// How old a call may be, in seconds; none where there is no time in it.
     #[serde(default)]
     pub tolerance_s: Option<u32>,
+    /// The unit of the time that is signed, where that is not seconds.
+    #[serde(default)]
+    pub timestamp_unit: Option<String>,
     /// What tells a call that comes twice.
     #[serde(default)]
     pub event_id: Option<String>,

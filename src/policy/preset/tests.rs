@@ -71,7 +71,7 @@ fn credentials(preset: &Preset) -> Vec<String> {
     let value = |part: &credential::Part| match part.sample() {
         "text" => {
             let fits = |text: &&str| part.pattern.as_ref().is_none_or(|pattern| pattern.matches(text));
-            ["text@acme.test", "acme.test"].into_iter().find(fits).unwrap()
+            ["text@acme.test", "acme.test", "TEXT123456"].into_iter().find(fits).unwrap()
         }
         sample => sample,
     };
@@ -355,7 +355,14 @@ fn the_clients_own_paths_go_by_their_routes() {
         ("gmail", "POST", "/upload/gmail/v1/users/me/messages/send", "send-upload"),
         ("gmail", "PUT", "/upload/gmail/v1/users/me/drafts/r1", "uploads"),
         ("cloudinary", "POST", "/v1_1/demo/image/upload", "uploads"),
-        ("segment", "POST", "/v1/batch", "batch"),
+        ("mailgun", "GET", "/", "root"),
+        ("azure-openai", "POST", "/openai/v1/chat/completions", "v1"),
+        ("auth0", "GET", "/api/v2/users", "management"),
+        ("google-cloud-storage", "POST", "/batch/storage/v1", "batch"),
+        ("google-cloud-storage", "PUT", "/bucket/key", "writes"),
+        ("gmail", "POST", "/batch/gmail/v1", "batch"),
+        ("google-calendar", "POST", "/batch/calendar/v3", "batch"),
+        ("digitalocean-spaces", "PUT", "/bucket/key", "writes"),
         ("mixpanel", "POST", "/import", "import"),
         ("new-relic", "POST", "/graphql", "graphql"),
         ("aws-s3", "PUT", "/bucket/key", "writes"),

@@ -97,7 +97,10 @@ impl Look {
             if row.wants_body() && !self.tried {
                 if look::can_look(head, &body, row.text.is_some()) {
                     self.tried = true;
-                    (body, self.seen) = look::look(head, body).await;
+                    let mut looking =
+                        table.rows().iter().filter(|row| row.wants_body() && row.matches_head(head));
+                    let maps_alone = looking.all(Row::reads_maps_alone);
+                    (body, self.seen) = look::look(head, body, maps_alone).await;
                 }
                 if self.tried || !self.counted {
                     self.counted = true;

@@ -76,7 +76,7 @@ fn is_text(headers: &HeaderMap) -> bool {
     match (kind.as_str(), subtype.as_str()) {
         // Never complete.
         ("text", "event-stream") => false,
-        ("text", _) | ("application", "xml" | "x-www-form-urlencoded") => true,
+        ("text", _) | ("application", "xml" | "x-www-form-urlencoded") | ("multipart", "mixed") => true,
         (_, subtype) => subtype.ends_with("+xml"),
     }
 }
@@ -109,9 +109,11 @@ fn coding(headers: &HeaderMap) -> Option<Coding> {
     }
 }
 
-/// Reads a body up to the bound. Returns it whole again, and what was seen.
-pub(super) async fn look(head: &Parts, body: Body) -> (Body, Option<Seen>) {
+/// Reads a body up to the bound. Returns it whole again, and what was seen. With `maps_alone` nothing but a JSON map is of use, and
+/// what begins otherwise (a list whose elements stream) is handed on with its first piece; of packed bodies the first byte is not seen.
+pub(super) async fn look(head: &Parts, body: Body, maps_alone: bool) -> (Body, Option<Seen>) {
     let mut looked = Looked::new(body);
+    looked.maps_alone = maps_alone && coding(&head.headers) == Some(Coding::Identity);
     // What was read before the time is over stays in `looked`.
     let whole = tokio::time::timeout(LOOK_FOR, looked.read()).await.unwrap_or(false);
     let bytes = coding(&head.headers).filter(|_| whole).and_then(|coding| looked.decoded(coding));
@@ -128,6 +130,8 @@ pub(in crate::resilience) struct Looked {
     bytes: usize,
     rest: Body,
     ended: bool,
+    /// Until the first byte that is no blank was seen: a body that does not begin as a map is not read on.
+    maps_alone: bool,
     /// What is left of the exact length, where that is known.
     left: Option<u64>,
 }
@@ -135,15 +139,23 @@ pub(in crate::resilience) struct Looked {
 impl Looked {
     /// Nothing was read yet.
     pub(in crate::resilience) fn new(body: Body) -> Self {
-        Self { read: VecDeque::new(), bytes: 0, left: body.exact_length(), ended: false, rest: body }
+        Self {
+            read: VecDeque::new(),
+            bytes: 0,
+            left: body.exact_length(),
+            ended: false,
+            maps_alone: false,
+            rest: body,
+        }
     }
 
     /// Whether the whole body was read, without an error and within the bound.
     async fn read(&mut self) -> bool {
         while let Some(frame) = self.rest.frame().await {
             let good = frame.as_ref().is_ok_and(|frame| {
-                self.bytes += frame.data_ref().map_or(0, Bytes::len);
-                self.bytes <= MOST
+                let data = frame.data_ref().map_or(&[][..], Bytes::as_ref);
+                self.bytes += data.len();
+                self.bytes <= MOST && self.can_be_read(data)
             });
             self.ended = frame.is_err();
             self.read.push_back(frame);
@@ -153,6 +165,17 @@ impl Looked {
         }
         self.ended = true;
         true
+    }
+
+    /// Whether the body may be one that is of use, going by its first byte that is no blank.
+    fn can_be_read(&mut self, data: &[u8]) -> bool {
+        match data.iter().find(|byte| !byte.is_ascii_whitespace()).filter(|_| self.maps_alone) {
+            None => true,
+            Some(first) => {
+                self.maps_alone = false;
+                *first == b'{'
+            }
+        }
     }
 
     /// Reads one piece more and adds it to `seen`; false at the end, at an error, and above the bound.

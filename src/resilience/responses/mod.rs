@@ -25,8 +25,9 @@
 //! that say nothing.
 //!
 //! Limits of the look into a body: it is taken only where a row with `json` or `text` matches the head, the content is JSON (for
-//! `text` also XML and plain text; never an event stream or an upgrade), plain or gzip, and at most [`look::MOST`] bytes long ([`look::MOST_DECODED`] decoded); it
-//! ends after [`look::LOOK_FOR`], so that a slow stream is handed on. Otherwise the row does not match. The app gets every
+//! `text` also XML, plain text and `multipart/mixed`, the form of batches; never an event stream or an upgrade), plain or gzip, and at most [`look::MOST`] bytes long ([`look::MOST_DECODED`] decoded); it
+//! ends after [`look::LOOK_FOR`], so that a slow stream is handed on, and where the rows name keys of a map alone with the first byte of anything
+//! else. Otherwise the row does not match. The app gets every
 //! byte as it came. On routes with such rows the request's `Accept-Encoding` is narrowed to gzip, and never widened.
 
 pub mod config;

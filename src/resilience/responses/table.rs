@@ -106,6 +106,11 @@ impl Row {
         self.needs_body() || wait.is_some_and(|(source, _)| matches!(source, WaitSource::Body(_)))
     }
 
+    /// Whether no body but a JSON map can make a difference.
+    pub(super) fn reads_maps_alone(&self) -> bool {
+        self.text.is_none() && self.json.iter().any(|field| field.pointer.begins_in_map())
+    }
+
     pub(super) fn matches_body(&self, seen: &Seen) -> bool {
         let fits =
             |field: &Field, document| field.pointer.any(document, &mut |found| field.value.matches(found));

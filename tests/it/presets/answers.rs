@@ -65,7 +65,8 @@ fn expected(method: &str, fact: &Value, row: &Value) -> (usize, Value) {
     let stop = |why: &str| (1, Value::from(format!("not_repeated:{why}")));
     // The body says so, or the preset where the answer says nothing.
     let long = row["else_s"].is_number() || row["wait"].as_array().is_some_and(|wait| wait[1] == "body");
-    let repeatable = matches!(method, "GET" | "PUT") || !acted(row) || fact["key"]["everywhere"] == true;
+    let again = list(fact, "repeats").contains(&method);
+    let repeatable = again || !acted(row) || fact["key"]["everywhere"] == true;
     match class {
         "success" => (1, Value::Null),
         _ if is_low(fact) => (1, Value::Null),

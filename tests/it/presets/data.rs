@@ -9,7 +9,7 @@ use outgate::policy::preset::text as preset_text;
 use serde_json::{Map, Value};
 
 use super::compare::{hosts_of, routes_of, stars};
-use super::{facts, kept, list};
+use super::{acted, facts, kept, list};
 
 /// Every preset with its facts.
 fn each(mut look: impl FnMut(&Value, &Value, &mut dyn FnMut(&str, bool))) {
@@ -61,6 +61,20 @@ fn credentials_go_to_the_places_of_the_facts() {
     each(|yaml, fact, check| {
         let said = kept(fact, "auth").into_iter().map(str::to_owned).collect();
         same_sets("places", places_of(yaml), said, check);
+    });
+}
+
+/// A field of what is posted goes with nothing else: what a host tells everybody is read without a credential.
+#[test]
+fn fields_of_what_is_posted_are_those_of_the_facts() {
+    each(|yaml, fact, check| {
+        let ways = yaml["preset"]["credentials"].as_object().unwrap().values();
+        let bodies = ways.map(|way| &way["is"]["body"]).filter(|body| body["methods"].is_array());
+        for body in bodies.clone() {
+            check("posted", body["methods"] == serde_json::json!(["POST"]));
+        }
+        let own = bodies.map(|body| body["field"].as_str().unwrap().to_owned()).collect();
+        same_sets("posted", own, set(fact, "posted"), check);
     });
 }
 
@@ -157,7 +171,7 @@ fn is_enough(least: u64, told: &Value) -> bool {
 #[test]
 fn what_else_a_preset_says_stands_in_the_facts() {
     each(|yaml, fact, check| {
-        for key in ["webhooks", "sandbox", "secrets_elsewhere", "unsure"] {
+        for key in ["webhooks", "sandbox", "secrets_elsewhere"] {
             let own = &yaml["preset"][key];
             check(&format!("{key}: {own} and {}", fact[key]), *own == fact[key]);
         }
@@ -168,6 +182,52 @@ fn what_else_a_preset_says_stands_in_the_facts() {
             .flat_map(|kind| list(redact, kind).into_iter().map(move |what| format!("{kind} {what}")));
         same_sets("masked", masked.collect(), set(fact, "redact"), check);
     });
+}
+
+/// What is not sure is told line by line, nothing hangs on it, and where something does it is on the safe side: no limit, and no ground
+/// to send again what may have acted.
+#[test]
+fn what_is_not_sure_is_told_and_on_the_safe_side() {
+    each(|yaml, fact, check| {
+        let lines = fact["unsure"].as_object().cloned().unwrap_or_default();
+        same_sets("unsure", set(&yaml["preset"], "unsure"), lines.keys().cloned().collect(), check);
+        let rows = |key: &str| fact[key].as_array().cloned().unwrap_or_default();
+        let mut marked = BTreeSet::new();
+        for (row, is_limit) in
+            rows("limits").iter().map(|row| (row, true)).chain(rows("answers").iter().map(|row| (row, false)))
+        {
+            let Some(line) = row["unsure"].as_str() else { continue };
+            marked.insert(line.to_owned());
+            let stops = ["final", "quota"].contains(&row["is"].as_str().unwrap_or_default());
+            let safe = if is_limit { row["left"].is_string() } else { stops || acted(row) };
+            check(&format!("{line}: {row} is not on the safe side"), safe);
+        }
+        let said = lines.iter().filter(|(_, why)| *why == "marked").map(|(line, _)| line.clone()).collect();
+        same_sets("rows that hang on what is unsure", marked, said, check);
+        for (line, why) in &lines {
+            let words = why.as_str().unwrap().split(' ').count();
+            check(&format!("{line}: why nothing hangs on it"), why == "marked" || words > 1);
+        }
+    });
+}
+
+/// `presets show` says what is not sure of each.
+#[test]
+fn show_says_what_is_not_sure() {
+    let mut asked = 0;
+    for (name, fact) in facts() {
+        let lines = fact["unsure"].as_object().cloned().unwrap_or_default();
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"));
+        let output = program.args(["presets", "show", &name]).env_clear().output().unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let told = shown.split_once("\n  unsure:\n").map_or("", |(_, rest)| rest);
+        for line in lines.keys() {
+            let written = format!("    - \"{line}\"");
+            assert!(told.lines().any(|one| one == written), "{name}: {line}: {shown}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 100, "{asked}");
 }
 
 /// Where a sandbox has hosts of its own, a value of a parameter leads there, and only there, and is not the usual one.

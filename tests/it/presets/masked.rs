@@ -7,7 +7,8 @@ use serde_json::Map;
 
 use super::{Mock, ask, facts, list, provider};
 
-/// A key that an app puts into a path by mistake is not in the log, whatever provider it is sent to.
+/// A key that an app puts into a path, the name of a parameter or the method by mistake is not in the log, whatever provider it is
+/// sent to and however it is escaped.
 #[tokio::test]
 async fn keys_in_paths_are_masked() {
     let facts = facts();
@@ -26,6 +27,18 @@ async fn keys_in_paths_are_masked() {
         let path = record["url.path"].as_str().unwrap();
         assert!(path.contains("***") && !path.contains("00000000"), "{path}");
     }
+    let mut sent = prefixes.len();
+    for prefix in &prefixes {
+        let escaped: String = prefix.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        ask(&proxy, "GET", "stripe", &format!("/x/{escaped}{rest}?{escaped}{rest}=1"), "", "", "").await;
+        sent += 1;
+    }
+    for method in [format!("sk_live_{rest}"), format!("sk%5Flive%5F{rest}")] {
+        ask(&proxy, &method, "stripe", "/x", "", "", "").await;
+        sent += 1;
+    }
+    let log = format!("{:?}", proxy.records(sent).await);
+    assert!(!log.contains("00000000") && log.contains("sk%5Flive%5F***"), "{log}");
 }
 
 /// Parameters and parts of paths that are secrets at a provider are not in its log, though queries are logged with their values.

@@ -217,6 +217,14 @@ fn facts_and_presets_are_about_the_same_providers() {
     );
 }
 
+/// The form of a credential with words in place of its texts.
+fn worded(form: &str) -> String {
+    form.replace("subject: text", "subject: box@acme.example")
+        .replace("team_id: text", "team_id: TEAM123456")
+        .replace("key_id: text", "key_id: KEY1234567")
+        .replace(": text", ": bot")
+}
+
 /// The secret goes where the provider wants it, and the app's own never arrives.
 #[tokio::test]
 async fn the_credential_goes_to_its_place() {
@@ -225,10 +233,7 @@ async fn the_credential_goes_to_its_place() {
     for (preset, fact) in facts() {
         let forms = Preset::named(&preset).unwrap().credential_forms(true);
         for (number, (form, _)) in forms.into_iter().enumerate() {
-            let credential = form
-                .replace("env:NAME", "\"file:{dir}/secret\"")
-                .replace("subject: text", "subject: box@acme.example")
-                .replace(": text", ": bot");
+            let credential = worded(&form).replace("env:NAME", "\"file:{dir}/secret\"");
             let credential = credential.strip_prefix("credential: ").unwrap().to_owned();
             let name = format!("{preset}-{number}");
             let text = provider(&name, &preset, &fact, &credential, "");
@@ -248,6 +253,7 @@ async fn the_credential_goes_to_its_place() {
         for place in &places {
             if let Some(field) = place.strip_prefix("header ").filter(|field| *field != "authorization") {
                 let _ = write!(lines, "{field}: {DUMMY}\r\n");
+                query.push(format!("{field}={DUMMY}"));
             }
             if let Some(field) = place.strip_prefix("query ") {
                 query.push(format!("{field}={DUMMY}"));
@@ -270,6 +276,10 @@ async fn the_credential_goes_to_its_place() {
             assert!(own, "{name}: the app's own arrives at `{place}`: {seen:?}");
         }
         for place in at {
+            // Nor at the parameter that has the field's name, where nobody means another thing by it.
+            let twin = place.strip_prefix("header ").filter(|field| field.contains('-'));
+            let arrives = twin.is_some_and(|field| seen.uri.to_string().contains(&format!("{field}=")));
+            assert!(!arrives, "{name}: {}", seen.uri);
             found.entry(preset.clone()).or_default().insert(place.to_owned());
         }
         for (field, value) in fact["required_headers"].as_object().into_iter().flatten() {
@@ -323,8 +333,8 @@ async fn fields_of_bodies_and_signatures_are_the_credentials_own() {
                 .replace("key_id: env:NAME", "key_id: \"file:{dir}/id\"")
                 .replace("access_id: env:NAME", "access_id: \"file:{dir}/id\"")
                 .replace("env:NAME", "\"file:{dir}/secret\"")
-                .replace("{ file: PATH }", "{ file: \"{dir}/kept\" }")
-                .replace(": text", ": bot");
+                .replace("{ file: PATH }", "{ file: \"{dir}/kept\" }");
+            let credential = worded(&credential);
             let credential = credential.strip_prefix("credential: ").unwrap().to_owned();
             let name = format!("{preset}-{number}");
             let text = provider(&name, &preset, &fact, &credential, "");
@@ -416,7 +426,7 @@ fn at_place(place: &str, seen: &Seen) -> Option<String> {
 fn field_of(place: &str, seen: &Seen) -> String {
     match place.split_once(' ') {
         Some(("header", field)) => seen.header(field).unwrap_or_default().to_owned(),
-        Some(("query", _)) => seen.uri.to_string(),
+        Some(("query", _)) => at_place(place, seen).unwrap_or_default(),
         Some(_) => String::new(),
         None => seen.header("authorization").unwrap_or_default().to_owned(),
     }
@@ -424,6 +434,28 @@ fn field_of(place: &str, seen: &Seen) -> String {
 
 fn stands_at(place: &str, seen: &Seen) -> bool {
     at_place(place, seen).is_some_and(|value| value.contains(CANARY))
+}
+
+/// Where a field is posted, what others read of the host has neither the secret nor a body.
+#[tokio::test]
+async fn what_is_read_goes_without_a_posted_field() {
+    let mock = Mock::start(HashMap::new()).await;
+    let names = ["google-oauth", "apple-sign-in"];
+    let policy: String = names
+        .iter()
+        .map(|name| provider(name, name, &Value::Null, "{ secret: \"file:{dir}/secret\" }", ""))
+        .collect();
+    let proxy = mock.proxy(&policy).await;
+    for name in names {
+        let got = ask(&proxy, "GET", name, "/keys?client_secret=app", name, "", "").await;
+        let seen = mock.seen(name).pop().unwrap();
+        assert_eq!(
+            (got.status, seen.body.len(), seen.uri.to_string()),
+            (200, 0, "/keys".to_owned()),
+            "{name}"
+        );
+        assert!(!format!("{seen:?}").contains(CANARY), "{seen:?}");
+    }
 }
 
 /// The token of one API goes to no other that shares its host, unless the policy names the path.

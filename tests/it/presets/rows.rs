@@ -59,6 +59,41 @@ fn rows_and_answers_say_the_same() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+/// Failures that come with a status of success: each that the facts name is told by an answer, which has its row, or a reason says why
+/// none does; and an answer that is such a failure is one of those.
+#[test]
+fn failures_with_a_status_of_success_are_those_of_the_facts() {
+    let mut wrong = String::new();
+    for (name, fact) in facts() {
+        let Some(named) = fact["body_errors"].as_object() else {
+            let _ = writeln!(wrong, "{name}: which failures come with a status of success is not said");
+            continue;
+        };
+        let mut told = BTreeSet::new();
+        for answer in fact["answers"].as_array().unwrap() {
+            let fails = answer["status"].as_u64().unwrap() / 100 == 2 && answer["is"] != "success";
+            match answer["tells"].as_str() {
+                Some(what) if fails => told.extend([what]),
+                None if !fails => {}
+                what => {
+                    let _ = writeln!(wrong, "{name}: {what:?} of {answer}");
+                }
+            }
+        }
+        for (what, how) in named {
+            let how = how.as_str().unwrap();
+            let said = told.remove(what.as_str());
+            if said != (how == "told") || (!said && how.split(' ').count() < 3) {
+                let _ = writeln!(wrong, "{name}: `{what}` is {how}, and told by an answer: {said}");
+            }
+        }
+        for what in told {
+            let _ = writeln!(wrong, "{name}: the facts do not name `{what}`");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
 /// What differs between a row and an answer that meets it.
 fn differences(row: &Value, answer: &Value) -> Vec<&'static str> {
     let wait = &row["wait"];
@@ -128,8 +163,8 @@ fn rows_of(yaml: &Value, method: &str, path: &str) -> Vec<(Place, Value)> {
 fn is_at(pattern: Option<&str>, path: &str) -> bool {
     let Some(pattern) = pattern else { return true };
     let (pattern, open) = pattern.strip_suffix("/**").map_or((pattern, false), |start| (start, true));
-    let (wanted, given): (Vec<&str>, Vec<&str>) =
-        (pattern.split('/').collect(), path.trim_end_matches('/').split('/').collect());
+    let path = if path == "/" { path } else { path.trim_end_matches('/') };
+    let (wanted, given): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), path.split('/').collect());
     let length = if open { given.len() >= wanted.len() } else { given.len() == wanted.len() };
     length && wanted.iter().zip(&given).all(|(wanted, given)| *wanted == "*" || wanted == given)
 }

@@ -19,7 +19,7 @@ use outgate::policy::tree::{Node, Sources, Value as Text};
 use outgate::policy::yaml;
 use serde_json::{Map, Value, json};
 
-use super::{DUMMY, facts, field_of, list, path_of, with};
+use super::{DUMMY, facts, field_of, kept, list, path_of, with};
 use crate::support::CANARY;
 use crate::support::client::{admin, local_request};
 use crate::support::origin::{HttpOrigin, Seen, text};
@@ -58,7 +58,11 @@ fn json_of(node: &Node) -> Value {
 fn part(name: &str, provider: &str) -> String {
     match name {
         "key" | "service_account" => "\"file:{dir}/account.json\"".to_owned(),
+        "private_key" if provider.starts_with("apple") => "\"file:{dir}/key.p8\"".to_owned(),
         "private_key" => "\"file:{dir}/app.pem\"".to_owned(),
+        "app_id" if provider.starts_with("apple") => "com.acme.web".to_owned(),
+        "team_id" => "TEAM123456".to_owned(),
+        "key_id" => "KEY1234567".to_owned(),
         "client_id" => format!("\"plain:{CLIENT}\""),
         "client_secret" => "\"file:{dir}/secret\"".to_owned(),
         "refresh_token" => format!("\"file:{{dir}}/refresh-{provider}\""),
@@ -76,28 +80,62 @@ fn part(name: &str, provider: &str) -> String {
 fn ways() -> Vec<Way> {
     let mut ways = Vec::new();
     for (preset, fact) in facts() {
-        let known = Preset::named(&preset).unwrap();
-        let forms = known.credential_forms(true);
-        for (number, (way, (form, _))) in known.ways().zip(forms).enumerate() {
-            let name = format!("{preset}-{number}");
-            let form = form.strip_prefix("credential: ").unwrap();
-            let mut given = form.to_owned();
-            for word in form.split(|c: char| !(c.is_ascii_lowercase() || c == '_')) {
-                for sample in ["env:NAME", "text", "{ file: PATH }"] {
-                    let (from, to) =
-                        (format!(" {word}: {sample}"), format!(" {word}: {}", part(word, &name)));
-                    given = given.replace(&from, &to);
-                }
+        ways.extend(ways_of(&preset, &fact));
+    }
+    ways
+}
+
+/// Those of one preset, with the parameters of the facts.
+fn ways_of(preset: &str, fact: &Value) -> Vec<Way> {
+    let mut ways = Vec::new();
+    let known = Preset::named(preset).unwrap();
+    let forms = known.credential_forms(true);
+    for (number, (way, (form, _))) in known.ways().zip(forms).enumerate() {
+        let name = format!("{preset}-{number}");
+        let form = form.strip_prefix("credential: ").unwrap();
+        let mut given = form.to_owned();
+        for word in form.split(|c: char| !(c.is_ascii_lowercase() || c == '_')) {
+            for sample in ["env:NAME", "text", "{ file: PATH }"] {
+                let (from, to) = (format!(" {word}: {sample}"), format!(" {word}: {}", part(word, &name)));
+                given = given.replace(&from, &to);
             }
-            let (kind, settings) = as_kind(&preset, &fact, &given);
-            let way = way.to_owned();
-            let way = Way { name, preset: preset.clone(), way, fact: fact.clone(), kind, settings };
-            if way.is_token() {
-                ways.push(way);
-            }
+        }
+        let (kind, settings) = as_kind(preset, fact, &given);
+        let (preset, way) = (preset.to_owned(), way.to_owned());
+        let way = Way { name, preset, way, fact: fact.clone(), kind, settings };
+        if way.is_token() {
+            ways.push(way);
         }
     }
     ways
+}
+
+/// A parameter that names a cloud says where tokens come from, too, and what they are for.
+#[test]
+fn tokens_come_from_the_cloud_that_a_parameter_names() {
+    let mut told = BTreeSet::new();
+    for (preset, fact) in facts() {
+        for (parameter, wanted) in fact["tokens_at"].as_object().into_iter().flatten() {
+            let mut fact = fact.clone();
+            if let Some((name, value)) = parameter.split_once(": ") {
+                fact["with"][name] = value.into();
+            }
+            let ways = ways_of(&preset, &fact);
+            assert_eq!(ways.len(), 1, "{preset} {parameter}");
+            let mut found = ways[0].endpoint().unwrap().1;
+            if ways[0].settings.contains_key("scopes") {
+                let _ = write!(found, " for {}", list_of(ways[0].settings.get("scopes")));
+            }
+            assert_eq!(Some(found.as_str()), wanted.as_str(), "{preset} {parameter}");
+            told.insert(preset.clone());
+        }
+        // A preset whose hosts are of several clouds says where each gets its tokens.
+        let clouds = list(&fact, "hosts")
+            .iter()
+            .any(|host| host.contains("-gov.") || host.ends_with(".azure.us") || host.ends_with(".ghe.com"));
+        let tokens = !fact["tokens"].is_null() || kept(&fact, "auth").contains(&"github_app");
+        assert_eq!(told.contains(&preset), clouds && tokens, "{preset}");
+    }
 }
 
 /// The kind that a preset makes of a credential in the short form.
@@ -220,8 +258,10 @@ impl Way {
 fn is_like(told: &str, text: &str) -> bool {
     let Some((before, rest)) = told.split_once("${") else { return told == text };
     let after = rest.split_once('}').unwrap().1;
-    let name = text.strip_prefix(before).and_then(|text| text.strip_suffix(after));
-    name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
+    text.strip_prefix(before).is_some_and(|text| {
+        let segment = text.find('/').unwrap_or(text.len());
+        (1..=segment).any(|end| is_like(after, &text[end..]))
+    })
 }
 
 /// Scopes as a token endpoint takes them.
@@ -321,6 +361,14 @@ fn write_keys(dir: &std::path::Path) {
     });
     std::fs::write(dir.join("account.json"), account.to_string()).unwrap();
     std::fs::write(dir.join("app.pem"), pem).unwrap();
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let curve = &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+    let der = aws_lc_rs::signature::EcdsaKeyPair::generate_pkcs8(curve, &random).unwrap();
+    let pem = format!(
+        "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+        STANDARD.encode(der.as_ref())
+    );
+    std::fs::write(dir.join("key.p8"), pem).unwrap();
     std::fs::write(dir.join("secret"), CANARY).unwrap();
 }
 
@@ -372,18 +420,27 @@ async fn every_way_that_gets_a_token_brings_it_to_its_place() {
             .map(|name| format!("{name}={DUMMY}"))
             .collect();
         let path = format!("/{}{}?{}", way.name, path_of(&way.fact, &Value::Null), query.join("&"));
-        let got = local_request(proxy.address(), "GET", &path, &lines.concat(), "").await;
+        // A client secret goes with what is posted.
+        let posts = way.kind == "apple";
+        let (method, form) =
+            if posts { ("POST", format!("code=c&client_secret={DUMMY}")) } else { ("GET", String::new()) };
+        let lines =
+            lines.concat() + if posts { "content-type: application/x-www-form-urlencoded\r\n" } else { "" };
+        let got = local_request(proxy.address(), method, &path, &lines, &form).await;
         let seen = api.requests().into_iter().find(|seen| seen.header("x-case") == Some(&way.name));
         let Some(seen) = seen.filter(|_| got.status == 200) else {
             let _ = writeln!(wrong, "{}: {got:?}", way.name);
             continue;
         };
-        for place in places.iter().chain(&["bearer"]) {
+        for place in places.iter().chain(&["bearer"]).filter(|_| !posts) {
             if field_of(place, &seen).contains(DUMMY) {
                 let _ = writeln!(wrong, "{}: the app's own arrives at `{place}`", way.name);
             }
         }
+        let body = String::from_utf8_lossy(&seen.body).into_owned();
+        let posted = body.strip_prefix("code=c&client_secret=").filter(|_| posts);
         let brought = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let brought = if posts { posted } else { brought };
         let asked: Vec<Asked> = endpoint
             .requests()
             .iter()
@@ -404,8 +461,17 @@ async fn every_way_that_gets_a_token_brings_it_to_its_place() {
             // Made here: the facts say which claim says whose it is.
             (None, []) => {
                 let claims = claims_of(brought.unwrap_or_default());
-                if way.preset != "vonage" || claims["application_id"] != "application_id" {
-                    let _ = writeln!(wrong, "{}: {claims}", way.name);
+                let good = match way.preset.as_str() {
+                    "vonage" => claims["application_id"] == "application_id",
+                    "apple-sign-in" => {
+                        let said =
+                            ["iss", "sub", "aud"].map(|claim| claims[claim].as_str().unwrap_or_default());
+                        said == ["TEAM123456", "com.acme.web", "https://appleid.apple.com"]
+                    }
+                    _ => false,
+                };
+                if !good {
+                    let _ = writeln!(wrong, "{}: {claims}: {body}", way.name);
                 }
             }
             (_, asked) => {

@@ -8,17 +8,20 @@
 //!       - { field: client_id, value: "plain:5f1a9b" }
 //!       - { field: secret, value: [file:/run/secrets/plaid-new, file:/run/secrets/plaid-old] }
 //!     max: 256KiB
+//!     methods: [POST]
 //! ```
 //!
 //! The body is held whole, up to `max`; a longer one is refused with 413. What the app sent in the field is removed, however
 //! it is spelled, and its twin in the query too; the other bytes stay as they are. A body that is neither, that is compressed, or that parsers could
-//! read in two ways is refused with 400: nothing is sent.
+//! read in two ways is refused with 400: nothing is sent. With `methods` the requests of others go out without the credential: of an API
+//! whose token endpoint alone wants it.
 
 mod form;
 mod json;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http::Method;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -43,6 +46,9 @@ pub struct Config {
     pub value: Option<ValuesConfig>,
     /// The fields, where there are several: each `{ field, value }`, and `value` may be `plain:<text>` for what is no secret.
     pub fields: Option<Vec<FieldConfig>>,
+    /// The methods whose requests have the field; those of others go out without the credential. Default: all, and a request whose
+    /// body cannot have it is refused.
+    pub methods: Option<Vec<String>>,
     /// Largest body, in bytes: it is held whole. Default: 64KiB, at most 16MiB. A body above `retry.replay_buffer` is not sent again.
     pub max: Option<ByteSize>,
 }
@@ -62,6 +68,8 @@ pub struct FieldConfig {
 pub struct Settings {
     fields: Vec<Field>,
     max: u64,
+    /// None: all.
+    methods: Option<Vec<Method>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,6 +91,7 @@ impl Config {
     /// What is wrong.
     pub fn members(&self) -> Result<Vec<MemberSettings>, String> {
         let max = bound(self.max)?;
+        let methods = self.methods.as_deref().map(methods).transpose()?;
         let fields: Vec<(&str, &ValuesConfig)> = match (&self.field, &self.value, &self.fields) {
             (Some(field), Some(value), None) => vec![(field, value)],
             (None, None, Some(fields)) if (1..=MOST_FIELDS).contains(&fields.len()) => {
@@ -104,7 +113,8 @@ impl Config {
         let members = alternatives(&values)?.into_iter().map(|values| {
             let named = fields.iter().zip(values);
             let fields = named.map(|((name, _), value)| Field { name: (*name).to_owned(), value });
-            MemberSettings::per_request(PerRequest::Body(Settings { fields: fields.collect(), max }))
+            let settings = Settings { fields: fields.collect(), max, methods: methods.clone() };
+            MemberSettings::per_request(PerRequest::Body(settings))
         });
         Ok(members.collect())
     }
@@ -119,6 +129,15 @@ pub fn bound(max: Option<ByteSize>) -> Result<u64, String> {
         max @ 1..=LARGEST_MAX => Ok(max),
         _ => Err("`max` is from 1B to 16MiB: a body that is held takes memory".to_owned()),
     }
+}
+
+fn methods(names: &[String]) -> Result<Vec<Method>, String> {
+    let wrong = || "`methods` are names in capitals, such as `[POST]`, at least one".to_owned();
+    let method = |name: &String| {
+        let capitals = !name.bytes().any(|byte| byte.is_ascii_lowercase());
+        Method::from_bytes(name.as_bytes()).ok().filter(|_| capitals).ok_or_else(wrong)
+    };
+    if names.is_empty() { Err(wrong()) } else { names.iter().map(method).collect() }
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -145,11 +164,16 @@ const NEITHER: &str =
     "the credential goes into the body, and the body is neither a form nor JSON in UTF-8, uncompressed";
 
 impl Settings {
-    /// One field, for a kind whose token belongs there.
+    /// One field of what is posted, for a kind whose token belongs there.
     #[must_use]
-    pub fn one(name: &str, secret: SecretRef) -> Self {
+    pub fn posted(name: &str, secret: SecretRef) -> Self {
         let field = Field { name: name.to_owned(), value: ValueSettings::secret(secret) };
-        Self { fields: vec![field], max: DEFAULT_MAX }
+        Self { fields: vec![field], max: DEFAULT_MAX, methods: Some(vec![Method::POST]) }
+    }
+
+    /// Whether the request has the field.
+    fn concerns(&self, request: &EgressRequest) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.contains(&request.method))
     }
 
     fn write(
@@ -197,7 +221,7 @@ impl Rewrite for Settings {
 
     fn holds(&self, request: &EgressRequest) -> Option<u64> {
         let writable = matches!(media(&request.headers), Media::Form | Media::Json);
-        (writable && request.body.exact_length() != Some(0)).then_some(self.max)
+        (writable && self.concerns(request) && request.body.exact_length() != Some(0)).then_some(self.max)
     }
 
     fn rewrite<'a>(
@@ -207,6 +231,9 @@ impl Rewrite for Settings {
     ) -> BoxFuture<'a, Result<EgressRequest, Failure>> {
         Box::pin(async move {
             let unfit = |why| Failure::not_sent(Fault::Unfit(why));
+            if !self.concerns(&request) {
+                return Ok(request);
+            }
             let media = media(&request.headers);
             if !matches!(media, Media::Form | Media::Json) {
                 return Err(unfit(NEITHER));
@@ -267,6 +294,9 @@ mod tests {
             ("{ field: '', value: env:K }", "up to 8 names"),
             ("{ field: a, value: env:K, max: 1GiB }", "16MiB"),
             ("{ field: a, value: 'plain:x' }", "no secret"),
+            ("{ field: a, value: env:K, methods: [] }", "at least one"),
+            ("{ field: a, value: env:K, methods: [post] }", "in capitals"),
+            ("{ field: a, value: env:K, methods: ['P T'] }", "in capitals"),
             ("fields: [{ field: a, value: env:K }, { field: A, value: env:L }]", "twice"),
             ("fields: [{ field: a, value: env:K }, { field: a.b, value: env:L }]", "inside"),
         ] {

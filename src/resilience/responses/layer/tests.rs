@@ -209,7 +209,7 @@ async fn pieces_are_put_together_and_a_long_body_is_streamed_on() {
     assert_eq!(Verdict::of(&answer).class, Class::Throttle);
     assert_eq!(text(answer.into_body()).await, r#"{"ok":false,"error":"ratelimited"}"#);
 
-    let piece = Bytes::from(vec![b'1'; 40 * 1024]);
+    let piece = Bytes::from(vec![b'{'; 40 * 1024]);
     let answer = streamed(vec![piece.clone(); 4], Duration::from_millis(1)).await;
     assert_eq!(Verdict::of(&answer).class, Class::Success);
     assert_eq!(text(answer.into_body()).await.len(), 160 * 1024);
@@ -218,14 +218,25 @@ async fn pieces_are_put_together_and_a_long_body_is_streamed_on() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_body_is_handed_on_and_a_stuck_one_breaks_in_its_idle_time() {
     let started = tokio::time::Instant::now();
-    let answer = streamed(vec![Bytes::from_static(b"1"); 10], Duration::from_secs(2)).await;
+    let answer = streamed(vec![Bytes::from_static(b"{"); 10], Duration::from_secs(2)).await;
     assert_eq!(started.elapsed(), look::LOOK_FOR);
-    assert_eq!(text(answer.into_body()).await, "1111111111");
+    assert_eq!(text(answer.into_body()).await, "{{{{{{{{{{");
 
     let started = tokio::time::Instant::now();
-    let answer = streamed(vec![Bytes::from_static(b"1"); 2], Duration::from_secs(4)).await;
+    let answer = streamed(vec![Bytes::from_static(b"{"); 2], Duration::from_secs(4)).await;
     assert_eq!(started.elapsed(), Duration::from_secs(3));
     assert!(matches!(answer.into_body().frame().await, Some(Err(BodyError::UpstreamIdle))));
+}
+
+/// A list that streams its elements is none of the maps that the rows read, which shows in its first byte.
+#[tokio::test(start_paused = true)]
+async fn where_rows_read_maps_a_list_is_handed_on_with_its_first_piece() {
+    let started = tokio::time::Instant::now();
+    let pieces = [" ", "\n[{},", "{}]"].map(|piece| Bytes::from_static(piece.as_bytes()));
+    let answer = streamed(pieces.to_vec(), Duration::from_secs(1)).await;
+    assert_eq!(started.elapsed(), Duration::from_secs(2));
+    assert_eq!(Verdict::of(&answer).class, Class::Success);
+    assert_eq!(text(answer.into_body()).await, " \n[{},{}]");
 }
 
 #[tokio::test]
