@@ -95,7 +95,7 @@ impl<'a> Readings<'a> {
             }
             return;
         }
-        for field in lines(headers, &RATELIMIT) {
+        for field in lines(headers, RATELIMIT) {
             if field.len() > MOST_FIELD {
                 self.absurd += 1;
             } else if items(field).any(|item| member(item).0 == "remaining") {
@@ -114,7 +114,7 @@ impl<'a> Readings<'a> {
     /// `"default";r=50;t=30`, with its policy where there is one of the same name.
     fn item(&mut self, item: &'a str, headers: &HeaderMap, max_hold: Duration) {
         let name = name(item);
-        let policies = lines(headers, &RATELIMIT_POLICY).filter(|line| line.len() <= MOST_FIELD);
+        let policies = lines(headers, RATELIMIT_POLICY).filter(|line| line.len() <= MOST_FIELD);
         let policy = policies.flat_map(items).find(|policy| self::name(policy) == name);
         let of_policy = |key| policy.and_then(|policy| parameter(policy, key));
         // Bytes of content and concurrent requests are no quota of requests.
@@ -197,7 +197,7 @@ fn used_of_limit(text: &str) -> Option<(u64, u64)> {
 /// For formats that need no clock.
 const NO_CLOCK: Clock = Clock::exact(std::time::SystemTime::UNIX_EPOCH);
 
-fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+fn lines(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers.get_all(name).iter().take(MOST_LINES).map(|value| value.to_str().unwrap_or("?"))
 }
 
