@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_encode;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -242,17 +242,18 @@ impl TokenClient {
     async fn ask(&self, mut call: HttpCall) -> Result<TokenAnswer, TokenFault> {
         let (_, client) = self.endpoint()?;
         call.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
-        let path = call.path.clone();
         let answer = client.send(call).await?;
         if !answer.status.is_success() {
-            client.count_refusal(&path, answer.status);
             return Err(refusal(&answer));
         }
         let token = TokenAnswer::parse(&answer.body)?;
         // Some answer 200 and say in the body that it is none (Slack, GitHub).
         if token.text("access_token").is_none() && token.0.at(&["error"]).is_some() {
-            client.count_refusal(&path, StatusCode::BAD_REQUEST);
             return Err(refusal(&answer));
+        }
+        // GitHub's installation tokens stand in `token`.
+        if token.text("access_token").or(token.text("token")).is_some_and(|token| !token.is_empty()) {
+            answer.verdict.works();
         }
         Ok(token)
     }
@@ -479,6 +480,7 @@ mod tests {
                 status: http::StatusCode::BAD_REQUEST,
                 headers: HeaderMap::new(),
                 body: body.as_bytes().to_vec().into(),
+                verdict: crate::secret::http::Verdict::of_nothing(),
             };
             assert_eq!(refusal(&answer), TokenFault::Refused { status: 400, code });
         }
