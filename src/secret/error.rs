@@ -114,6 +114,14 @@ pub enum SecretError {
         /// Offset of the first such byte, from 0.
         offset: usize,
     },
+    /// The value is not written as its use wants it.
+    #[error("`{reference}` cannot be used: {form}")]
+    NotInForm {
+        /// The secret.
+        reference: SecretRef,
+        /// What it is not. Static text.
+        form: &'static str,
+    },
     /// The value has ended (its lease, its token), and no new one could be read.
     #[error("`{reference}` has ended, and was not read anew")]
     Expired {
@@ -182,7 +190,7 @@ impl SecretError {
             Self::TimedOut { .. } => "timed_out",
             Self::TooLarge { .. } => "too_large",
             Self::Empty { .. } => "empty",
-            Self::Malformed { .. } => "malformed",
+            Self::Malformed { .. } | Self::NotInForm { .. } => "malformed",
             Self::NotJson { .. } => "not_json",
             Self::FieldMissing { .. } => "field_missing",
             Self::FieldNotText { .. } => "field_not_text",
@@ -218,6 +226,7 @@ impl SecretError {
             | Self::TooLarge { .. }
             | Self::Empty { .. }
             | Self::Malformed { .. }
+            | Self::NotInForm { .. }
             | Self::Expired { .. }
             | Self::Token { .. }
             | Self::NotJson { .. }

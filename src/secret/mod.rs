@@ -23,6 +23,7 @@ pub mod config;
 pub mod error;
 pub mod form;
 pub mod http;
+pub mod key_text;
 pub mod reference;
 pub mod stores;
 pub mod value;
