@@ -116,6 +116,11 @@ pub trait SecretStore: Send + Sync {
         Vec::new()
     }
 
+    /// Whether it makes its value from those alone and asks nobody, so that making it anew tells nothing new.
+    fn makes_alone(&self) -> bool {
+        false
+    }
+
     /// When [`SecretStore::upkeep`] wants to be called next, where the store keeps a login of its own alive.
     fn upkeep_at(&self) -> Option<Instant> {
         None
