@@ -153,6 +153,11 @@ mod tests {
             ("x", "dummy-111111", "/"),
             ("x", "dummy-000000 dummy-111111", "/"),
             ("authorization", "Basic ZHVtbXktMTExMTExOg==", "/"),
+            // With a tab, without padding, in base64url, with bits that mean nothing.
+            ("authorization", "basic\tZHVtbXktMTExMTExOg==\t", "/"),
+            ("authorization", "BASIC \t ZHVtbXktMTExMTExOg", "/"),
+            ("authorization", "Basic ZHVtbXktMTExMTExOj8_Pz8-", "/"),
+            ("authorization", "Basic ZHVtbXktMTExMTExOh==", "/"),
             ("cookie", "a=%20; session=dummy%2D111111", "/"),
             ("cookie", "session=%64ummy%2d111111%zz", "/"),
             ("x", "y", "/dummy-111111"),
