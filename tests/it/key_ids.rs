@@ -90,7 +90,9 @@ async fn the_key_of_a_token_that_is_signed_here_is_read_again_after_a_401() {
     let dir = directory(&ca);
     std::fs::write(dir.path().join("key"), OLD).unwrap();
     let proxy = Proxy::start_in(dir.clone(), &policy(origin.address, keys, "")).await;
-    std::fs::write(dir.path().join("key"), NEW).unwrap();
+    // In one step, or it is looked at while it is empty.
+    std::fs::write(dir.path().join("other"), NEW).unwrap();
+    std::fs::rename(dir.path().join("other"), dir.path().join("key")).unwrap();
     assert_eq!(local_get(&proxy, "/api/x").await.status, 200);
 }
 

@@ -66,6 +66,11 @@ impl SecretEntry {
     /// Waits until a read from its present store was tried, which is done now if there was none: for who needs a secret to make
     /// another one.
     pub async fn tried_once(&self) {
+        if !self.is_new() {
+            return;
+        }
+        let _place =
+            if self.is_of_unknown() { self.pace.place(self.reference().store()).await } else { None };
         if self.is_new() {
             self.refresh().await;
         }

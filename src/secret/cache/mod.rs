@@ -19,8 +19,8 @@
 //! Secrets of tenants come with their tenants and go with them: their entries live as long as somebody holds them.
 //!
 //! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded, and of the tenants that are held;
-//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; of each store, 20 first reads
-//! of tenants' secrets at a time and 20 further ones, and 60 in a minute that fail; 4096 tenants' secrets that could not be read are remembered.
+//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; of each store, 10 first reads
+//! of tenants' secrets at a time, 10 that tokens wait for and 10 further ones, and 60 in a minute that fail; 4096 tenants' secrets that could not be read are remembered.
 
 mod entry;
 mod lines;

@@ -4,17 +4,18 @@
 //! - The policy's secrets that are not there are asked for again by the clock at most ten times a minute of each store, however
 //!   many they are: each of n waits 6 s times n at least. Nobody else waits for that.
 //! - Names of tenants come from apps, which can invent them. Of each store, [`AT_ONCE`] reads of tenants' secrets without a value
-//!   may fail at once, and then one every [`APART`]; with those under way ([`READS_AT_ONCE`]) that is 60 in any minute. Until then
-//!   further ones fail without being asked for. A good read makes up for a failed one: tenants that are there, however many, are
+//!   may fail at once, and then one every [`APART`]; with those under way ([`READS_AT_ONCE`], and as many that tokens wait for) that
+//!   is 60 in any minute. Until then further ones fail without being asked for. A good read makes up for a failed one: tenants that are there, however many, are
 //!   held up by few that are not.
 //!
-//! [`READS_AT_ONCE`]: super::lines::READS_AT_ONCE
-
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+
+use super::lines::READS_AT_ONCE;
 
 /// Reads of unknown tenants that may fail at once.
 pub(super) const AT_ONCE: u32 = 20;
@@ -39,11 +40,19 @@ struct OfStore {
     /// Failed reads of tenants that are left, in parts of one; below 0 where reads failed that were under way.
     left: f64,
     at: Instant,
+    /// Places of reads that tokens wait for.
+    places: Arc<Semaphore>,
 }
 
 impl Default for OfStore {
     fn default() -> Self {
-        Self { missing: 0, again: VecDeque::new(), left: f64::from(AT_ONCE), at: Instant::now() }
+        Self {
+            missing: 0,
+            again: VecDeque::new(),
+            left: f64::from(AT_ONCE),
+            at: Instant::now(),
+            places: Arc::new(Semaphore::new(READS_AT_ONCE)),
+        }
     }
 }
 
@@ -62,6 +71,12 @@ impl Pace {
         let Some(of) = stores.get_mut(store) else { return true };
         of.refill(now);
         of.left >= 1.0
+    }
+
+    /// A place for a read that a token waits for, as soon as there is one; it stands in no line.
+    pub(super) async fn place(&self, store: &str) -> Option<OwnedSemaphorePermit> {
+        let places = Arc::clone(&self.lock().entry(store.to_owned()).or_default().places);
+        places.acquire_owned().await.ok()
     }
 
     /// It was, and there is still none; or there is one.

@@ -81,7 +81,7 @@ pub struct SecretEntry {
     pub(super) turn: Semaphore,
     required: AtomicBool,
     pub(super) wake: Arc<Wake>,
-    pace: Arc<Pace>,
+    pub(super) pace: Arc<Pace>,
     /// A read came to an end.
     pub(super) ended: Notify,
     /// Of a tenant's secret: whether a failure may be told.
@@ -421,7 +421,7 @@ impl SecretEntry {
     }
 
     /// Whether it is a secret of a tenant of whom nothing is known, and comes from a server.
-    fn is_of_unknown(&self) -> bool {
+    pub(super) fn is_of_unknown(&self) -> bool {
         let local = matches!(self.reference.store(), ENV | FILE);
         self.template.is_some() && !local && !self.is_made() && self.latest().is_none()
     }
