@@ -15,7 +15,7 @@
 //! 2. `config.rs`: give its variant of [`StoreConfig`] that `Config`, and an arm in each `match`.
 //!
 //! A store behind HTTP asks through [`http::HttpClient`], which brings deadline, retries, address rules and the bound on
-//! how often a failing store is asked. Control characters, timeout, retry, single flight and status are the cache's business and come by themselves.
+//! how often a failing store is asked; the store says of each answer whether it was good ([`http::Verdict`]). Control characters, timeout, retry, single flight and status are the cache's business and come by themselves.
 
 pub mod aws;
 pub mod cache;
