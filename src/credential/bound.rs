@@ -13,7 +13,7 @@ use super::member::{Member, Prepared};
 use super::overlap::{self, News, Overlap};
 use super::scope::Scope;
 use super::token::TokenEnv;
-use crate::secret::cache::{RefreshOutcome, SecretCache};
+use crate::secret::cache::{RefreshOutcome, SecretCache, SecretEntry};
 use crate::telemetry::{HealResult, OverlapEvent, ProviderMetrics};
 
 /// How long the member of a list that worked is used first; then the newer one is tried again.
@@ -184,7 +184,7 @@ impl Credential {
         // A rotated secret shows itself first to whoever holds the old value.
         let mut changed = false;
         for entry in member.secrets() {
-            changed |= matches!(entry.heal_refresh().await, RefreshOutcome::Changed);
+            changed |= self.has_changed(entry).await;
         }
         if changed {
             return Some(tried);
@@ -193,6 +193,23 @@ impl Credential {
         let count = self.members.len();
         (1..count).map(|step| (tried + step) % count).find(|next| self.members[*next].prepared().is_ok())
     }
+}
+
+impl Credential {
+    /// Reads a refused secret again; whether there is another one now. A token that outgate signs itself is another one each time it
+    /// is made: in an overlap that is news only where its key is another one.
+    async fn has_changed(&self, entry: &SecretEntry) -> bool {
+        let mut other = self.members.len() == 1;
+        let Some(keys) = entry.made_alone_from() else { return is_changed(entry).await };
+        for key in keys {
+            other |= is_changed(&key).await;
+        }
+        is_changed(entry).await && other
+    }
+}
+
+async fn is_changed(entry: &SecretEntry) -> bool {
+    matches!(entry.heal_refresh().await, RefreshOutcome::Changed)
 }
 
 /// What the attempt loop asks of it and tells it.

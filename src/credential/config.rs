@@ -145,11 +145,11 @@ impl CredentialConfig {
             Kind::Hmac(config) => config.members(),
             Kind::Oauth2ClientCredentials(config) => Ok(vec![config.member(directory)?]),
             Kind::Oauth2RefreshToken(config) => Ok(vec![config.member(directory)?]),
-            Kind::JwtBearer(config) => Ok(vec![config.member(directory)?]),
+            Kind::JwtBearer(config) => config.members(directory),
             Kind::TokenExchange(config) => Ok(vec![config.member(directory)?]),
-            Kind::GoogleServiceAccount(config) => Ok(vec![config.member(directory)?]),
+            Kind::GoogleServiceAccount(config) => config.members(directory),
             Kind::GithubApp(config) => Ok(vec![config.member(directory)?]),
-            Kind::Apple(config) => Ok(vec![config.member()?]),
+            Kind::Apple(config) => config.members(),
             Kind::AwsSigV4(config) => config.members(directory),
         }
     }
@@ -198,7 +198,7 @@ impl<'de> Deserialize<'de> for OneOrMany<SecretRef> {
                 Ok(OneOrMany(vec![text.parse().map_err(E::custom)?]))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-                collect(list)
+                collect(list).map(OneOrMany)
             }
         }
         deserializer.deserialize_any(References)
@@ -232,7 +232,7 @@ impl<'de, T: Several> Deserialize<'de> for OneOrMany<T> {
                 Ok(OneOrMany(vec![one]))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-                collect(list)
+                collect(list).map(OneOrMany)
             }
         }
         deserializer.deserialize_any(Maps(PhantomData))
@@ -240,9 +240,10 @@ impl<'de, T: Several> Deserialize<'de> for OneOrMany<T> {
 }
 
 /// At most this many members: an overlap is two, and nobody rotates more than a few.
-const MOST: usize = 8;
+pub(super) const MOST: usize = 8;
 
-fn collect<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut list: A) -> Result<OneOrMany<T>, A::Error> {
+/// A list of at least one.
+pub(super) fn collect<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut list: A) -> Result<Vec<T>, A::Error> {
     let mut all = Vec::new();
     while let Some(one) = list.next_element()? {
         all.push(one);
@@ -250,7 +251,7 @@ fn collect<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut list: A) -> Result<O
     if all.is_empty() || all.len() > MOST {
         return Err(A::Error::custom(format!("expected 1 to {MOST} entries, found {}", all.len())));
     }
-    Ok(OneOrMany(all))
+    Ok(all)
 }
 
 impl<T: JsonSchema> JsonSchema for OneOrMany<T> {

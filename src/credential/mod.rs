@@ -24,6 +24,7 @@ pub mod layer;
 pub mod location;
 pub mod member;
 pub mod overlap;
+pub mod per_key;
 pub mod rewrite;
 pub mod scope;
 pub mod scrub;

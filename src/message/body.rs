@@ -29,7 +29,7 @@ pub enum BodyError {
     /// The app's trailer section is too large.
     #[error("the client's trailers are too large")]
     TrailersTooLarge,
-    /// The app's trailer section holds what may not be sent; the text tells the app what.
+    /// The app's body or trailer section holds what may not be sent; the text tells the app what.
     #[error("{0}")]
     Forbidden(&'static str),
     /// The upload is longer than the provider's `max_body`.

@@ -137,6 +137,13 @@ impl RouteStack {
         guard.check_trailers(trailers).map_err(|_| MISPLACED)
     }
 
+    /// The same for the next piece of a body, which passes with the placeholders of this route; `before` is the end of what came
+    /// before it.
+    pub fn check_body(&self, before: &mut Vec<u8>, piece: &[u8]) -> Result<(), &'static str> {
+        let Some(guard) = &self.placeholders else { return Ok(()) };
+        guard.check_body(before, piece).map_err(|_| MISPLACED)
+    }
+
     /// Takes out what the client sent at the credential's places, then applies the policy's changes of headers and query.
     pub fn prepare(&self, headers: &mut HeaderMap, target: PathAndQuery) -> PathAndQuery {
         self.locations.strip_headers(headers);

@@ -3,6 +3,8 @@
 //! What is timed is the wait for the app, not the time that the provider takes. A body whose length was announced must
 //! bring `LEAST` bytes in every body timeout of waiting, or one byte now and then could hold a request for hours. One
 //! without a length may be a stream of rare messages: there every byte counts.
+//!
+//! Where the policy has placeholders, each piece is searched for those of other providers before it goes on.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub fn upload(
         route,
         activity: activity.clone(),
         patience: Patience { bound: body_timeout, ..Patience::default() },
+        before: Vec::new(),
     })
 }
 
@@ -56,6 +59,8 @@ struct Upload {
     /// Bytes that make up for the waiting so far.
     least: usize,
     patience: Patience,
+    /// The end of what went by, in which a placeholder may have begun.
+    before: Vec<u8>,
 }
 
 /// How long the app has been waited for since it last brought enough.
@@ -110,6 +115,7 @@ impl Upload {
         if self.route.max_body.is_some_and(|bound| total > bound) {
             return Err(BodyError::TooLarge);
         }
+        self.route.check_body(&mut self.before, &data).map_err(BodyError::Forbidden)?;
         Ok(Frame::data(data))
     }
 

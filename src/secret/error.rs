@@ -56,6 +56,12 @@ pub enum SecretError {
         /// The secret.
         reference: SecretRef,
     },
+    /// A tenant's secret is not asked for, because its store does not know too many names of late.
+    #[error("`{reference}` was not asked for: too many tenants are unknown to its store")]
+    HeldBack {
+        /// The secret.
+        reference: SecretRef,
+    },
     /// The variable, file or entry does not exist.
     #[error("`{reference}` does not exist")]
     NotFound {
@@ -107,6 +113,14 @@ pub enum SecretError {
         reference: SecretRef,
         /// Offset of the first such byte, from 0.
         offset: usize,
+    },
+    /// The value is not written as its use wants it.
+    #[error("`{reference}` cannot be used: {form}")]
+    NotInForm {
+        /// The secret.
+        reference: SecretRef,
+        /// What it is not. Static text.
+        form: &'static str,
     },
     /// The value has ended (its lease, its token), and no new one could be read.
     #[error("`{reference}` has ended, and was not read anew")]
@@ -169,13 +183,14 @@ impl SecretError {
             Self::Store { fault, .. } => fault.code(),
             Self::Token { fault, .. } => fault.code(),
             Self::NotRead { .. } => "not_read",
+            Self::HeldBack { .. } => "held_back",
             Self::NotFound { .. } => "not_found",
             Self::Unreadable { .. } => "unreadable",
             Self::NotAFile { .. } => "not_a_file",
             Self::TimedOut { .. } => "timed_out",
             Self::TooLarge { .. } => "too_large",
             Self::Empty { .. } => "empty",
-            Self::Malformed { .. } => "malformed",
+            Self::Malformed { .. } | Self::NotInForm { .. } => "malformed",
             Self::NotJson { .. } => "not_json",
             Self::FieldMissing { .. } => "field_missing",
             Self::FieldNotText { .. } => "field_not_text",
@@ -188,6 +203,35 @@ impl SecretError {
         match fault.into() {
             StoreFault::NotFound => Self::NotFound { reference: reference.clone() },
             fault => Self::Store { reference: reference.clone(), fault },
+        }
+    }
+
+    /// Whether it is the store that fails, and not this one secret that is not there or not what was asked for.
+    #[must_use]
+    pub fn blames_store(&self) -> bool {
+        match self {
+            Self::Store { fault, .. } => !matches!(fault, StoreFault::Reference(_)),
+            Self::TimedOut { .. } | Self::Unreadable { .. } => true,
+            Self::Literal
+            | Self::Reference(_)
+            | Self::Placeholder
+            | Self::Tenant { .. }
+            | Self::UnknownStore { .. }
+            | Self::StoreName
+            | Self::StoreSetup { .. }
+            | Self::NotRead { .. }
+            | Self::HeldBack { .. }
+            | Self::NotFound { .. }
+            | Self::NotAFile { .. }
+            | Self::TooLarge { .. }
+            | Self::Empty { .. }
+            | Self::Malformed { .. }
+            | Self::NotInForm { .. }
+            | Self::Expired { .. }
+            | Self::Token { .. }
+            | Self::NotJson { .. }
+            | Self::FieldMissing { .. }
+            | Self::FieldNotText { .. } => false,
         }
     }
 
@@ -339,7 +383,9 @@ impl TokenFault {
             Self::Http(HttpError::Failed(_)) => "token_unreachable",
             Self::Http(HttpError::TimedOut) => "token_timeout",
             Self::Http(HttpError::Status(_)) => "token_status",
-            Self::Http(HttpError::TooLarge | HttpError::Request) | Self::Garbled(_) => "token_garbled",
+            Self::Http(HttpError::TooLarge | HttpError::Request | HttpError::Garbled) | Self::Garbled(_) => {
+                "token_garbled"
+            }
             Self::Refused { .. } => "token_refused",
             Self::Input(_) => "token_input",
             Self::Key(_) => "token_key",

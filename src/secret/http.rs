@@ -6,8 +6,9 @@
 //! - one deadline for everything, retries included; a body of at most 1 MiB, in memory that is wiped;
 //! - redirects are never followed: they would carry a token to wherever the answer says;
 //! - up to three tries, with backoff and jitter, of what may be repeated and failed in transport, with a 5xx or a 429;
-//! - a path that fails is asked at most ten times a minute ([`MAX_FAILURES`]), and so is a peer that is not reached or of which
-//!   nothing succeeds; in between, the last failure is the answer;
+//! - a peer that fails is asked at most ten times a minute ([`MAX_FAILURES`]), and so is everything of it that fails while the
+//!   rest is good; in between, the last failure is the answer. What is good the caller says ([`Verdict`]): a refusal, or
+//!   garbage in a 200, is a failure;
 //! - errors without text of the peer, so that an answer that repeats a secret cannot bring it into a log.
 //!
 //! **Addresses.** The address of a store is written by the platform, not by the app; so private addresses and loopback are
@@ -26,7 +27,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
-use self::failures::{Failed, Failures, Running, lock};
+use self::failures::{Failures, Running, lock};
+pub use self::verdict::Verdict;
 use super::SecretBytes;
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault, Progress};
@@ -37,10 +39,11 @@ use crate::upstream::settings::{HttpVersion, PoolSettings, TlsSettings, Upstream
 use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
 
 mod failures;
+mod verdict;
 
 /// Bytes that the body of an answer may have.
 pub const MAX_BODY: usize = 1024 * 1024;
-/// Failed requests within [`WINDOW`], after which the path, or the peer, is not asked.
+/// Failed requests within [`WINDOW`], after which what fails is not asked, and where nothing succeeded in between, nothing is.
 pub const MAX_FAILURES: usize = 10;
 /// The time in which failures are counted.
 pub const WINDOW: Duration = Duration::from_secs(60);
@@ -89,6 +92,8 @@ pub struct HttpCall {
     pub body: SecretBytes,
     /// Whether it may be sent again though it may have been acted on: GET, and logins.
     pub repeat: bool,
+    /// What it asks for, where its path does not tell: failures are counted by it.
+    pub subject: Option<String>,
 }
 
 impl HttpCall {
@@ -102,6 +107,7 @@ impl HttpCall {
             headers: HeaderMap::new(),
             body: SecretBytes::default(),
             repeat: true,
+            subject: None,
         }
     }
 
@@ -109,6 +115,12 @@ impl HttpCall {
     #[must_use]
     pub fn login(target: &Target, path: String, body: SecretBytes) -> Self {
         Self { method: Method::POST, body, ..Self::get(target, path) }
+    }
+
+    /// Under which name its failures are counted: versions of one path, which its query tells, are one.
+    fn subject(&self) -> &str {
+        let path = || self.path.split('?').next().unwrap_or_default();
+        self.subject.as_deref().unwrap_or_else(path)
     }
 }
 
@@ -120,6 +132,8 @@ pub struct HttpAnswer {
     pub headers: HeaderMap,
     /// Its body, at most [`MAX_BODY`] bytes.
     pub body: SecretBytes,
+    /// What the caller makes of it. To say nothing is to say that the peer failed.
+    pub verdict: Verdict,
 }
 
 /// Why no usable answer came. Holds no text of the peer.
@@ -137,6 +151,9 @@ pub enum HttpError {
     /// It is overloaded or broken.
     #[error("answered HTTP {0}")]
     Status(u16),
+    /// The answer is not what its API promises, or a refusal that is told in a 200.
+    #[error("answered something else than its API promises")]
+    Garbled,
     /// What was to be sent is not a request; a path with characters that it cannot have.
     #[error("cannot be asked for that: it does not fit into a URL")]
     Request,
@@ -150,7 +167,9 @@ impl HttpError {
             Self::Failed(_) => "store_unreachable",
             Self::TimedOut => "store_timeout",
             Self::TooLarge => "too_large",
+            Self::Status(401 | 403) => "store_denied",
             Self::Status(_) => "store_status",
+            Self::Garbled => "store_garbled",
             Self::Request => "bad_reference",
         }
     }
@@ -176,7 +195,7 @@ pub struct HttpClient {
     upstream: Arc<Upstream>,
     total: Duration,
     permits: Semaphore,
-    failures: Mutex<Failures>,
+    failures: Arc<Mutex<Failures>>,
 }
 
 impl HttpClient {
@@ -209,19 +228,19 @@ impl HttpClient {
         };
         let upstream = Upstream::new(settings, Arc::clone(env), None, None)?;
         let permits = Semaphore::new(most);
-        Ok(Self { upstream, total, permits, failures: Mutex::default() })
+        Ok(Self { upstream, total, permits, failures: Arc::default() })
     }
 
     /// Sends a request and reads its whole answer.
     ///
     /// # Errors
-    /// No usable answer within the client's time; or the path or the peer failed [`MAX_FAILURES`] times in the last
-    /// minute, and the error is that of its last failure.
+    /// No usable answer within the client's time; or the peer failed [`MAX_FAILURES`] times in the last minute, and the error
+    /// is that of the last failure.
     pub async fn send(&self, call: HttpCall) -> Result<HttpAnswer, HttpError> {
         let deadline = Instant::now() + self.total;
         let call = Call::of(call)?;
         for tried in 1..=TRIES {
-            let missed = match self.attempt(call.request(deadline), &call.call.path, deadline).await {
+            let missed = match self.attempt(&call, deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(missed) => missed,
             };
@@ -236,47 +255,53 @@ impl HttpClient {
     }
 
     /// Sends a request once, and gives its answer while it comes: whoever reads it bounds it. The head must be there within the
-    /// client's time.
+    /// client's time. A refusal but 410 counts as a failure.
     ///
     /// # Errors
     /// As [`HttpClient::send`].
     pub async fn open(&self, call: HttpCall) -> Result<Response<Body>, HttpError> {
         let deadline = Instant::now() + self.total;
         let call = Call::of(call)?;
-        let running = Running::begin(&self.failures, &call.call.path)?;
+        let running = Running::begin(&self.failures, call.call.subject())?;
         let opened = match timeout_at(deadline, self.upstream.send(call.request(deadline))).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(failure)) => Err(Missed::from(failure)),
-            Err(_) => Err(Missed::for_good(HttpError::TimedOut)),
+            Ok(Err(failure)) => Err(Missed::from(failure).error),
+            Err(_) => Err(HttpError::TimedOut),
         };
-        running.end(opened.as_ref().err().map(Missed::failed));
-        opened.map_err(|missed| missed.error)
+        match &opened {
+            Ok(response) if response.status().is_success() || response.status() == StatusCode::GONE => {
+                running.works();
+            }
+            Ok(response) => running.failed(HttpError::Status(response.status().as_u16())),
+            Err(error) => running.failed(*error),
+        }
+        opened
     }
 
-    /// Counts an answer that [`HttpClient::send`] took for good as a failure of the peer: a login that it refused.
-    /// `path` is that of the call.
-    pub fn count_refusal(&self, path: &str, status: StatusCode) {
-        let error = HttpError::Status(status.as_u16());
-        lock(&self.failures).add(path, Failed { error, unreached: false });
+    /// The last failure, where nothing was good since.
+    #[must_use]
+    pub fn fails(&self) -> Option<HttpError> {
+        lock(&self.failures).fails()
     }
 
-    async fn attempt(
-        &self,
-        request: EgressRequest,
-        path: &str,
-        deadline: Instant,
-    ) -> Result<HttpAnswer, Missed> {
+    async fn attempt(&self, call: &Call, deadline: Instant) -> Result<HttpAnswer, Missed> {
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
             return Err(Missed::for_good(HttpError::TimedOut));
         };
-        let running = Running::begin(&self.failures, path).map_err(Missed::for_good)?;
-        let answer = timeout_at(deadline, self.exchange(request)).await;
-        let answer = answer.unwrap_or(Err(Missed::for_good(HttpError::TimedOut)));
-        running.end(answer.as_ref().err().map(Missed::failed));
-        answer
+        let running = Running::begin(&self.failures, call.call.subject()).map_err(Missed::for_good)?;
+        let answer = timeout_at(deadline, self.exchange(call.request(deadline))).await;
+        match answer.unwrap_or(Err(Missed::for_good(HttpError::TimedOut))) {
+            Ok((status, headers, body)) => {
+                Ok(HttpAnswer { status, headers, body, verdict: Verdict::on(status, running) })
+            }
+            Err(missed) => {
+                running.failed(missed.error);
+                Err(missed)
+            }
+        }
     }
 
-    async fn exchange(&self, request: EgressRequest) -> Result<HttpAnswer, Missed> {
+    async fn exchange(&self, request: EgressRequest) -> Result<(StatusCode, HeaderMap, SecretBytes), Missed> {
         let response = self.upstream.send(request).await.map_err(Missed::from)?;
         let (head, body) = response.into_parts();
         if head.status.is_server_error() || head.status == StatusCode::TOO_MANY_REQUESTS {
@@ -287,7 +312,7 @@ impl HttpClient {
         }
         let response = Response::new(body);
         let body = read(response.into_body()).await?;
-        Ok(HttpAnswer { status: head.status, headers: head.headers, body })
+        Ok((head.status, head.headers, body))
     }
 }
 
@@ -335,12 +360,6 @@ struct Missed {
 impl Missed {
     fn for_good(error: HttpError) -> Self {
         Self { error, passes: false, unsent: false, after: None }
-    }
-
-    fn failed(&self) -> Failed {
-        // An address that is denied or a certificate that is not valid is never tried again, and is the peer's all the same.
-        let transport = self.unsent || matches!(self.error, HttpError::Failed(_)) && !self.passes;
-        Failed { error: self.error, unreached: transport }
     }
 }
 

@@ -15,7 +15,7 @@
 //! 2. `config.rs`: give its variant of [`StoreConfig`] that `Config`, and an arm in each `match`.
 //!
 //! A store behind HTTP asks through [`http::HttpClient`], which brings deadline, retries, address rules and the bound on
-//! how often a failing store is asked. Control characters, timeout, retry, single flight and status are the cache's business and come by themselves.
+//! how often a failing store is asked; the store says of each answer whether it was good ([`http::Verdict`]). Control characters, timeout, retry, single flight and status are the cache's business and come by themselves.
 
 pub mod aws;
 pub mod cache;
@@ -23,6 +23,7 @@ pub mod config;
 pub mod error;
 pub mod form;
 pub mod http;
+pub mod key_text;
 pub mod reference;
 pub mod stores;
 pub mod value;
@@ -113,6 +114,11 @@ pub trait SecretStore: Send + Sync {
     /// The secrets that it makes its value from, where it does: a change of one of them leads to a new value.
     fn made_from(&self) -> Vec<Arc<SecretEntry>> {
         Vec::new()
+    }
+
+    /// Whether it makes its value from those alone and asks nobody, so that making it anew tells nothing new.
+    fn makes_alone(&self) -> bool {
+        false
     }
 
     /// When [`SecretStore::upkeep`] wants to be called next, where the store keeps a login of its own alive.

@@ -4,9 +4,9 @@ use std::hint::black_box;
 
 use zeroize::Zeroizing;
 
-use super::SecretBytes;
 use super::error::SecretError;
 use super::reference::SecretRef;
+use super::{SecretBytes, aws, key_text};
 
 /// A secret's bytes.
 ///
@@ -25,7 +25,7 @@ impl SecretValue {
     ///
     /// # Errors
     /// [`SecretError::Empty`] for nothing or only white space, [`SecretError::Malformed`] with the offset of the first
-    /// byte that `rules` refuse. Both name `reference` and not the value.
+    /// byte that `rules` refuse, [`SecretError::NotInForm`] for what is not written as they want it. All name `reference` and not the value.
     pub fn checked(
         bytes: SecretBytes,
         rules: ValueRules,
@@ -34,8 +34,11 @@ impl SecretValue {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(SecretError::Empty { reference: reference.clone() });
         }
-        match rules.first_refused(&bytes) {
-            Some(offset) => Err(SecretError::Malformed { reference: reference.clone(), offset }),
+        if let Some(offset) = rules.first_refused(&bytes) {
+            return Err(SecretError::Malformed { reference: reference.clone(), offset });
+        }
+        match rules.missed_form(&bytes) {
+            Some(form) => Err(SecretError::NotInForm { reference: reference.clone(), form }),
             None => Ok(Self(bytes)),
         }
     }
@@ -84,15 +87,36 @@ pub enum ValueRules {
     HeaderSafe,
     /// Any bytes, for what is not sent as it is: private keys with line ends, keys of signatures.
     Any,
+    /// Keys of AWS in one JSON object ([`aws::parse`]).
+    AwsKeys,
+    /// A key in base64, of either alphabet.
+    Base64,
+    /// A key in hex.
+    Hex,
 }
 
 impl ValueRules {
     fn first_refused(self, bytes: &[u8]) -> Option<usize> {
         match self {
             Self::HeaderSafe => bytes.iter().position(|byte| !(0x20..0x7f).contains(byte)),
-            Self::Any => None,
+            Self::Any | Self::AwsKeys | Self::Base64 | Self::Hex => None,
         }
     }
+
+    /// What it ought to be, and is not.
+    fn missed_form(self, bytes: &[u8]) -> Option<&'static str> {
+        let (good, form) = match self {
+            Self::HeaderSafe | Self::Any => return None,
+            Self::AwsKeys => (aws::parse(bytes).is_some(), aws::NO_KEYS),
+            Self::Base64 => (is_key(key_text::base64(bytes)), "it is not a key in base64"),
+            Self::Hex => (is_key(key_text::hex(bytes)), "it is not a key in hex"),
+        };
+        (!good).then_some(form)
+    }
+}
+
+fn is_key(decoded: Option<Zeroizing<Vec<u8>>>) -> bool {
+    decoded.is_some_and(|key| !key.is_empty())
 }
 
 /// Fails to compile if the type implements one of the traits: then the call below is ambiguous.
@@ -157,6 +181,28 @@ mod tests {
                 };
                 assert_eq!(&got, expected, "{} under {rules:?}", bytes.escape_ascii());
             }
+        }
+    }
+
+    #[test]
+    fn keys_are_judged_by_how_they_are_written() {
+        let reference: SecretRef = "env:KEY".parse().unwrap();
+        for (rules, bytes, expected) in [
+            (ValueRules::AwsKeys, "{\"AccessKeyId\":\"A\",\n\"SecretAccessKey\":\"CANARY\"}", "ok"),
+            (ValueRules::AwsKeys, "{\"AccessKeyId\":\"A\"}", "malformed"),
+            (ValueRules::AwsKeys, "CANARY", "malformed"),
+            (ValueRules::AwsKeys, "", "empty"),
+            (ValueRules::Base64, "Q0FOQVJZ\n", "ok"),
+            (ValueRules::Base64, "CANARY!", "malformed"),
+            (ValueRules::Base64, "==", "malformed"),
+            (ValueRules::Hex, "00ff", "ok"),
+            (ValueRules::Hex, "00f", "malformed"),
+            (ValueRules::Hex, "CANARY", "malformed"),
+        ] {
+            let value = SecretValue::checked(Zeroizing::new(bytes.into()), rules, &reference);
+            let code = value.as_ref().map_or_else(SecretError::code, |_| "ok");
+            assert_eq!(code, expected, "{bytes} under {rules:?}");
+            assert!(value.err().is_none_or(|error| !format!("{error} {error:?}").contains("CANARY")));
         }
     }
 

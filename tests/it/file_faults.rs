@@ -112,6 +112,13 @@ fn kinds(issuer: &HttpOrigin) -> Vec<(&'static str, String, Vec<u8>)> {
             b"a-key".to_vec(),
         ),
         (
+            "base64",
+            format!(
+                "hmac: {{ key: {file}, key_encoding: base64, content: \"{{method}}\", signature: {{ header: X-Sig }} }}"
+            ),
+            b"YS1rZXk=".to_vec(),
+        ),
+        (
             "aws",
             format!("aws_sigv4: {{ keys: {file}, region: eu-west-1, service: sqs }}"),
             br#"{"AccessKeyId":"AKID","SecretAccessKey":"s"}"#.to_vec(),
@@ -238,7 +245,7 @@ async fn key_files_that_cannot_be_read_at_the_start_are_503_until_they_can() {
             world.until("it is read when it can be", name, |status| status["state"] == "current").await;
         }
         // What is made of a file is made when it is wanted, or after its last failure's wait.
-        for name in ["bearer", "hmac", "aws"] {
+        for name in ["bearer", "hmac", "base64", "aws"] {
             assert_eq!(world.get(name).await, 200, "{fault:?} {name}");
         }
         world.the_other_goes_on().await;
@@ -290,6 +297,55 @@ async fn values_that_cannot_stand_in_a_header_are_not_used() {
         world.the_other_goes_on().await;
     })
     .await;
+}
+
+/// Content of the right kind of file, of which no key can be made: the last good one stays, and of a list the next is taken.
+#[tokio::test]
+async fn keys_that_are_none_are_not_used() {
+    let garbage = Fault::Content(b"{\"no\": \"key!\"}");
+    let world = World::start(Some(garbage)).await;
+    world.nothing_is_sent(garbage, &["base64", "aws"]).await;
+    for (name, _, good) in world.kinds.iter().filter(|(name, ..)| ["base64", "aws"].contains(name)) {
+        assert_eq!(world.status(name).await["last_error_code"], "malformed");
+        write(&world.path(name), good);
+        world.until("it is read", name, |status| status["state"] == "current").await;
+        assert_eq!(world.get(name).await, 200, "{name}");
+        garbage.happens_to(&world.path(name));
+        world.until("the fault is met", name, |status| status["state"] == "stale").await;
+        assert_eq!(world.status(name).await["last_error_code"], "malformed");
+        assert_eq!(world.get(name).await, 200, "{name}");
+    }
+    world.the_other_goes_on().await;
+
+    let origin = HttpOrigin::with(None, |_| text(200, "{}")).await;
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    for (name, bytes) in [
+        ("bad", &b"no key!"[..]),
+        ("hmac", b"YS1rZXk="),
+        ("aws", br#"{"AccessKeyId":"AKIDOLD","SecretAccessKey":"s"}"#),
+    ] {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let list = |name: &str| format!("[\"file:{{dir}}/bad\", \"file:{{dir}}/{name}\"]");
+    let hmac = format!(
+        "hmac: {{ key: {}, key_encoding: base64, content: \"{{method}}\", signature: {{ header: X-Sig }} }}",
+        list("hmac")
+    );
+    let aws = format!("aws_sigv4: {{ keys: {}, region: eu-west-1, service: sqs }}", list("aws"));
+    let mut policy = "providers:\n".to_owned();
+    for (name, credential) in [("hmac", hmac), ("aws", aws)] {
+        policy.push_str(&format!(
+            "  {name}:\n    hosts: [{name}.x.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n    credential: {{ {credential} }}\n",
+            origin.address
+        ));
+    }
+    let proxy = Proxy::start_in(dir, &policy).await;
+    for name in ["hmac", "aws"] {
+        assert_eq!(local_get(&proxy, &format!("/{name}/x")).await.status, 200, "{name}");
+    }
+    let seen = origin.requests();
+    assert!(seen[0].header("x-sig").is_some());
+    assert!(seen[1].header("authorization").unwrap().contains("AKIDOLD"), "{seen:?}");
 }
 
 /// As the real program, because who runs the tests may be allowed to read everything.

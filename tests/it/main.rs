@@ -19,6 +19,7 @@ mod ending;
 mod file_faults;
 mod fleet;
 mod healing;
+mod key_ids;
 mod keys;
 mod leak;
 mod limits;

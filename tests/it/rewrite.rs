@@ -378,6 +378,44 @@ async fn a_dummy_in_a_trailer_section_breaks_the_request_off_before_it_goes_out(
 }
 
 #[tokio::test]
+async fn a_dummy_in_the_body_for_another_provider_breaks_the_request_off() {
+    let routes = "\n    routes:\n      - match: { path: \"/none/**\" }\n        credential: none";
+    for alpn in [&["http/1.1"][..], &["h2"]] {
+        let world = World::answering(&format!("{}{routes}", placeholder("header")), alpn, |_| 200).await;
+        let address = world.proxy.address();
+        let long = "x".repeat(200_000);
+        for (lines, body) in [
+            (JSON, format!("{{\"key\":\"{DUMMY}\"}}")),
+            (FORM, format!("a=b&key={DUMMY}")),
+            ("Content-Type: image/png\r\n", format!("{long}{DUMMY}{long}")),
+        ] {
+            let got = local_request(address, "POST", "/api/none/x", lines, &body).await;
+            assert_eq!((got.status, got.header("outgate-error")), (403, Some("denied")), "{lines} {alpn:?}");
+            assert!(got.text().contains("placeholder"), "{}", got.text());
+        }
+        // In two pieces, of which the first is on its way already.
+        let mut raw = Raw::connect(address).await;
+        let (one, two) = DUMMY.split_at(9);
+        raw.send(format!(
+            "POST /api/none/x HTTP/1.1\r\nHost: {address}\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{one}\r\n",
+            one.len()
+        ))
+        .await;
+        raw.send(format!("{:x}\r\n{two}\r\n0\r\n\r\n", two.len())).await;
+        assert_eq!(raw.answer().await.status, 403, "{alpn:?}");
+        let records = world.proxy.records(4).await;
+        assert!(records.iter().all(|record| record["error.type"] == "denied"), "{records:?}");
+        assert!(world.origin.requests().is_empty(), "no request came to its end");
+        // At its own provider it is no stranger, whatever places it names; nor is what only begins like one.
+        for (path, text) in [("/api/x", DUMMY), ("/api/none/x", &DUMMY[1..])] {
+            let body = format!("{{\"text\":\"{text}\"}}");
+            assert_eq!(local_request(address, "POST", path, JSON, &body).await.status, 200, "{path}");
+            assert_eq!(world.last_body(), body);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_repeats_the_secret_is_masked_for_every_kind() {
     for (keys, lines, body) in [
         (BODY.to_owned(), JSON.to_owned(), "{}".to_owned()),

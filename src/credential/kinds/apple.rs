@@ -32,6 +32,7 @@ use serde::Deserialize;
 use super::{MemberSettings, PerRequest, bearer, body};
 use crate::credential::config::OneOrMany;
 use crate::credential::jwt::{self, Algorithm, Claims, SigningKey};
+use crate::credential::per_key::PerKey;
 use crate::credential::token::endpoint::{TokenClient, TokenEndpoint};
 use crate::credential::token::{Grant, Input, Inputs, Issued, Token, TokenSettings};
 use crate::secret::TokenFault;
@@ -53,9 +54,9 @@ pub struct Config {
     /// What the JWT is for: `sign_in` (default) or `app_store_connect`.
     #[serde(default)]
     pub service: Service,
-    /// The key's id, as Apple shows it beside the key.
-    pub key_id: String,
-    /// The key in PEM (`.p8`); or a list in an overlap, the new one first, all of the same `key_id`.
+    /// The key's id, as Apple shows it beside the key; or a list with one for each of `private_key`.
+    pub key_id: PerKey<String>,
+    /// The key in PEM (`.p8`); or a list in an overlap, the new one first.
     pub private_key: OneOrMany<SecretRef>,
     /// The team's id; of `sign_in`.
     pub team_id: Option<String>,
@@ -80,23 +81,31 @@ pub enum Service {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     key_id: String,
-    private_key: Vec<SecretRef>,
+    private_key: SecretRef,
     claims: Vec<(&'static str, String)>,
 }
 
 impl Config {
-    /// The one member of this credential, or what is wrong with it.
+    /// The members of this credential: one for each key.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn member(&self) -> Result<MemberSettings, String> {
+    pub fn members(&self) -> Result<Vec<MemberSettings>, String> {
         let claims = match self.service {
             Service::SignIn => self.sign_in()?,
             Service::AppStoreConnect => self.app_store_connect()?,
         };
-        is_public("key_id", &self.key_id)?;
-        let settings =
-            Settings { key_id: self.key_id.clone(), private_key: self.private_key.0.clone(), claims };
+        let ids = self.key_id.each("key_id", self.private_key.0.len())?;
+        ids.iter().try_for_each(|id| is_public("key_id", id))?;
+        let settings = ids.into_iter().zip(self.private_key.0.iter().cloned());
+        Ok(settings
+            .map(|(key_id, private_key)| {
+                self.member(Settings { key_id, private_key, claims: claims.clone() })
+            })
+            .collect())
+    }
+
+    fn member(&self, settings: Settings) -> MemberSettings {
         let token = Token::new("apple", "", TokenSettings::Apple(settings));
         let reference = token.reference.clone();
         let member = match self.service {
@@ -106,7 +115,7 @@ impl Config {
             ))),
             Service::AppStoreConnect => MemberSettings::of(bearer::parts(reference)),
         };
-        Ok(MemberSettings { tokens: vec![token], ..member })
+        MemberSettings { tokens: vec![token], ..member }
     }
 
     /// "Creating a client secret" of Apple's documentation.
@@ -151,7 +160,7 @@ fn is_public(name: &str, value: &str) -> Result<(), String> {
 
 impl Grant for Settings {
     fn inputs(&self) -> Vec<Input> {
-        vec![Input::key(self.private_key.clone())]
+        vec![Input::key(vec![self.private_key.clone()])]
     }
 
     fn endpoint(&self) -> Option<&TokenEndpoint> {

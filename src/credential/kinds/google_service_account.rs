@@ -89,20 +89,26 @@ enum Way {
 }
 
 impl Config {
-    /// The one member of this credential, or what is wrong with it.
+    /// The members of this credential: one; or of self-signed tokens one for each key, since it is the API that refuses them.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn member(&self, directory: &Path) -> Result<MemberSettings, String> {
+    pub fn members(&self, directory: &Path) -> Result<Vec<MemberSettings>, String> {
         let settings = self.compile(directory)?;
-        let from = match &settings.way {
-            Way::SelfSigned { .. } => String::new(),
-            Way::Exchanged { endpoint, .. } => endpoint.shown(),
+        let member = |settings: Settings, from: &str| {
+            let settings = TokenSettings::GoogleServiceAccount(settings);
+            bearer::of_token(Token::new("google_service_account", from, settings))
         };
-        let token =
-            Token::new("google_service_account", &from, TokenSettings::GoogleServiceAccount(settings));
-        let parts = bearer::parts(token.reference.clone());
-        Ok(MemberSettings { tokens: vec![token], ..MemberSettings::of(parts) })
+        match &settings.way {
+            Way::Exchanged { endpoint, .. } => {
+                let from = endpoint.shown();
+                Ok(vec![member(settings, &from)])
+            }
+            Way::SelfSigned { .. } => {
+                let alone = |key: &SecretRef| Settings { key: vec![key.clone()], ..settings.clone() };
+                Ok(settings.key.iter().map(|key| member(alone(key), "")).collect())
+            }
+        }
     }
 
     fn compile(&self, directory: &Path) -> Result<Settings, String> {

@@ -30,6 +30,7 @@ use zeroize::Zeroizing;
 use super::{Half, MemberSettings, bearer};
 use crate::credential::config::OneOrMany;
 use crate::credential::jwt::{self, Algorithm, Claims, Header, SigningKey};
+use crate::credential::per_key::PerKey;
 use crate::credential::token::client::{AuthStyle, ClientAuth, ClientKeyConfig, IdConfig, Written};
 use crate::credential::token::endpoint::{TokenClient, TokenEndpoint, TokenUrl};
 use crate::credential::token::{Extra, Grant, Input, Inputs, Issued, Token, TokenSettings};
@@ -57,8 +58,8 @@ pub struct Config {
     pub key: OneOrMany<SecretRef>,
     /// RS256, PS256, ES256, EdDSA, or HS256 with the secret itself as the key. Default: RS256.
     pub algorithm: Option<Algorithm>,
-    /// The id by which the provider finds the key (`kid`).
-    pub key_id: Option<String>,
+    /// The id by which the provider finds the key (`kid`); or a list with one for each of `key`.
+    pub key_id: Option<PerKey<String>>,
     /// Who signs (`iss`): a secret reference, or `plain:<text>`. Required with `token_url`.
     pub issuer: Option<IdConfig>,
     /// The claim in which the issuer stands, where the JWT itself is the token: `application_id` (Vonage). Default: `iss`.
@@ -76,8 +77,9 @@ pub struct Config {
     /// What the token shall be good for (`scope` of the form). Default: what the provider gives.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// The client's id, where the provider wants a client besides the JWT.
-    pub client_id: Option<IdConfig>,
+    /// The client's id, where the provider wants a client besides the JWT; or a list with one for each of `client_secret` or of the
+    /// keys.
+    pub client_id: Option<PerKey<IdConfig>>,
     /// The client's secret; or a list in an overlap.
     pub client_secret: Option<OneOrMany<SecretRef>>,
     /// How the client proves itself: `basic`, `post`, `json` or `private_key_jwt`. Default: `basic` where there is a secret.
@@ -99,7 +101,8 @@ pub struct Settings {
     exchange: Option<Exchange>,
     key: Vec<SecretRef>,
     algorithm: Algorithm,
-    key_id: Option<String>,
+    /// One for each key, or none.
+    key_id: Vec<String>,
     issuer: Option<Half>,
     issuer_claim: String,
     subject: Option<Half>,
@@ -126,17 +129,26 @@ const LONGEST_CLAIM: usize = 64;
 const OWN: [&str; 6] = [ISSUER, "sub", "aud", "iat", "exp", "jti"];
 
 impl Config {
-    /// The one member of this credential, or what is wrong with it.
+    /// The members of this credential: one; or where the JWT itself is the token, one for each key. An endpoint that refuses a
+    /// key says so when the token is got; a provider only when it is used.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn member(&self, directory: &Path) -> Result<MemberSettings, String> {
+    pub fn members(&self, directory: &Path) -> Result<Vec<MemberSettings>, String> {
         let settings = self.compile(directory)?;
-        let from = match &settings.exchange {
-            Some(exchange) => exchange.endpoint.shown(),
-            None => settings.whom().trim_start_matches("https://").to_owned(),
+        let member = |settings: Settings, from: &str| {
+            bearer::of_token(Token::new("jwt_bearer", from, TokenSettings::JwtBearer(Box::new(settings))))
         };
-        Ok(bearer::of_token(Token::new("jwt_bearer", &from, TokenSettings::JwtBearer(Box::new(settings)))))
+        if let Some(exchange) = &settings.exchange {
+            let from = exchange.endpoint.shown();
+            return Ok(vec![member(settings, &from)]);
+        }
+        let from = settings.whom().trim_start_matches("https://").to_owned();
+        let alone = |at: usize| {
+            let (key, key_id) = (vec![settings.key[at].clone()], settings.key_id.get(at).cloned());
+            Settings { key, key_id: key_id.into_iter().collect(), ..settings.clone() }
+        };
+        Ok((0..settings.key.len()).map(|at| member(alone(at), &from)).collect())
     }
 
     fn compile(&self, directory: &Path) -> Result<Settings, String> {
@@ -167,7 +179,10 @@ impl Config {
             exchange,
             key: self.key.0.clone(),
             algorithm: self.algorithm.unwrap_or_default(),
-            key_id: self.key_id.clone(),
+            key_id: self
+                .key_id
+                .as_ref()
+                .map_or(Ok(Vec::new()), |ids| ids.each("key_id", self.key.0.len()))?,
             issuer: self.issuer.as_ref().map(|issuer| issuer.0.clone()),
             subject: self.subject.as_ref().map(|subject| subject.0.clone()),
             claims: self.claims.clone().into_iter().collect(),
@@ -179,7 +194,7 @@ impl Config {
         let endpoint = TokenEndpoint::compile(url, self.ca.as_deref(), directory)
             .map_err(|what| format!("`token_url`: {what}"))?;
         let client = Written {
-            id: self.client_id.as_ref(),
+            id: PerKey::written(self.client_id.as_ref()),
             secret: self.client_secret.as_ref(),
             key: self.client_key.as_ref(),
             style: self.auth_style,
@@ -275,7 +290,7 @@ impl Settings {
         for (name, value) in &self.claims {
             claims = claims.text(name, value);
         }
-        jwt::sign(&Header::new(self.key_id.as_deref()), &claims, &key)
+        jwt::sign(&Header::new(inputs.beside(&self.key_id).map(String::as_str)), &claims, &key)
     }
 }
 

@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use super::{MemberSettings, bearer};
 use crate::credential::config::OneOrMany;
+use crate::credential::per_key::PerKey;
 use crate::credential::token::client::{AuthStyle, ClientAuth, ClientKeyConfig, IdConfig, Written};
 use crate::credential::token::endpoint::{TokenClient, TokenEndpoint, TokenUrl};
 use crate::credential::token::{Extra, Grant, Input, Inputs, Issued, Token, TokenSettings};
@@ -34,8 +35,8 @@ use crate::secret::reference::SecretRef;
 pub struct Config {
     /// The token endpoint: `https`, or `http` on loopback.
     pub token_url: TokenUrl,
-    /// The client's id: a secret reference, or `plain:<text>`.
-    pub client_id: IdConfig,
+    /// The client's id: a secret reference, or `plain:<text>`; or a list with one for each of `client_secret` or of the keys.
+    pub client_id: PerKey<IdConfig>,
     /// The client's secret; or a list in an overlap, the new one first.
     pub client_secret: Option<OneOrMany<SecretRef>>,
     /// How the client proves itself: `basic` (secret in a header, default), `post` (secret in the form), `json` (the same as JSON) or
@@ -83,7 +84,7 @@ impl Config {
         let endpoint = TokenEndpoint::compile(&self.token_url, self.ca.as_deref(), directory)
             .map_err(|what| format!("`token_url`: {what}"))?;
         let client = Written {
-            id: Some(&self.client_id),
+            id: PerKey::written(Some(&self.client_id)),
             secret: self.client_secret.as_ref(),
             key: self.client_key.as_ref(),
             style: self.auth_style,

@@ -24,6 +24,7 @@ use serde::Deserialize;
 
 use super::{MemberSettings, bearer};
 use crate::credential::config::OneOrMany;
+use crate::credential::per_key::PerKey;
 use crate::credential::token::client::{AuthStyle, ClientAuth, ClientKeyConfig, IdConfig, Written};
 use crate::credential::token::endpoint::{TokenAnswer, TokenClient, TokenEndpoint, TokenUrl};
 use crate::credential::token::rotation::{Exchange, KeepConfig, KeepSettings};
@@ -95,7 +96,8 @@ impl Config {
         let endpoint = TokenEndpoint::compile(&self.token_url, self.ca.as_deref(), directory)
             .map_err(|what| format!("`token_url`: {what}"))?;
         let client = Written {
-            id: Some(&self.client_id),
+            // A refresh token is one client's.
+            id: Some(PerKey::one(self.client_id.0.clone())),
             secret: self.client_secret.as_ref(),
             key: self.client_key.as_ref(),
             style: self.auth_style,

@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use super::{MemberSettings, bearer};
 use crate::credential::config::OneOrMany;
+use crate::credential::per_key::PerKey;
 use crate::credential::token::client::{AuthStyle, ClientAuth, ClientKeyConfig, IdConfig, Written};
 use crate::credential::token::endpoint::{TokenClient, TokenEndpoint, TokenUrl};
 use crate::credential::token::{Extra, Grant, Input, Inputs, Issued, Token, TokenSettings};
@@ -56,8 +57,8 @@ pub struct Config {
     /// What the token shall be good for. Default: what the provider gives.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// The client's id, where the provider wants a client.
-    pub client_id: Option<IdConfig>,
+    /// The client's id, where the provider wants a client; or a list with one for each of `client_secret` or of the keys.
+    pub client_id: Option<PerKey<IdConfig>>,
     /// The client's secret; or a list in an overlap.
     pub client_secret: Option<OneOrMany<SecretRef>>,
     /// How the client proves itself: `basic`, `post`, `json` or `private_key_jwt`. Default: `basic` where there is a secret.
@@ -102,7 +103,7 @@ impl Config {
             return Err("`actor_token_type` needs `actor_token`".to_owned());
         }
         let client = Written {
-            id: self.client_id.as_ref(),
+            id: PerKey::written(self.client_id.as_ref()),
             secret: self.client_secret.as_ref(),
             key: self.client_key.as_ref(),
             style: self.auth_style,

@@ -8,6 +8,8 @@
 //! client_id: plain:0oa1example
 //! auth_style: private_key_jwt
 //! client_key: { key: file:/run/secrets/client.pem, algorithm: RS256, key_id: "2026-01" }
+//! ---
+//! client_key: { key: [file:/run/secrets/new.pem, file:/run/secrets/old.pem], key_id: ["2026-06", "2026-01"] }
 //! ```
 
 use std::time::{Duration, SystemTime};
@@ -22,6 +24,7 @@ use super::{Input, Inputs};
 use crate::credential::config::OneOrMany;
 use crate::credential::jwt::{self, Algorithm, Claims, Header, SigningKey};
 use crate::credential::kinds::Half;
+use crate::credential::per_key::PerKey;
 use crate::secret::TokenFault;
 use crate::secret::form::Form;
 use crate::secret::reference::SecretRef;
@@ -54,10 +57,11 @@ pub struct ClientKeyConfig {
     pub key: OneOrMany<SecretRef>,
     /// RS256, PS256, ES256, EdDSA; or HS256, whose key is the client's secret. Default: RS256.
     pub algorithm: Option<Algorithm>,
-    /// The id by which the provider finds the key (`kid`).
-    pub key_id: Option<String>,
-    /// SHA-256 of the certificate in base64url (`x5t#S256`), where the provider finds the key by that (Entra ID).
-    pub thumbprint: Option<String>,
+    /// The id by which the provider finds the key (`kid`); or a list with one for each of `key`.
+    pub key_id: Option<PerKey<String>>,
+    /// SHA-256 of the certificate in base64url (`x5t#S256`), where the provider finds the key by that (Entra ID); or a list with
+    /// one for each of `key`.
+    pub thumbprint: Option<PerKey<String>>,
     /// Who the JWT is for (`aud`). Default: the token endpoint's URL.
     pub audience: Option<String>,
 }
@@ -101,10 +105,13 @@ impl IdConfig {
     /// The input of this name, where it is a reference.
     #[must_use]
     pub fn input(half: &Half) -> Option<Input> {
-        match half {
-            Half::Secret(reference) => Some(Input::text(vec![reference.clone()])),
-            Half::Plain(_) => None,
-        }
+        Self::input_of(std::slice::from_ref(half))
+    }
+
+    /// The input of a name for each key, where they are references: all of them, or none.
+    fn input_of(halves: &[Half]) -> Option<Input> {
+        let references: Vec<_> = halves.iter().filter_map(Half::secret).cloned().collect();
+        (!references.is_empty()).then(|| Input::text(references))
     }
 
     /// The name; `at` is the place of its input, if it is a reference.
@@ -123,11 +130,18 @@ impl IdConfig {
     }
 }
 
+impl PerKey<IdConfig> {
+    /// The names as they are written, for [`Written`].
+    #[must_use]
+    pub fn written(one: Option<&Self>) -> Option<PerKey<Half>> {
+        one.map(|ids| ids.map(|id| id.0.clone()))
+    }
+}
+
 /// What a policy says of a client; each kind has these keys.
-#[derive(Clone, Copy)]
 pub struct Written<'a> {
     /// `client_id`.
-    pub id: Option<&'a IdConfig>,
+    pub id: Option<PerKey<Half>>,
     /// `client_secret`.
     pub secret: Option<&'a OneOrMany<SecretRef>>,
     /// `client_key`.
@@ -139,7 +153,8 @@ pub struct Written<'a> {
 /// How a client says who it is, compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAuth {
-    id: Option<Half>,
+    /// One for each of what it proves itself with; none for a client without a name.
+    id: Vec<Half>,
     proof: Proof,
     /// What is posted is JSON.
     json: bool,
@@ -158,7 +173,8 @@ enum Proof {
 struct Assertion {
     key: Vec<SecretRef>,
     algorithm: Algorithm,
-    header: Vec<(&'static str, String)>,
+    /// Fields of the header, each with a value for each key.
+    header: Vec<(&'static str, Vec<String>)>,
     audience: String,
 }
 
@@ -168,9 +184,8 @@ impl Written<'_> {
     /// # Errors
     /// What is wrong or missing.
     pub fn compile(self, endpoint: &TokenEndpoint, secret_needed: bool) -> Result<ClientAuth, String> {
-        let id = self.id.map(|id| id.0.clone());
         let proof = match (self.style, self.secret, self.key) {
-            (Some(AuthStyle::PrivateKeyJwt), None, Some(key)) => Proof::Jwt(key.compile(endpoint)),
+            (Some(AuthStyle::PrivateKeyJwt), None, Some(key)) => Proof::Jwt(key.compile(endpoint)?),
             (Some(AuthStyle::PrivateKeyJwt), Some(_), _) => {
                 return Err(
                     "`auth_style: private_key_jwt` takes `client_key` in place of `client_secret`".into()
@@ -187,25 +202,45 @@ impl Written<'_> {
             }
             (_, None, None) => Proof::None,
         };
-        if id.is_none() && (secret_needed || proof != Proof::None) {
+        let id = self.id.map_or(Ok(Vec::new()), |id| id.each("client_id", proof.keys()))?;
+        if id.is_empty() && (secret_needed || proof != Proof::None) {
             return Err("`client_id` is missing".into());
+        }
+        if id.iter().any(|one| one.secret().is_some() != id[0].secret().is_some()) {
+            return Err("`client_id` is a list of secrets, or of `plain:<text>`, and not of both".into());
         }
         Ok(ClientAuth { id, proof, json: self.style == Some(AuthStyle::Json) })
     }
 }
 
+impl Proof {
+    /// How many there are of what the client proves itself with.
+    fn keys(&self) -> usize {
+        match self {
+            Self::None => 1,
+            Self::Basic(secrets) | Self::Post(secrets) => secrets.len(),
+            Self::Jwt(assertion) => assertion.key.len(),
+        }
+    }
+}
+
 impl ClientKeyConfig {
-    fn compile(&self, endpoint: &TokenEndpoint) -> Assertion {
-        let field = |name, value: &Option<String>| value.clone().map(|value| (name, value));
-        Assertion {
+    fn compile(&self, endpoint: &TokenEndpoint) -> Result<Assertion, String> {
+        let mut header = Vec::new();
+        for (field, name, values) in [
+            ("kid", "client_key.key_id", &self.key_id),
+            ("x5t#S256", "client_key.thumbprint", &self.thumbprint),
+        ] {
+            if let Some(values) = values {
+                header.push((field, values.each(name, self.key.0.len())?));
+            }
+        }
+        Ok(Assertion {
             key: self.key.0.clone(),
             algorithm: self.algorithm.unwrap_or_default(),
-            header: field("kid", &self.key_id)
-                .into_iter()
-                .chain(field("x5t#S256", &self.thumbprint))
-                .collect(),
+            header,
             audience: self.audience.clone().unwrap_or_else(|| endpoint.url_text()),
-        }
+        })
     }
 }
 
@@ -218,7 +253,7 @@ impl ClientAuth {
             Proof::Basic(secret) | Proof::Post(secret) => Some(Input::text(secret.clone())),
             Proof::Jwt(assertion) => Some(Input::key(assertion.key.clone())),
         };
-        proof.into_iter().chain(self.id.as_ref().and_then(IdConfig::input)).collect()
+        proof.into_iter().chain(IdConfig::input_of(&self.id)).collect()
     }
 
     /// Adds what says who the client is to a form and its fields.
@@ -228,7 +263,7 @@ impl ClientAuth {
     pub async fn sign_in(&self, inputs: &Inputs<'_>, form: Form) -> Result<(Form, HeaderMap), TokenFault> {
         let mut headers = HeaderMap::new();
         let form = if self.json { form.as_json() } else { form };
-        let Some(id) = &self.id else { return Ok((form, headers)) };
+        let Some(id) = inputs.beside(&self.id) else { return Ok((form, headers)) };
         let id = IdConfig::text(id, inputs, usize::from(self.proof != Proof::None)).await?;
         let form = match &self.proof {
             Proof::None => form.field("client_id", id.as_bytes()),
@@ -243,7 +278,7 @@ impl ClientAuth {
             }
             Proof::Jwt(assertion) => {
                 let key = inputs.get(0).await?;
-                let jwt = assertion.sign(&id, key.value.expose())?;
+                let jwt = assertion.sign(&id, inputs, key.value.expose())?;
                 form.field("client_id", id.as_bytes())
                     .field("client_assertion_type", ASSERTION_TYPE.as_bytes())
                     .field("client_assertion", jwt.as_bytes())
@@ -254,11 +289,13 @@ impl ClientAuth {
 }
 
 impl Assertion {
-    fn sign(&self, id: &str, key: &[u8]) -> Result<Zeroizing<String>, TokenFault> {
+    fn sign(&self, id: &str, inputs: &Inputs<'_>, key: &[u8]) -> Result<Zeroizing<String>, TokenFault> {
         let key = SigningKey::read(self.algorithm, key)?;
         let mut header = Header::new(None);
-        for (name, value) in &self.header {
-            header = header.field(name, value);
+        for (name, values) in &self.header {
+            if let Some(value) = inputs.beside(values) {
+                header = header.field(name, value);
+            }
         }
         let claims = Claims::lasting(SystemTime::now(), ASSERTION)
             .text("iss", id)

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_encode;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -242,17 +242,18 @@ impl TokenClient {
     async fn ask(&self, mut call: HttpCall) -> Result<TokenAnswer, TokenFault> {
         let (_, client) = self.endpoint()?;
         call.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
-        let path = call.path.clone();
         let answer = client.send(call).await?;
         if !answer.status.is_success() {
-            client.count_refusal(&path, answer.status);
             return Err(refusal(&answer));
         }
         let token = TokenAnswer::parse(&answer.body)?;
         // Some answer 200 and say in the body that it is none (Slack, GitHub).
         if token.text("access_token").is_none() && token.0.at(&["error"]).is_some() {
-            client.count_refusal(&path, StatusCode::BAD_REQUEST);
             return Err(refusal(&answer));
+        }
+        // GitHub's installation tokens stand in `token`.
+        if token.text("access_token").or(token.text("token")).is_some_and(|token| !token.is_empty()) {
+            answer.verdict.works();
         }
         Ok(token)
     }
@@ -321,8 +322,8 @@ impl TokenAnswer {
     }
 
     /// The access token with its life: `expires_in` in seconds (also as a string or with a fraction, as some write it);
-    /// or the moment of `expires_at` or `expires_on` (Square: a date; others: seconds since 1970); or none (Salesforce):
-    /// then `otherwise`.
+    /// or the moment of `expires_at` or `expires_on` (Square: a date; others: seconds or milliseconds since 1970); or none
+    /// (Salesforce): then `otherwise`.
     ///
     /// # Errors
     /// There is no access token, or it is of a type that is not sent as a bearer token; or its life is told in a form that
@@ -372,12 +373,22 @@ impl TokenAnswer {
                     None => self.seconds("expires_on")?,
                 };
                 let Some(since_1970) = since_1970 else { return Ok(None) };
-                UNIX_EPOCH.checked_add(since_1970).ok_or(UNREADABLE)?
+                UNIX_EPOCH.checked_add(plausible(since_1970)?).ok_or(UNREADABLE)?
             }
         };
         // A date that lies in the past by our clock is a token that is over, and not one without end.
         Ok(Some(end.duration_since(now).unwrap_or_default()))
     }
+}
+
+/// From here on a moment is told in milliseconds: as seconds that is the year 5138, as milliseconds March 1973.
+const MILLISECONDS: Duration = Duration::from_secs(100_000_000_000);
+
+/// A moment since 1970, of which nobody says whether it is in seconds or in milliseconds.
+fn plausible(since_1970: Duration) -> Result<Duration, TokenFault> {
+    let moment = if since_1970 < MILLISECONDS { since_1970 } else { since_1970 / 1000 };
+    // Microseconds, or no moment at all.
+    if moment < MILLISECONDS { Ok(moment) } else { Err(UNREADABLE) }
 }
 
 const UNREADABLE: TokenFault = TokenFault::Garbled("the life of its token cannot be read");
@@ -423,6 +434,9 @@ mod tests {
             r#"{"access_token":"t","expires_at":"soon"}"#,
             r#"{"access_token":"t","expires_on":true}"#,
             r#"{"access_token":"t","expires_at":1e19}"#,
+            // Milliseconds of 2001, and microseconds of 2030.
+            r#"{"access_token":"t","expires_at":1000000000000}"#,
+            r#"{"access_token":"t","expires_on":"1893456060000000"}"#,
         ] {
             assert!(TokenAnswer::parse(over.as_bytes()).unwrap().issued(None).is_err(), "{over}");
         }
@@ -430,6 +444,12 @@ mod tests {
             TokenAnswer::parse(br#"{"access_token":"t","expires_at":"2030-01-01T00:01:00Z"}"#).unwrap();
         let now = humantime::parse_rfc3339("2030-01-01T00:00:00Z").unwrap();
         assert_eq!(square.life_from_date(now), Ok(Some(Duration::from_secs(60))));
+        for moment in
+            ["1893456060", "\"1893456060\"", "1893456060000", "\"1893456060000\"", "1893456060000.0"]
+        {
+            let answer = TokenAnswer::of(&format!(r#"{{"access_token":"t","expires_at":{moment}}}"#));
+            assert_eq!(answer.life_from_date(now), Ok(Some(Duration::from_secs(60))), "{moment}");
+        }
     }
 
     #[test]
@@ -479,6 +499,7 @@ mod tests {
                 status: http::StatusCode::BAD_REQUEST,
                 headers: HeaderMap::new(),
                 body: body.as_bytes().to_vec().into(),
+                verdict: crate::secret::http::Verdict::of_nothing(),
             };
             assert_eq!(refusal(&answer), TokenFault::Refused { status: 400, code });
         }

@@ -103,6 +103,12 @@ impl Inputs<'_> {
         self.state
     }
 
+    /// Which of a list of public values goes with the alternative of this try; the last where there are no more.
+    #[must_use]
+    pub fn beside<'v, T>(&self, values: &'v [T]) -> Option<&'v T> {
+        values.get(self.choice).or(values.last())
+    }
+
     /// The store of a reference, of the newest policy.
     #[must_use]
     pub fn store(&self, reference: &SecretRef) -> Option<Arc<dyn SecretStore>> {

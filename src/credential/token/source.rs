@@ -183,6 +183,11 @@ impl SecretStore for TokenSource {
         self.0.inputs.iter().flat_map(Bound::entries).map(Arc::clone).collect()
     }
 
+    fn makes_alone(&self) -> bool {
+        // Who has no secrets of the policy gets its keys from AWS.
+        self.0.settings.grant().endpoint().is_none() && !self.0.inputs.is_empty()
+    }
+
     fn patience(&self) -> Duration {
         total(self.0.settings.grant()) * 2 + BESIDE
     }

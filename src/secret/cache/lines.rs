@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::entry::SecretEntry;
 
 /// Places of each line. An app that invents names makes a line of its own; it does not flood the store.
-pub(super) const READS_AT_ONCE: usize = 64;
+pub(super) const READS_AT_ONCE: usize = 10;
 
 /// The lines of all stores, by the stores' names.
 #[derive(Default)]

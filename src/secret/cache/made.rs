@@ -49,6 +49,14 @@ impl SecretEntry {
         self.is_made() || self.template().is_some()
     }
 
+    /// What the value is made from, where that is all there is to it: a token that outgate signs itself.
+    #[must_use]
+    pub fn made_alone_from(&self) -> Option<Vec<Arc<Self>>> {
+        let bound = self.bound();
+        let store = bound.store.as_ref().ok().filter(|store| store.makes_alone())?;
+        Some(store.made_from())
+    }
+
     /// When the last good value is no longer used, or since when it is not.
     #[must_use]
     pub fn ends_at(&self) -> Option<Instant> {
@@ -58,6 +66,11 @@ impl SecretEntry {
     /// Waits until a read from its present store was tried, which is done now if there was none: for who needs a secret to make
     /// another one.
     pub async fn tried_once(&self) {
+        if !self.is_new() {
+            return;
+        }
+        let _place =
+            if self.is_of_unknown() { self.pace.place(self.reference().store()).await } else { None };
         if self.is_new() {
             self.refresh().await;
         }

@@ -19,12 +19,13 @@
 //! Secrets of tenants come with their tenants and go with them: their entries live as long as somebody holds them.
 //!
 //! Bounds: one entry per reference (and rules) of the newest policies, whose size is bounded, and of the tenants that are held;
-//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; of each store, 64 first reads
-//! of tenants' secrets at a time and 64 further ones; 4096 tenants' secrets that could not be read are remembered.
+//! a value is bounded by its store; a read by [`READ_TIMEOUT`]; of each store, 10 first reads
+//! of tenants' secrets at a time, 10 that tokens wait for and 10 further ones, and 60 in a minute that fail; 4096 tenants' secrets that could not be read are remembered.
 
 mod entry;
 mod lines;
 mod made;
+mod pace;
 mod refused;
 mod run;
 mod tenants;
@@ -64,6 +65,7 @@ pub struct SecretCache {
     /// Places of reads of tenants' secrets.
     lines: lines::Lines,
     refused: Arc<refused::Refused>,
+    pace: Arc<pace::Pace>,
     /// Wakes [`SecretCache::run`]: entries came or went, or one of them failed and wants another read.
     wake: Arc<wake::Wake>,
     /// Wakes its look at files: entries came or went, or have another store.
@@ -127,6 +129,7 @@ impl SecretCache {
             tenant_log: Arc::default(),
             lines: lines::Lines::default(),
             refused: Arc::default(),
+            pace: Arc::default(),
             wake: Arc::default(),
             members: Notify::new(),
             watched: Notify::new(),
@@ -151,6 +154,7 @@ impl SecretCache {
         self.stores.store(Arc::new(stores));
         let stores = self.stores.load_full();
         self.lines.retain(|name| stores.has(name));
+        self.pace.retain(|name| stores.has(name));
         self.refused.forget_all();
         for entry in self.live() {
             // A store that went takes its entries with it: `retain`.
@@ -178,7 +182,7 @@ impl SecretCache {
             return Arc::clone(entry);
         }
         let store = self.stores.load().find(reference);
-        let entry = Arc::new(SecretEntry::new(reference.clone(), rules, store, Arc::clone(&self.wake)));
+        let entry = Arc::new(SecretEntry::new(reference.clone(), rules, store, self.told()));
         entries.insert(key, Arc::clone(&entry));
         self.came_or_went();
         entry
@@ -196,9 +200,9 @@ impl SecretCache {
             return Arc::clone(entry);
         }
         // Not under the lock: the maker binds itself to secrets of this cache.
-        let (maker, wake) = (maker(), Arc::clone(&self.wake));
+        let (maker, told) = (maker(), self.told());
         let inputs = maker.made_from();
-        let made = || Arc::new(SecretEntry::new(reference.clone(), ValueRules::HeaderSafe, Ok(maker), wake));
+        let made = || Arc::new(SecretEntry::new(reference.clone(), ValueRules::HeaderSafe, Ok(maker), told));
         let entry = Arc::clone(self.lock().entry(key).or_insert_with(made));
         inputs.iter().for_each(|input| input.leads_to(&entry));
         self.came_or_went();
@@ -243,6 +247,10 @@ impl SecretCache {
     pub async fn read_new(&self, limit: Duration) {
         let entries = self.all();
         join_all(entries.iter().filter(|entry| entry.is_new()).map(|entry| entry.first_read(limit))).await;
+    }
+
+    fn told(&self) -> entry::Told {
+        entry::Told { wake: Arc::clone(&self.wake), pace: Arc::clone(&self.pace) }
     }
 
     fn came_or_went(&self) {

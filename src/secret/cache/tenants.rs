@@ -4,7 +4,8 @@
 //! A request that finds no value waits for the first read, as with tokens, because nobody could read it before the tenant was
 //! named. One that failed a short while ago is not asked for again: that is how an unknown tenant is remembered.
 //!
-//! It is remembered for a while after it has gone, too.
+//! It is remembered for a while after it has gone, too. Names that no store knows are held back when they become many
+//! (`pace`).
 //!
 //! Files of tenants are not watched: a thousand of them would be a thousand watches. They are read again every
 //! [`FILE_POLL`], and after a rejection.
@@ -181,9 +182,9 @@ impl SecretCache {
             return entry;
         }
         let (reference, template) = (key.0.clone(), template.clone());
-        let (wake, log) = (Arc::clone(&self.wake), Arc::clone(&self.tenant_log));
-        let refused = Arc::clone(&self.refused);
-        let entry = Arc::new(SecretEntry::of_tenant(reference, template, key.1, store, wake, (log, refused)));
+        let (log, refused) = (Arc::clone(&self.tenant_log), Arc::clone(&self.refused));
+        let told = self.told();
+        let entry = Arc::new(SecretEntry::of_tenant(reference, template, key.1, store, told, (log, refused)));
         entries.insert(key, Arc::downgrade(&entry));
         entry
     }

@@ -633,3 +633,35 @@ impl tracing_subscriber::fmt::MakeWriter<'_> for Log {
         self.clone()
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn secrets_that_are_not_there_share_ten_questions_a_minute_and_hold_up_no_other() {
+    let store = Scripted::new(None);
+    let cache = cache_over(&store);
+    let missing: Vec<_> =
+        (0..30).map(|number| cache.entry(&format!("test:m{number}").parse().unwrap())).collect();
+    cache.read_new(Duration::MAX).await;
+    store.say(Some("value"));
+    let good = cache.entry(&test_ref());
+    cache.read_new(Duration::MAX).await;
+    assert_eq!((shown(&good), store.reads()), ("value#1".to_owned(), 31));
+    store.say(None);
+    let stop = CancellationToken::new();
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    tokio::spawn(cache.clone().run(stop.clone()));
+    let _stop = stop.drop_guard();
+    // They are files as well, which are read once more when they are first looked at.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = store.reads();
+    tokio::time::sleep(Duration::from_secs(900)).await;
+    let reads: Vec<Instant> = store.reads.borrow()[before..].to_vec();
+    let within = |from: &Instant| {
+        reads.iter().filter(|at| *at >= from && at.duration_since(*from) < Duration::from_secs(60)).count()
+    };
+    let most = reads.iter().map(within).max().unwrap();
+    assert!((5..=10).contains(&most), "{most}");
+    store.say(Some("value"));
+    // Each is asked for again within its wait, and one that is put off within a minute more.
+    tokio::time::sleep(Duration::from_secs(375 + 60)).await;
+    assert!(missing.iter().all(|entry| entry.current().is_ok()));
+}

@@ -1,156 +1,170 @@
-//! The failures of the last minute, by path: the negative cache of a client.
+//! The failures of the last minute: the negative cache of a client.
 //!
-//! A path that fails is left alone, and the others go on: one provider's broken secret is not the store's failure. The whole
-//! peer is left alone where it is not reached at all, or where nothing of it has answered in the window.
+//! A peer of which nothing is good is asked ten times a minute in all. Where some of it is good, that goes on, and what failed when
+//! it was last asked shares ten failures a minute: thirty broken secrets are no more questions than one.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
 use super::{HttpError, MAX_FAILURES, WINDOW};
 
-/// Paths that are counted apart; further ones share one count, under a name that no path has.
-pub(super) const MAX_PATHS: usize = 256;
+/// Subjects that are known apart; further ones are one, under a name that none has.
+pub(super) const MAX_SUBJECTS: usize = 256;
 const FURTHER: &str = "";
 
-/// What failed, and how much of it was the peer itself.
-#[derive(Clone, Copy)]
-pub(super) struct Failed {
-    pub(super) error: HttpError,
-    /// The peer saw nothing of the request: no connection came about. That is no matter of the path.
-    pub(super) unreached: bool,
-}
-
-/// The failures of the window, the oldest first; at most [`MAX_FAILURES`].
+/// Questions of the window, the oldest first; at most [`MAX_FAILURES`].
 #[derive(Default)]
 struct Count {
     at: VecDeque<Instant>,
     last: Option<HttpError>,
-    running: usize,
 }
 
 impl Count {
-    fn add(&mut self, error: HttpError) {
+    fn add(&mut self, failed: Option<HttpError>) {
         self.at.push_back(Instant::now());
-        self.last = Some(error);
+        self.last = failed.or(self.last);
         if self.at.len() > MAX_FAILURES {
             self.at.pop_front();
         }
     }
 
-    /// The error to give in place of asking.
-    fn holds(&mut self) -> Option<HttpError> {
-        self.forget();
-        // Those that run may fail too. A peer that does not fail is only bound by the permits.
-        let full = !self.at.is_empty() && self.at.len() + self.running >= MAX_FAILURES;
-        full.then_some(self.last).flatten()
-    }
-
-    fn forget(&mut self) {
+    /// The last failure, if there is no room for another one. Those that run may fail too; a peer that does not fail is
+    /// only bound by the permits.
+    fn full(&mut self, running: usize) -> Option<HttpError> {
         while self.at.front().is_some_and(|at| at.elapsed() >= WINDOW) {
             self.at.pop_front();
         }
+        if self.at.is_empty() {
+            self.last = None;
+        }
+        self.last.filter(|_| self.at.len() + running >= MAX_FAILURES)
     }
+}
+
+/// What is known of one subject.
+#[derive(Default)]
+struct Subject {
+    running: usize,
+    /// How it failed when it was last asked for, where it did.
+    failed: Option<(HttpError, Instant)>,
 }
 
 /// The failures of a client.
 #[derive(Default)]
 pub(super) struct Failures {
-    paths: HashMap<String, Count>,
-    /// All failures of all paths: they hold where nothing succeeded.
+    subjects: HashMap<String, Subject>,
+    running: usize,
+    /// All failures: they hold for what failed when it was last asked for.
     all: Count,
-    /// Those that did not reach the peer: they hold for everything.
-    unreached: Count,
-    succeeded: Option<Instant>,
+    /// What was asked since the last good answer: it holds for everything, once there is a failure in it.
+    row: Count,
 }
 
 impl Failures {
-    /// Counts a failure of a path that is not counted by a [`Running`].
-    pub(super) fn add(&mut self, path: &str, failed: Failed) {
-        let name = self.name(path);
-        self.paths.entry(name).or_default().add(failed.error);
-        self.all.add(failed.error);
-        if failed.unreached {
-            self.unreached.add(failed.error);
-        }
-    }
-
     fn holds(&mut self, name: &str) -> Option<HttpError> {
-        let nothing_succeeds = self.succeeded.is_none_or(|at| at.elapsed() >= WINDOW);
-        let unreached = self.unreached.holds();
-        let all = self.all.holds().filter(|_| nothing_succeeds);
-        unreached.or(all).or_else(|| self.paths.get_mut(name)?.holds())
+        if let Some(last) = self.row.full(self.running) {
+            return Some(last);
+        }
+        let (failed, _) = self.subjects.get(name)?.failed?;
+        self.all.full(self.running).map(|_| failed)
     }
 
-    /// Under which name a path is counted.
-    fn name(&mut self, path: &str) -> String {
-        let path = path.split('?').next().unwrap_or_default();
-        if self.paths.contains_key(path) || self.paths.len() < MAX_PATHS {
-            return path.to_owned();
-        }
-        self.paths.retain(|_, count| {
-            count.forget();
-            count.running > 0 || !count.at.is_empty()
-        });
-        if self.paths.len() < MAX_PATHS { path.to_owned() } else { FURTHER.to_owned() }
+    pub(super) fn fails(&self) -> Option<HttpError> {
+        self.row.last
     }
 
-    fn running(&mut self, name: &str, more: bool) {
-        let path = self.paths.entry(name.to_owned()).or_default();
-        for count in [path, &mut self.all, &mut self.unreached] {
-            count.running = if more { count.running + 1 } else { count.running.saturating_sub(1) };
+    /// Under which name a subject is known.
+    fn name(&mut self, subject: &str) -> String {
+        if self.subjects.contains_key(subject) || self.subjects.len() < MAX_SUBJECTS {
+            return subject.to_owned();
         }
-        if self.paths.get(name).is_some_and(|path| path.running == 0 && path.at.is_empty()) {
-            self.paths.remove(name);
+        let of_late = |at: Instant| at.elapsed() < WINDOW;
+        self.subjects.retain(|_, one| one.running > 0 || one.failed.is_some_and(|(_, at)| of_late(at)));
+        if self.subjects.len() < MAX_SUBJECTS { subject.to_owned() } else { FURTHER.to_owned() }
+    }
+
+    fn begin(&mut self, name: &str) {
+        self.running += 1;
+        self.subjects.entry(name.to_owned()).or_default().running += 1;
+    }
+
+    fn end(&mut self, name: &str, failed: Option<HttpError>) {
+        self.running = self.running.saturating_sub(1);
+        let Some(subject) = self.subjects.get_mut(name) else { return };
+        subject.running = subject.running.saturating_sub(1);
+        subject.failed = failed.map(|error| (error, Instant::now()));
+        if subject.running == 0 && failed.is_none() {
+            self.subjects.remove(name);
         }
     }
 
     #[cfg(test)]
-    pub(super) fn counted(&self, path: &str) -> usize {
-        self.paths.get(path).map_or(0, |count| count.at.len())
+    pub(super) fn known(&self, subject: &str) -> bool {
+        self.subjects.contains_key(subject)
+    }
+
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> usize {
+        self.all.at.len()
     }
 }
 
 /// A request on its way. If it is dropped, the peer did not answer in its caller's time: that counts as a failure.
-pub(super) struct Running<'a> {
-    failures: &'a Mutex<Failures>,
+pub(super) struct Running {
+    failures: Arc<Mutex<Failures>>,
     name: String,
     ended: bool,
 }
 
-impl<'a> Running<'a> {
+impl Running {
     /// Begins a request.
     ///
     /// # Errors
-    /// Its path, or the whole peer, failed too often: the last failure.
-    pub(super) fn begin(failures: &'a Mutex<Failures>, path: &str) -> Result<Self, HttpError> {
+    /// The peer, or its subject, failed too often: the last failure.
+    pub(super) fn begin(failures: &Arc<Mutex<Failures>>, subject: &str) -> Result<Self, HttpError> {
         let mut state = lock(failures);
-        let name = state.name(path);
+        let name = state.name(subject);
         if let Some(error) = state.holds(&name) {
             return Err(error);
         }
-        state.running(&name, true);
-        Ok(Self { failures, name, ended: false })
+        state.begin(&name);
+        Ok(Self { failures: Arc::clone(failures), name, ended: false })
     }
 
-    pub(super) fn end(mut self, failed: Option<Failed>) {
+    pub(super) fn works(mut self) {
+        self.end(None, |state| state.row = Count::default());
+    }
+
+    pub(super) fn aside(mut self) {
+        self.end(None, |state| state.row.add(None));
+    }
+
+    pub(super) fn failed(mut self, error: HttpError) {
+        self.fail(error);
+    }
+
+    fn fail(&mut self, error: HttpError) {
+        self.end(Some(error), |state| {
+            state.all.add(Some(error));
+            state.row.add(Some(error));
+        });
+    }
+
+    fn end(&mut self, failed: Option<HttpError>, count: impl FnOnce(&mut Failures)) {
         self.ended = true;
-        let mut state = lock(self.failures);
-        match failed {
-            Some(failed) => state.add(&self.name, failed),
-            None => state.succeeded = Some(Instant::now()),
-        }
+        let mut state = lock(&self.failures);
+        state.end(&self.name, failed);
+        count(&mut state);
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
-        let mut state = lock(self.failures);
         if !self.ended {
-            state.add(&self.name, Failed { error: HttpError::TimedOut, unreached: false });
+            self.fail(HttpError::TimedOut);
         }
-        state.running(&self.name, false);
     }
 }
 

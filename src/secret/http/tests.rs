@@ -113,37 +113,79 @@ async fn a_peer_that_fails_is_asked_ten_times_a_minute() {
 }
 
 #[tokio::test]
-async fn a_path_that_fails_takes_no_other_with_it() {
+async fn what_fails_shares_ten_questions_a_minute_and_what_is_good_goes_on() {
     let server = FakeServer::start(|asked| match &*asked.line {
         line if line.starts_with("GET /good") => ok("good"),
+        line if line.starts_with("GET /new") => ok("good"),
         _ => Reply::Answer(500, "CANARY".into()),
     })
     .await;
     let (client, target) = (client(LONG), target(&server.url));
     let ask = async |path: &str| {
-        let answer = client.send(HttpCall::get(&target, path.into())).await;
-        answer.map(|answer| answer.status.as_u16())
+        let answer = client.send(HttpCall::get(&target, path.into())).await?;
+        let status = answer.status.as_u16();
+        answer.verdict.works();
+        Ok::<_, HttpError>(status)
     };
-    assert_eq!(ask("/good").await, Ok(200));
-    for path in ["/a", "/b?version=1", "/c"] {
-        for _ in 0..8 {
-            assert_eq!(ask(path).await, Err(HttpError::Status(500)), "{path}");
+    for number in 0..30 {
+        // Each fails when it is first asked for, three times; and is one of thirty that fail.
+        assert_eq!(ask(&format!("/{}?version={number}", number % 3)).await, Err(HttpError::Status(500)));
+        assert_eq!(ask(&format!("/good/{}", number % 2)).await, Ok(200));
+        assert_eq!(ask(&format!("/new/{number}")).await, Ok(200));
+    }
+    let bad = server.lines().iter().filter(|line| !line.contains("good") && !line.contains("new")).count();
+    assert_eq!(bad, MAX_FAILURES);
+    pass(WINDOW).await;
+    assert_eq!(ask("/0").await, Err(HttpError::Status(500)));
+    assert_eq!(server.lines().len(), 3, "asked again");
+}
+
+#[tokio::test]
+async fn what_nobody_called_good_has_failed() {
+    let server = FakeServer::start(|asked| match &*asked.line {
+        "GET /refused" => Reply::Answer(403, "CANARY".into()),
+        _ => ok("<html>CANARY</html>"),
+    })
+    .await;
+    let target = target(&server.url);
+    for (path, error) in [("/refused", HttpError::Status(403)), ("/garbage", HttpError::Garbled)] {
+        let client = client(LONG);
+        let mut answers = Vec::new();
+        for number in 0..30 {
+            let call = HttpCall { subject: Some(number.to_string()), ..HttpCall::get(&target, path.into()) };
+            answers.push(client.send(call).await.map(|answer| drop(answer.verdict)));
+        }
+        assert_eq!(answers[..MAX_FAILURES], [Ok(()); MAX_FAILURES], "{path}");
+        assert_eq!(answers[MAX_FAILURES..], [Err(error); 30 - MAX_FAILURES], "{path}");
+        assert_eq!(server.lines().len(), MAX_FAILURES, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_on_the_way_is_a_question_and_no_proof() {
+    let server = FakeServer::start(|_| ok("")).await;
+    let (client, target) = (client(LONG), target(&server.url));
+    let mut asked = 0;
+    for number in 0..30 {
+        let Ok(answer) = client.send(HttpCall::get(&target, "/".into())).await else { continue };
+        asked += 1;
+        if number % 2 == 0 {
+            answer.verdict.aside();
         }
     }
-    assert_eq!(server.lines().len(), 1 + 3 * MAX_FAILURES, "each has its own ten");
-    assert_eq!(ask("/good").await, Ok(200));
-    assert_eq!(ask("/good/never/asked").await, Ok(200));
-    // Another version of the same path is the same path.
-    server.lines();
-    assert_eq!(ask("/b?version=2").await, Err(HttpError::Status(500)));
-    assert_eq!(server.lines().len(), 0);
+    assert_eq!((asked, server.lines().len()), (MAX_FAILURES, MAX_FAILURES));
 }
 
 #[tokio::test]
 async fn a_peer_that_is_not_reached_is_left_alone_whatever_the_path() {
     let server = FakeServer::start(|_| ok("good")).await;
     let (client, there) = (client(LONG), target(&server.url));
-    assert!(client.send(HttpCall::get(&there, "/0".into())).await.is_ok());
+    client
+        .send(HttpCall::get(&there, "/0".into()))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+        .verdict
+        .works();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gone = Target { port: closed.port(), ..there.clone() };
     for number in 1..=4 {
@@ -154,17 +196,16 @@ async fn a_peer_that_is_not_reached_is_left_alone_whatever_the_path() {
 }
 
 #[test]
-fn the_counts_of_paths_are_bounded() {
-    let failed = Failed { error: HttpError::TooLarge, unreached: false };
-    let failures = Mutex::<Failures>::default();
-    Running::begin(&failures, "/good").unwrap_or_else(|_| unreachable!()).end(None);
-    for number in 0..1000 {
-        if let Ok(running) = Running::begin(&failures, &format!("/{number}")) {
-            running.end(Some(failed));
-        }
-    }
-    let known = (0..1000).filter(|number| lock(&failures).counted(&format!("/{number}")) > 0).count();
-    assert_eq!((known, lock(&failures).counted("")), (failures::MAX_PATHS, MAX_FAILURES));
+fn the_subjects_that_are_known_are_bounded() {
+    let failures = Arc::<Mutex<Failures>>::default();
+    let begin =
+        |name: usize| Running::begin(&failures, &name.to_string()).unwrap_or_else(|error| panic!("{error}"));
+    let running: Vec<_> = (0..1000).map(begin).collect();
+    let known = |name: usize| lock(&failures).known(&name.to_string());
+    assert_eq!((0..1000).filter(|name| known(*name)).count(), failures::MAX_SUBJECTS);
+    assert!(lock(&failures).known(""), "those beyond are one");
+    running.into_iter().for_each(Running::works);
+    assert!(!known(0) && !lock(&failures).known(""));
 }
 
 #[tokio::test]
@@ -179,7 +220,7 @@ async fn a_peer_that_hangs_costs_no_more_than_the_time_that_was_given() {
     // Dropped in the middle: that is a failure too.
     let call = client.send(HttpCall::get(&target(&server.url), "/".into()));
     let _ = tokio::time::timeout(Duration::from_millis(20), call).await;
-    assert_eq!(lock(&client.failures).counted("/"), 2);
+    assert_eq!(lock(&client.failures).counted(), 2);
 }
 
 #[tokio::test]

@@ -274,12 +274,10 @@ impl AwsStore {
 
     async fn read_now(&self, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
         let fault = |fault: StoreFault| SecretError::store(reference, fault);
-        let answer = self.ask(reference).await.map_err(fault)?;
-        let value = self.config.api.unwrap_or_default().value(&answer).map_err(fault)?;
-        field::select(value, reference)
+        field::select(self.ask(reference).await.map_err(fault)?, reference)
     }
 
-    async fn ask(&self, reference: &SecretRef) -> Result<Document, StoreFault> {
+    async fn ask(&self, reference: &SecretRef) -> Result<SecretBytes, StoreFault> {
         let api = self.config.api.unwrap_or_default();
         let keys = self.keys().await.map_err(|fault| StoreFault::Login(Box::new(fault)))?;
         let body = Zeroizing::new(api.question(reference).to_string().into_bytes());
@@ -289,12 +287,21 @@ impl AwsStore {
         call.headers.insert("x-amz-target", HeaderValue::from_static(api.action()));
         let signature = signature(&call, &keys, &self.config.region, api.service(), SystemTime::now())?;
         call.headers.extend(signature);
+        // Every question has the same path.
+        call.subject = Some(reference.path().to_owned());
         let answer = self.client.send(call).await?;
         let document = Document::parse(&answer.body);
         if answer.status == StatusCode::OK {
-            return document;
+            let value = api.value(&document?)?;
+            answer.verdict.works();
+            return Ok(value);
         }
         let kind = document.as_ref().ok().and_then(|document| document.text(&["__type"])).unwrap_or_default();
+        // Some services write a namespace before the name: `com.amazon...#AccessDeniedException`.
+        let kind = kind.rsplit('#').next().unwrap_or_default();
+        if OF_THE_SECRET.contains(&kind) {
+            answer.verdict.works();
+        }
         let fault = refusal(kind, answer.status);
         if let (StoreFault::Login(_), Some(fetched)) = (&fault, &self.fetched) {
             fetched.drop_held();
@@ -340,10 +347,24 @@ fn usual_keys() -> Result<AwsKeys, SecretError> {
     })
 }
 
+/// Errors that say something of one secret, or of how it was asked for. A denied access is none of them: it may be that of
+/// all of them.
+/// <https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html#API_GetSecretValue_Errors>
+const OF_THE_SECRET: [&str; 9] = [
+    "ResourceNotFoundException",
+    "ParameterNotFound",
+    "ParameterVersionNotFound",
+    "InvalidParameterException",
+    "InvalidRequestException",
+    "ValidationException",
+    "DecryptionFailure",
+    "InvalidKeyId",
+    "InvalidParameters",
+];
+
 /// What an error of the API means; its message is not looked at.
 fn refusal(kind: &str, status: StatusCode) -> StoreFault {
-    // Some services write a namespace before the name: `com.amazon...#AccessDeniedException`.
-    match kind.rsplit('#').next().unwrap_or_default() {
+    match kind {
         "ResourceNotFoundException" | "ParameterNotFound" | "ParameterVersionNotFound" => {
             StoreFault::NotFound
         }

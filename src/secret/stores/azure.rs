@@ -193,10 +193,15 @@ impl AzureStore {
         let version = version.map(|version| format!("/{version}")).unwrap_or_default();
         let prefix = &self.config.address.prefix;
         let path = format!("{prefix}/secrets/{name}{version}?api-version={API_VERSION}");
-        let answer = self.vault.get(&path, || self.fetch()).await.map_err(fault)?;
-        let value = answer.text(&["value"]);
-        let value = value.ok_or(StoreFault::Garbled("it has no `value`")).map_err(fault)?;
-        field::select(Zeroizing::new(value.as_bytes().to_vec()), reference)
+        let value = self.vault.get(
+            &path,
+            || self.fetch(),
+            |answer| {
+                let value = answer.text(&["value"]).ok_or(StoreFault::Garbled("it has no `value`"))?;
+                Ok(Zeroizing::new(value.as_bytes().to_vec()))
+            },
+        );
+        field::select(value.await.map_err(fault)?, reference)
     }
 
     async fn fetch(&self) -> Result<Token, StoreFault> {

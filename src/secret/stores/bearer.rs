@@ -29,11 +29,17 @@ impl BearerApi {
         Self { client, target, token: TokenSlot::default() }
     }
 
-    /// The document at `path`. `login` gets a token where there is none, or the API does not take it any more.
+    /// What `value` reads in the document at `path`. `login` gets a token where there is none, or the API does not take it any
+    /// more.
     ///
     /// # Errors
-    /// No token, no answer, or another answer than a document.
-    pub async fn get<Login, Fetched>(&self, path: &str, login: Login) -> Result<Document, StoreFault>
+    /// No token, no answer, or another answer than a document that `value` can read.
+    pub async fn get<T, Login, Fetched>(
+        &self,
+        path: &str,
+        login: Login,
+        value: impl FnOnce(&Document) -> Result<T, StoreFault>,
+    ) -> Result<T, StoreFault>
     where
         Login: Fn() -> Fetched,
         Fetched: Future<Output = Result<Token, StoreFault>>,
@@ -45,11 +51,15 @@ impl BearerApi {
             let token = self.token.get(|_| login()).await?;
             answer = self.ask(path, &token).await?;
         }
-        match answer.status {
-            StatusCode::OK => Document::parse(&answer.body),
+        let read = match answer.status {
+            StatusCode::OK => Document::parse(&answer.body).and_then(|document| value(&document)),
             StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
             status => Err(StoreFault::Status(status.as_u16())),
+        };
+        if matches!(read, Ok(_) | Err(StoreFault::NotFound)) {
+            answer.verdict.works();
         }
+        read
     }
 
     async fn ask(&self, path: &str, token: &Token) -> Result<HttpAnswer, StoreFault> {
@@ -69,17 +79,17 @@ pub async fn login(client: &HttpClient, call: HttpCall) -> Result<Token, StoreFa
 
 async fn request(client: &HttpClient, call: HttpCall) -> Result<Token, StoreFault> {
     let born = Instant::now();
-    let path = call.path.clone();
     let answer = client.send(call).await?;
     if answer.status != StatusCode::OK {
-        client.count_refusal(&path, answer.status);
         return Err(StoreFault::Status(answer.status.as_u16()));
     }
-    let answer = Document::parse(&answer.body)?;
-    let token = answer.text(&["access_token"]).filter(|token| !token.is_empty());
+    let document = Document::parse(&answer.body)?;
+    let token = document.text(&["access_token"]).filter(|token| !token.is_empty());
     let token = token.ok_or(StoreFault::Garbled("a login without `access_token`"))?;
     let seconds =
-        answer.number(&["expires_in"]).ok_or(StoreFault::Garbled("a login without `expires_in`"))?;
+        document.number(&["expires_in"]).ok_or(StoreFault::Garbled("a login without `expires_in`"))?;
     let ends = Some(born + Duration::from_secs(seconds.min(u64::from(u32::MAX))));
-    Ok(Token { header: secret_header(&[b"Bearer ", token.as_bytes()])?, born, ends, renewable: false })
+    let header = secret_header(&[b"Bearer ", token.as_bytes()])?;
+    answer.verdict.works();
+    Ok(Token { header, born, ends, renewable: false })
 }

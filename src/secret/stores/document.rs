@@ -57,7 +57,8 @@ impl Document {
         let name = reference.field().ok_or_else(|| {
             fault(StoreFault::Reference("a value here has several fields, so `#field` must say which"))
         })?;
-        let object = self.at(path).ok_or_else(|| fault(StoreFault::Garbled("it holds no data")))?;
+        let object = self.at(path).filter(|value| value.is_object());
+        let object = object.ok_or_else(|| fault(StoreFault::Garbled("it holds no data")))?;
         field::pick(object, name, reference)
     }
 }

@@ -96,25 +96,63 @@ const MAX_FAILURES: usize = 10;
 /// The time in which they are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// The failures since the last run that was good.
 #[derive(Default)]
 struct Failures {
     at: VecDeque<Instant>,
     last: Option<StoreFault>,
+    running: usize,
 }
 
 impl Failures {
-    /// The fault to give in place of a run.
+    /// The fault to give in place of a run. Those that run may fail too.
     fn holds(&mut self) -> Option<StoreFault> {
         while self.at.front().is_some_and(|at| at.elapsed() >= WINDOW) {
             self.at.pop_front();
         }
-        self.last.clone().filter(|_| self.at.len() >= MAX_FAILURES)
+        let full = !self.at.is_empty() && self.at.len() + self.running >= MAX_FAILURES;
+        self.last.clone().filter(|_| full)
     }
 
-    fn add(&mut self, fault: &StoreFault) {
+    fn add(&mut self, fault: StoreFault) {
         self.at.push_back(Instant::now());
-        self.last = Some(fault.clone());
+        self.last = Some(fault);
     }
+}
+
+/// A run on its way; one that is dropped was not wanted any more, and says nothing of the program.
+struct Running<'a>(&'a Mutex<Failures>);
+
+impl<'a> Running<'a> {
+    fn begin(failures: &'a Mutex<Failures>) -> Result<Self, StoreFault> {
+        let mut state = lock(failures);
+        if let Some(last) = state.holds() {
+            return Err(last);
+        }
+        state.running += 1;
+        Ok(Self(failures))
+    }
+
+    /// What is not JSON, or lacks the field that is asked for, is no better than a failed run.
+    fn end(self, error: Option<&SecretError>) {
+        let mut state = lock(self.0);
+        match error {
+            None => (state.at, state.last) = (VecDeque::new(), None),
+            Some(SecretError::Store { fault, .. }) => state.add(fault.clone()),
+            Some(_) => state.add(StoreFault::Garbled("the program's output is not what was asked for")),
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(self.0);
+        state.running = state.running.saturating_sub(1);
+    }
+}
+
+fn lock(failures: &Mutex<Failures>) -> MutexGuard<'_, Failures> {
+    failures.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ExecStore {
@@ -135,29 +173,12 @@ impl ExecStore {
         let Ok(_permit) = self.programs.acquire().await else {
             return Err(fault(StoreFault::NotStarted(io::ErrorKind::Interrupted)));
         };
-        if let Some(last) = self.failures().holds() {
-            return Err(fault(last));
-        }
+        let running = Running::begin(&self.failures).map_err(fault)?;
         let limit = self.config.timeout();
         let output = timeout(limit, run(command)).await.unwrap_or(Err(StoreFault::Overdue(limit)));
-        match &output {
-            Ok(_) => *self.failures() = Failures::default(),
-            Err(last) => self.failures().add(last),
-        }
-        let mut bytes = output.map_err(fault)?;
-        if bytes.len() > MAX_OUTPUT {
-            return Err(SecretError::TooLarge { reference: reference.clone(), limit: MAX_OUTPUT });
-        }
-        if reference.field().is_some() {
-            return field::select(bytes, reference);
-        }
-        let kept = file::without_line_end(&bytes).len();
-        bytes.truncate(kept);
-        Ok(bytes)
-    }
-
-    fn failures(&self) -> MutexGuard<'_, Failures> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+        let value = output.map_err(fault).and_then(|output| value(output, reference));
+        running.end(value.as_ref().err());
+        value
     }
 
     fn command(&self, path: &str) -> Result<Command, StoreFault> {
@@ -180,6 +201,19 @@ impl ExecStore {
         command.process_group(0).kill_on_drop(true);
         Ok(command)
     }
+}
+
+/// What the output gives for a reference.
+fn value(mut output: SecretBytes, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
+    if output.len() > MAX_OUTPUT {
+        return Err(SecretError::TooLarge { reference: reference.clone(), limit: MAX_OUTPUT });
+    }
+    if reference.field().is_some() {
+        return field::select(output, reference);
+    }
+    let kept = file::without_line_end(&output).len();
+    output.truncate(kept);
+    Ok(output)
 }
 
 /// Runs it to its end and gives what it wrote; one byte more than [`MAX_OUTPUT`] if that is too much.

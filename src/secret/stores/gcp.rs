@@ -110,10 +110,15 @@ impl GcpStore {
     async fn read_now(&self, reference: &SecretRef) -> Result<SecretBytes, SecretError> {
         let fault = |fault: StoreFault| SecretError::store(reference, fault);
         let path = self.path(reference).map_err(fault)?;
-        let answer = self.api.get(&path, || self.fetch()).await.map_err(fault)?;
-        let data = answer.text(&["payload", "data"]);
-        let data = data.ok_or(StoreFault::Garbled("it has no `payload.data`")).map_err(fault)?;
-        field::select(base64(data.as_bytes()).map_err(fault)?, reference)
+        let value = self.api.get(
+            &path,
+            || self.fetch(),
+            |answer| {
+                let data = answer.text(&["payload", "data"]);
+                base64(data.ok_or(StoreFault::Garbled("it has no `payload.data`"))?.as_bytes())
+            },
+        );
+        field::select(value.await.map_err(fault)?, reference)
     }
 
     fn path(&self, reference: &SecretRef) -> Result<String, StoreFault> {

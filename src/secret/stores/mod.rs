@@ -13,3 +13,6 @@ pub mod kubernetes;
 pub mod sealed;
 pub mod server;
 pub mod vault;
+
+#[cfg(test)]
+mod tests;

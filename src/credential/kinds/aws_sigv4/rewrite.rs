@@ -36,9 +36,9 @@ impl Rewrite for Settings {
                 let all = std::iter::once(secret).chain(session).chain(id);
                 all.map(|reference| used(reference, ValueRules::HeaderSafe)).collect()
             }
-            // What outgate gets itself is written by it. A file may hold JSON of several lines.
+            // What outgate gets itself is written by it.
             Keys::Whole(reference) if reference.is_made() => vec![used(reference, ValueRules::HeaderSafe)],
-            Keys::Whole(reference) => vec![used(reference, ValueRules::Any)],
+            Keys::Whole(reference) => vec![used(reference, ValueRules::AwsKeys)],
         }
     }
 

@@ -11,6 +11,7 @@ use crate::credential::kinds::body::bound;
 use crate::credential::kinds::header::header_name;
 use crate::credential::kinds::{Half, MemberSettings, PerRequest};
 use crate::credential::location::Location;
+use crate::credential::per_key::PerKey;
 use crate::message::quantity::ByteSize;
 use crate::secret::reference::SecretRef;
 
@@ -37,8 +38,8 @@ pub struct Config {
     pub encoding: Encoding,
     /// Where the signature goes. Pieces of its format: `{signature}` (default), `{key_id}`, `{timestamp}`, `{nonce}`, and `{basic}` (base64 of `key_id:signature`).
     pub signature: PlaceConfig,
-    /// The public id of the key: a secret reference, or `plain:<text>`.
-    pub key_id: Option<HalfConfig>,
+    /// The public id of the key: a secret reference, or `plain:<text>`; or a list with one for each of `key`.
+    pub key_id: Option<PerKey<HalfConfig>>,
     /// Where `{key_id}` goes, if it has a place of its own.
     pub key_id_in: Option<PlaceConfig>,
     /// The time, and where it goes. Without it the app's own is left as it is.
@@ -195,6 +196,8 @@ impl Config {
         self.check(&content)?;
         let format =
             |at: &PlaceConfig, own, key| at.compile(own).map_err(|what| format!("`hmac.{key}`: {what}"));
+        let ids = self.key_id.as_ref().map(|ids| ids.map(HalfConfig::half));
+        let ids = ids.map_or(Ok(Vec::new()), |ids| ids.each("hmac.key_id", self.key.0.len()))?;
         let settings = Settings {
             key: self.key.0.first().cloned().ok_or("`hmac.key` names no secret")?,
             key_encoding: self.key_encoding,
@@ -202,7 +205,7 @@ impl Config {
             function: self.function,
             encoding: self.encoding,
             signature: format(&self.signature, Piece::Signature, "signature")?,
-            key_id: self.key_id.as_ref().map(HalfConfig::half),
+            key_id: ids.first().cloned(),
             key_id_at: self.key_id_in.as_ref().map(|at| format(at, Piece::KeyId, "key_id_in")).transpose()?,
             timestamp: self.timestamp.as_ref().map(TimestampConfig::compile).transpose()?,
             nonce: self.nonce.as_ref().map(|at| format(at, Piece::Nonce, "nonce")).transpose()?,
@@ -211,10 +214,11 @@ impl Config {
             content,
         };
         settings.check()?;
-        let one = |key: &SecretRef| {
-            MemberSettings::per_request(PerRequest::Hmac(Settings { key: key.clone(), ..settings.clone() }))
+        let one = |(at, key): (usize, &SecretRef)| {
+            let (key, key_id) = (key.clone(), ids.get(at).cloned());
+            MemberSettings::per_request(PerRequest::Hmac(Settings { key, key_id, ..settings.clone() }))
         };
-        Ok(self.key.0.iter().map(one).collect())
+        Ok(self.key.0.iter().enumerate().map(one).collect())
     }
 
     fn check(&self, content: &[Piece]) -> Result<(), String> {

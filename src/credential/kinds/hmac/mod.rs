@@ -32,6 +32,7 @@ mod template;
 
 use futures_util::future::BoxFuture;
 
+use config::KeyEncoding;
 pub use config::{Config, Settings};
 
 use super::{Half, Used};
@@ -43,7 +44,7 @@ use crate::secret::ValueRules;
 
 impl Rewrite for Settings {
     fn secrets(&self) -> Vec<Used> {
-        let key = Used { reference: self.key.clone(), rules: ValueRules::Any };
+        let key = Used { reference: self.key.clone(), rules: self.key_encoding.rules() };
         let id = match &self.key_id {
             Some(Half::Secret(reference)) => {
                 Some(Used { reference: reference.clone(), rules: ValueRules::HeaderSafe })
@@ -67,6 +68,17 @@ impl Rewrite for Settings {
         secrets: &'a Secrets,
     ) -> BoxFuture<'a, Result<EgressRequest, Failure>> {
         Box::pin(sign::sign(self, request, secrets, sign::Now::take()))
+    }
+}
+
+impl KeyEncoding {
+    /// What a key that is written so has to be. Judged when it is read: what is none leaves the last good one in its place.
+    fn rules(self) -> ValueRules {
+        match self {
+            Self::Text => ValueRules::Any,
+            Self::Base64 => ValueRules::Base64,
+            Self::Hex => ValueRules::Hex,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
@@ -21,6 +21,7 @@ use crate::credential::rewrite::{Secrets, collect};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Fault};
 use crate::message::request::EgressRequest;
+use crate::secret::key_text;
 
 /// When, and with which nonce.
 pub struct Now {
@@ -153,40 +154,17 @@ fn joined(headers: &HeaderMap, name: &http::HeaderName) -> Vec<u8> {
 fn key(settings: &Settings, secrets: &Secrets) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let text = secrets.get(0);
     let decoded = match settings.key_encoding {
-        KeyEncoding::Text => Some(text.to_vec()),
-        KeyEncoding::Base64 => unbase64(text),
-        KeyEncoding::Hex => unhex(text.trim_ascii()),
+        KeyEncoding::Text => Some(Zeroizing::new(text.to_vec())),
+        KeyEncoding::Base64 => key_text::base64(text),
+        KeyEncoding::Hex => key_text::hex(text),
     };
-    decoded.map(Zeroizing::new).ok_or_else(|| {
+    decoded.ok_or_else(|| {
         let reference = settings.key.to_string();
         Failure::not_sent(Fault::Credential).because(CredentialError::NotUsable {
             reference,
             place: "a signature: it is not written as `key_encoding` says",
         })
     })
-}
-
-fn unbase64(text: &[u8]) -> Option<Vec<u8>> {
-    let standard: Zeroizing<Vec<u8>> = Zeroizing::new(
-        text.trim_ascii()
-            .iter()
-            .map(|byte| match byte {
-                b'-' => b'+',
-                b'_' => b'/',
-                other => *other,
-            })
-            .collect(),
-    );
-    let padding = standard.iter().rev().take_while(|byte| **byte == b'=').count();
-    STANDARD_NO_PAD.decode(&standard[..standard.len() - padding]).ok()
-}
-
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
-    text.chunks(2).map(|pair| Some(digit(pair[0])? * 16 + digit(pair[1])?)).collect()
 }
 
 /// Writes a text at its place.

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 
 use super::config::Config;
 use super::sign::{Now, sign};
-use crate::credential::kinds::{MemberSettings, PerRequest};
+use crate::credential::kinds::{Half, MemberSettings, PerRequest};
 use crate::credential::location::Location;
 use crate::credential::rewrite::Secrets;
 use crate::message::body::Body;
@@ -186,6 +186,17 @@ fn an_overlap_makes_members_and_every_place_is_ours() {
     let places = two[1].locations();
     assert_eq!(places.len(), 3);
     assert!(places.contains(&Location::Query("n".into())));
+    for (id, plain) in [("plain:one", ["one", "one"]), ("[\"plain:new\", \"plain:old\"]", ["new", "old"])] {
+        let id = if id.starts_with('[') { id.to_owned() } else { format!("{id:?}") };
+        let two = members(&format!(
+            r#"{{ key: [file:new, file:old], key_id: {id}, content: "{{method}}{{key_id}}", signature: {{ header: X-S }} }}"#
+        ));
+        let ids = two.unwrap().into_iter().map(|member| match member.per_request {
+            Some(PerRequest::Hmac(settings)) => settings.key_id,
+            _ => None,
+        });
+        assert_eq!(ids.collect::<Vec<_>>(), plain.map(|text| Some(Half::Plain(text.to_owned()))), "{id}");
+    }
 }
 
 #[test]

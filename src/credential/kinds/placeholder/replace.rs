@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
@@ -117,14 +119,28 @@ fn in_pair(value: &HeaderValue, ours: &[&Replacement<'_>]) -> Result<Option<Zero
     }))
 }
 
-/// The pair inside of a `Basic` credential (RFC 7617).
+/// As servers read it that do not look closely: padded or not, whatever the last bits are.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The pair inside of a `Basic` credential (RFC 7617); also with tabs around it, or in the alphabet of base64url, as some servers
+/// take it.
 pub fn basic(value: &HeaderValue) -> Option<Zeroizing<Vec<u8>>> {
-    let (scheme, rest) = value.as_bytes().split_at_checked(6)?;
-    if !scheme.eq_ignore_ascii_case(b"basic ") {
+    let (scheme, rest) = value.as_bytes().split_at_checked(5)?;
+    if !scheme.eq_ignore_ascii_case(b"basic") || !rest.starts_with(b" ") && !rest.starts_with(b"\t") {
         return None;
     }
-    let text = rest.trim_ascii();
-    STANDARD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text)).ok().map(Zeroizing::new)
+    let standard = |byte: &u8| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => *other,
+    };
+    let text: Zeroizing<Vec<u8>> = Zeroizing::new(rest.trim_ascii().iter().map(standard).collect());
+    LENIENT.decode(text.as_slice()).ok().map(Zeroizing::new)
 }
 
 /// Replaces in path and query; nothing where there is nothing to replace.

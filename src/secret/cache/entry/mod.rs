@@ -11,13 +11,14 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::pace::{Missing, Pace};
 use super::refused::Refused;
 use super::tenants::TenantLog;
 use super::wake::Wake;
 use super::{SecretState, SecretStatus};
 use crate::message::end::End;
 use crate::secret::error::SecretError;
-use crate::secret::reference::SecretRef;
+use crate::secret::reference::{ENV, FILE, SecretRef};
 use crate::secret::value::{SecretValue, ValueRules};
 use crate::secret::{SecretStore, Source};
 
@@ -80,6 +81,7 @@ pub struct SecretEntry {
     pub(super) turn: Semaphore,
     required: AtomicBool,
     pub(super) wake: Arc<Wake>,
+    pub(super) pace: Arc<Pace>,
     /// A read came to an end.
     pub(super) ended: Notify,
     /// Of a tenant's secret: whether a failure may be told.
@@ -88,6 +90,12 @@ pub struct SecretEntry {
     refused: Option<Arc<Refused>>,
     /// What outgate makes from this secret. Locked for moments, never over an await.
     products: Mutex<Vec<Weak<SecretEntry>>>,
+}
+
+/// What an entry tells its cache, and what that knows of its store.
+pub(super) struct Told {
+    pub(super) wake: Arc<Wake>,
+    pub(super) pace: Arc<Pace>,
 }
 
 /// Where the value comes from. Swapped when a reload changes the store.
@@ -139,6 +147,8 @@ pub(super) struct Book {
     /// No policy uses it any more, and its reads use something up: none begins.
     pub(super) gone: bool,
     healed_at: Option<Instant>,
+    /// Its store works and does not have it.
+    missing: Option<Missing>,
     error: Option<Arc<SecretError>>,
 }
 
@@ -147,9 +157,9 @@ impl SecretEntry {
         reference: SecretRef,
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
-        wake: Arc<Wake>,
+        told: Told,
     ) -> Self {
-        Self::with(reference, None, rules, store, wake)
+        Self::with(reference, None, rules, store, told)
     }
 
     /// A tenant's secret; `template` is the reference as it stands in the policy.
@@ -158,12 +168,12 @@ impl SecretEntry {
         template: SecretRef,
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
-        wake: Arc<Wake>,
+        told: Told,
         (log, refused): (Arc<TenantLog>, Arc<Refused>),
     ) -> Self {
         let before = refused.of(&(reference.clone(), rules));
         let (log, refused) = (Some(log), Some(refused));
-        let entry = Self { log, refused, ..Self::with(reference, Some(template), rules, store, wake) };
+        let entry = Self { log, refused, ..Self::with(reference, Some(template), rules, store, told) };
         if let Some(before) = before {
             entry.goes_on_from(before);
         }
@@ -175,7 +185,7 @@ impl SecretEntry {
         template: Option<SecretRef>,
         rules: ValueRules,
         store: Result<Arc<dyn SecretStore>, SecretError>,
-        wake: Arc<Wake>,
+        Told { wake, pace }: Told,
     ) -> Self {
         let bound = Bound::new(&reference, template.as_ref(), store);
         let not_read = SecretError::NotRead { reference: reference.clone() };
@@ -193,6 +203,7 @@ impl SecretEntry {
             refused: None,
             required: AtomicBool::new(false),
             wake,
+            pace,
             ended: Notify::new(),
             products: Mutex::default(),
         }
@@ -345,6 +356,13 @@ impl SecretEntry {
         let waited_for = self.is_waited_for();
         let mut book = self.book();
         let due = book.due_at.is_some_and(|at| at <= now);
+        if due
+            && book.missing.is_some()
+            && let Err(later) = self.pace.ask_again(self.reference.store(), now)
+        {
+            book.due_at = Some(later);
+            return false;
+        }
         if due {
             book.due_at = None;
             book.wanted |= waited_for;
@@ -400,6 +418,12 @@ impl SecretEntry {
 
     pub(super) fn made_of_it(&self) -> MutexGuard<'_, Vec<Weak<Self>>> {
         self.products.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is a secret of a tenant of whom nothing is known, and comes from a server.
+    pub(super) fn is_of_unknown(&self) -> bool {
+        let local = matches!(self.reference.store(), ENV | FILE);
+        self.template.is_some() && !local && !self.is_made() && self.latest().is_none()
     }
 
     /// Whether another read could not tell anything new.

@@ -9,6 +9,7 @@ use super::{Book, Bound, READ_TIMEOUT, RETRY_FIRST, RETRY_MAX, RefreshOutcome, S
 use crate::message::end::End;
 use crate::secret::cache::refused::Refusal;
 use crate::secret::error::SecretError;
+use crate::secret::reference::{ENV, FILE};
 use crate::secret::value::SecretValue;
 use crate::secret::{Reading, Source};
 
@@ -48,6 +49,10 @@ impl SecretEntry {
             book.begun
         };
         let _running = Running(self);
+        let (unknown, store) = (self.is_of_unknown(), self.reference.store());
+        if unknown && !self.pace.may_ask(store, Instant::now()) {
+            return self.held_back(number);
+        }
         let bound = self.bound.load_full();
         let limit = limit.min(bound.store.as_ref().map_or(READ_TIMEOUT, |store| store.patience()));
         let read = match timeout(limit, self.load(&bound)).await {
@@ -56,6 +61,10 @@ impl SecretEntry {
         };
         if Arc::ptr_eq(&bound, &self.bound.load()) {
             self.book().rebound = false;
+        }
+        // A store that fails is left alone by its own client.
+        if unknown && read.as_ref().err().is_none_or(|error| !error.blames_store()) {
+            self.pace.asked(store, read.is_ok(), Instant::now());
         }
         match read {
             Ok(found) => self.succeeded(number, &bound, found),
@@ -102,7 +111,7 @@ impl SecretEntry {
             let mut book = self.book();
             book.end(read, outcome);
             (book.failures, book.failed_at, book.error) = (0, None, None);
-            book.good_at = Some(SystemTime::now());
+            (book.good_at, book.missing) = (Some(SystemTime::now()), None);
             // A reload may have bound it anew meanwhile: then it stays due.
             if !book.rebound {
                 book.due_at = again;
@@ -130,6 +139,36 @@ impl SecretEntry {
         }
     }
 
+    /// What a secret that is not there waits at least: the more of them, the longer.
+    fn least_wait(&self, book: &mut Book, error: &SecretError) -> Duration {
+        let local = matches!(self.reference.store(), ENV | FILE);
+        if error.blames_store() || self.template.is_some() || self.is_made() || local {
+            book.missing = None;
+            return Duration::ZERO;
+        }
+        book.missing.get_or_insert_with(|| self.pace.missing(self.reference.store())).wait()
+    }
+
+    /// It is not asked for: its store does not know too many others.
+    fn held_back(&self, read: u64) -> RefreshOutcome {
+        let error = Arc::new(SecretError::HeldBack { reference: self.reference.clone() });
+        if self.current.load().is_err() {
+            self.current.store(Arc::new(Err(Arc::clone(&error))));
+        }
+        {
+            let mut book = self.book();
+            book.end(read, RefreshOutcome::Failed);
+            // Spread, for all that were held back come again.
+            book.due_at = Some(Instant::now() + RETRY_FIRST.mul_f64(1.0 + 4.0 * fastrand::f64()));
+            book.failures = book.failures.max(1);
+            book.failures_in_all += 1;
+            book.error = Some(error);
+        }
+        self.wake.notify_one();
+        self.ended.notify_waiters();
+        RefreshOutcome::Failed
+    }
+
     fn failed(&self, read: u64, bound: &Bound, error: SecretError) -> RefreshOutcome {
         let error = Arc::new(error);
         if self.current.load().is_err() {
@@ -141,8 +180,9 @@ impl SecretEntry {
             let now = Instant::now();
             book.failed_at = Some(now);
             if !book.rebound {
+                let least = self.least_wait(&mut book, &error);
                 book.due_at = (bound.source != Source::Fixed)
-                    .then(|| now + retry_after(book.failures, fastrand::f64()));
+                    .then(|| now + retry_after(book.failures, least, fastrand::f64()));
             }
             book.failures = book.failures.saturating_add(1);
             book.failures_in_all += 1;
@@ -185,11 +225,11 @@ impl Book {
     }
 }
 
-/// Wait after the failure that came behind `failures` others: 6 s doubling up to 5 min, and up to a quarter more, so that
-/// a fleet of pods does not come back in step. `random` is in 0..1.
-fn retry_after(failures: u32, random: f64) -> Duration {
+/// Wait after the failure that came behind `failures` others: 6 s doubling up to 5 min, at least `least`, and up to a quarter
+/// more, so that a fleet of pods does not come back in step. `random` is in 0..1.
+fn retry_after(failures: u32, least: Duration, random: f64) -> Duration {
     let base = RETRY_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(RETRY_MAX);
-    base.mul_f64(1.0 + random / 4.0)
+    base.max(least).mul_f64(1.0 + random / 4.0)
 }
 
 #[cfg(test)]
@@ -207,7 +247,12 @@ mod tests {
             (u32::MAX, 1.0, 375.0),
         ];
         for (failures, random, seconds) in table {
-            assert_eq!(retry_after(failures, random).as_secs_f64(), seconds, "{failures} {random}");
+            assert_eq!(
+                retry_after(failures, Duration::ZERO, random).as_secs_f64(),
+                seconds,
+                "{failures} {random}"
+            );
         }
+        assert_eq!(retry_after(0, Duration::from_secs(600), 0.0), Duration::from_secs(600));
     }
 }

@@ -238,3 +238,73 @@ fn failures_of_tenants_are_told_ten_times_a_minute() {
     let told = |seconds| (0..50).filter(|_| log.may_tell(begin + Duration::from_secs(seconds))).count();
     assert_eq!([0, 30, 59, 60, 61].map(told), [10, 0, 0, 10, 0]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_that_no_store_knows_are_asked_for_sixty_times_a_minute_at_most() {
+    let (store, other) = (Scripted::new(None), Scripted::new(None));
+    let of = |store: &Arc<Scripted>| Arc::clone(store) as Arc<dyn SecretStore>;
+    let cache = Arc::new(SecretCache::new(stores().with("test", of(&store)).with("other", of(&other))));
+    let _running = kept_fresh(&cache);
+    store.say(Some("value"));
+    let (own, known) = (cache.entry(&test_ref()), bound(&cache, "known"));
+    own.refresh().await;
+    known.obtain().await.unwrap();
+    store.say(None);
+    let before = store.reads();
+    for number in 0..600 {
+        let entry = bound(&cache, &format!("t{number:03}"));
+        assert!(entry.obtain().await.is_err());
+        assert!(entry.retry_at().unwrap() > Instant::now());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let reads: Vec<Instant> = store.reads.borrow()[before..].to_vec();
+    // The two that have a value are polled besides.
+    let most = reads.iter().map(|from| {
+        reads.iter().filter(|at| *at >= from && at.duration_since(*from) < Duration::from_secs(60)).count()
+    });
+    let most = most.max().unwrap();
+    assert!((30..=60).contains(&most), "{most}");
+    // Others do not wait for that: neither the policy's secrets, nor who has a value, nor another store.
+    store.say(Some("new"));
+    assert_eq!(own.refresh().await, RefreshOutcome::Changed);
+    assert_eq!(known.heal_refresh().await, RefreshOutcome::Changed);
+    let reference: SecretRef = "other:kv/{tenant}".parse().unwrap();
+    let elsewhere = cache.tenant_entry(&reference, ValueRules::HeaderSafe, "acme").unwrap();
+    assert_eq!(elsewhere.obtain().await.err().unwrap().code(), "not_found");
+    // A new tenant is known as soon as there is room again.
+    let fresh = bound(&cache, "fresh");
+    let begun = Instant::now();
+    while fresh.obtain().await.is_err() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(begun.elapsed() <= Duration::from_secs(31), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn secrets_that_tokens_wait_for_are_no_way_around_that() {
+    let store = Scripted::new(None);
+    let cache = cache_over(&store);
+    store.hang.send_replace(true);
+    let entries: Vec<_> = (0..600).map(|number| bound(&cache, &format!("t{number:03}"))).collect();
+    let mut all = Box::pin(futures_util::future::join_all(entries.iter().map(|entry| entry.tried_once())));
+    assert!(timeout(Duration::from_secs(1), &mut all).await.is_err());
+    assert_eq!(store.reads(), READS_AT_ONCE);
+    store.hang.send_replace(false);
+    all.await;
+    let reads = store.reads();
+    assert!((20..=20 + READS_AT_ONCE).contains(&reads), "{reads}");
+    assert!(entries.iter().all(|entry| entry.current().is_err() && !entry.is_new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_unknown_names_among_many_known_ones_hold_up_nobody() {
+    let store = Scripted::new(None);
+    let cache = cache_over(&store);
+    let _running = kept_fresh(&cache);
+    for number in 0..300 {
+        store.say((number % 4 > 0).then_some("value"));
+        let entry = bound(&cache, &format!("t{number:03}"));
+        let code = entry.obtain().await.err().map(|error| error.code());
+        assert_eq!(code, (number % 4 == 0).then_some("not_found"), "{number}");
+    }
+}

@@ -28,7 +28,7 @@ use super::server::{self, OwnSecrets, Plaintext, StoreAddress, StoreTimeouts, se
 use crate::message::quantity::TimeSpan;
 use crate::secret::config::{StoreEnv, StoreMistake};
 use crate::secret::error::{SecretError, StoreFault};
-use crate::secret::http::{HttpCall, HttpClient};
+use crate::secret::http::{HttpAnswer, HttpCall, HttpClient};
 use crate::secret::reference::{FILE, SecretRef};
 use crate::secret::value::ValueRules;
 use crate::secret::{ReadFuture, SecretBytes, SecretStore, Source};
@@ -131,20 +131,22 @@ impl KubernetesStore {
         if reference.version().is_some() {
             return Err(fault(StoreFault::Reference("secrets of Kubernetes have no versions")));
         }
-        let answer = self.get(reference).await.map_err(fault)?;
-        let encoded = answer.field(&["data"], reference)?;
-        base64(&encoded).map_err(fault)
+        let answer = self.ask(reference).await.map_err(fault)?;
+        let read = match answer.status {
+            StatusCode::OK => value(&answer.body, reference),
+            StatusCode::NOT_FOUND => Err(fault(StoreFault::NotFound)),
+            status => Err(fault(StoreFault::Status(status.as_u16()))),
+        };
+        if read.as_ref().err().is_none_or(|error| !error.blames_store()) {
+            answer.verdict.works();
+        }
+        read
     }
 
-    async fn get(&self, reference: &SecretRef) -> Result<Document, StoreFault> {
+    async fn ask(&self, reference: &SecretRef) -> Result<HttpAnswer, StoreFault> {
         let (namespace, name) = self.place(reference).await?;
         let call = self.call(format!("/api/v1/namespaces/{namespace}/secrets/{name}")).await?;
-        let answer = self.clients().await?.reads.send(call).await?;
-        match answer.status {
-            StatusCode::OK => Document::parse(&answer.body),
-            StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
-            status => Err(StoreFault::Status(status.as_u16())),
-        }
+        Ok(self.clients().await?.reads.send(call).await?)
     }
 
     /// Namespace and name of a secret.
@@ -211,6 +213,13 @@ impl KubernetesStore {
         let reference = reference.map_err(|error| StoreFault::Own(Box::new(error)))?;
         Ok(self.own.read(&reference, ValueRules::Any).await?.expose().to_vec())
     }
+}
+
+/// The key that is asked for, of a Secret.
+fn value(secret: &[u8], reference: &SecretRef) -> Result<SecretBytes, SecretError> {
+    let fault = |fault: StoreFault| SecretError::store(reference, fault);
+    let encoded = Document::parse(secret).map_err(fault)?.field(&["data"], reference)?;
+    base64(&encoded).map_err(fault)
 }
 
 impl SecretStore for KubernetesStore {

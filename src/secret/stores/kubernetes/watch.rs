@@ -23,6 +23,7 @@ use super::KubernetesStore;
 use crate::message::body::Body;
 use crate::secret::SecretBytes;
 use crate::secret::error::StoreFault;
+use crate::secret::http::HttpError;
 use crate::secret::reference::SecretRef;
 use crate::secret::stores::document::Document;
 
@@ -83,6 +84,7 @@ impl KubernetesStore {
                 Ok(Some(body)) => follow(body, &mut version, &tell).await,
                 Ok(None) => End::Forgotten,
                 Err(StoreFault::Status(401 | 403 | 404 | 405) | StoreFault::NotFound) => End::Refused,
+                Err(StoreFault::Http(HttpError::Status(401 | 403 | 404 | 405))) => End::Refused,
                 Err(_) => End::Closed { came: false },
             };
             wait = match end {
@@ -108,13 +110,18 @@ impl KubernetesStore {
 
     /// Opens a watch behind `version`, or of what is there now; none where that version is forgotten.
     async fn open(&self, reference: &SecretRef, version: Option<&str>) -> Result<Option<Body>, StoreFault> {
+        let clients = self.clients().await?;
+        if clients.reads.fails().is_some() {
+            // Who fails is asked for no watches on top.
+            return Err(StoreFault::Http(HttpError::TimedOut));
+        }
         let (namespace, name) = self.place(reference).await?;
         let from = version.map(|version| format!("&resourceVersion={version}")).unwrap_or_default();
         let path = format!(
             "/api/v1/namespaces/{namespace}/secrets?watch=true&fieldSelector=metadata.name%3D{name}&allowWatchBookmarks=true&timeoutSeconds={}{from}",
             OPEN.as_secs()
         );
-        let response = self.clients().await?.watches.open(self.call(path).await?).await?;
+        let response = clients.watches.open(self.call(path).await?).await?;
         match response.status() {
             StatusCode::OK => Ok(Some(response.into_body())),
             StatusCode::GONE => Ok(None),

@@ -154,8 +154,9 @@ async fn renew(server: &Server, old: &Lease) -> Option<Lease> {
         let call = HttpCall::login(&server.address.target, server.url("sys/leases/renew"), id.clone());
         HttpCall { method: Method::PUT, ..call }
     };
-    let answer = server.logged_in(call).await.ok()?;
+    let (answer, verdict) = server.asked(call).await.ok()?;
     let (id, term, renewable) = lease(&answer)?;
+    verdict.works();
     let from = Instant::now();
     let values = Arc::clone(&old.values);
     let renewed = Lease { values, id, renewable, from, ends: from + term, login: server.login.logins() };

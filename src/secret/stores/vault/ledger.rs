@@ -62,10 +62,11 @@ impl VaultStore {
                 Err(fault) => return Err(fault),
             };
         let now = date_of(&answer);
-        let answer = Document::parse(&answer.body)?;
-        let version = answer.number(&["data", "metadata", "version"]);
+        let document = Document::parse(&answer.body)?;
+        let version = document.number(&["data", "metadata", "version"]);
         let version = version.ok_or(StoreFault::Garbled("it names no version"))?;
-        let text = answer.text(&["data", "data", FIELD]);
+        answer.verdict.works();
+        let text = document.text(&["data", "data", FIELD]);
         Ok(Some(LedgerEntry { text: text.map(|text| Zeroizing::new(text.to_owned())), version, now }))
     }
 
@@ -87,7 +88,11 @@ impl VaultStore {
             call
         };
         match self.server.answered(call).await {
-            Ok(answer) => Ok(Some(Written { now: date_of(&answer) })),
+            Ok(answer) => {
+                let now = date_of(&answer);
+                answer.verdict.works();
+                Ok(Some(Written { now }))
+            }
             // What Vault answers where the version is another one.
             Err(StoreFault::Status(400)) => Ok(None),
             Err(fault) => Err(fault),

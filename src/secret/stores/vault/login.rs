@@ -137,7 +137,13 @@ impl VaultLogin {
     pub(super) async fn is_accepted(&self, server: &Server, token: &Token) -> bool {
         let call = HttpCall::get(&server.address.target, server.url("auth/token/lookup-self"));
         match server.send(call, Some(&token.header)).await {
-            Ok(answer) => answer.status != StatusCode::FORBIDDEN,
+            Ok(answer) => {
+                let accepted = answer.status != StatusCode::FORBIDDEN;
+                if accepted {
+                    answer.verdict.aside();
+                }
+                accepted
+            }
             // Who does not answer has not refused it either.
             Err(_) => true,
         }
@@ -209,12 +215,13 @@ impl VaultLogin {
             }
         };
         let url = server.url(&format!("auth/{mount}/login"));
-        let answer = server.send(HttpCall::login(&server.address.target, url.clone(), body), None).await?;
+        let answer = server.send(HttpCall::login(&server.address.target, url, body), None).await?;
         if answer.status != StatusCode::OK {
-            server.client.count_refusal(&url, answer.status);
             return Err(StoreFault::Status(answer.status.as_u16()));
         }
-        granted(&Document::parse(&answer.body)?, None)
+        let token = granted(&Document::parse(&answer.body)?, None)?;
+        answer.verdict.aside();
+        Ok(token)
     }
 
     async fn app_role(&self, auth: &AppRoleAuth) -> Result<SecretBytes, StoreFault> {
@@ -287,9 +294,14 @@ async fn look_up(server: &Server, token: &SecretValue) -> Result<Token, StoreFau
         StatusCode::OK => {
             let about = Document::parse(&answer.body)?;
             let renewable = about.at(&["data", "renewable"]).and_then(|value| value.as_bool());
+            answer.verdict.aside();
             Ok(lasting(header, about.number(&["data", "ttl"]).unwrap_or(0), renewable.unwrap_or(false)))
         }
-        StatusCode::FORBIDDEN => Ok(lasting(header, 0, false)),
+        StatusCode::FORBIDDEN => {
+            // A token may be one that must not ask; what it is worth the read tells.
+            answer.verdict.aside();
+            Ok(lasting(header, 0, false))
+        }
         status => Err(StoreFault::Status(status.as_u16())),
     }
 }
@@ -305,6 +317,7 @@ async fn renew(server: &Server, old: &Token) -> Option<Token> {
     let renewed =
         (answer.status == StatusCode::OK).then(|| Document::parse(&answer.body)).and_then(Result::ok);
     let renewed = granted(&renewed?, Some(old)).ok()?;
+    answer.verdict.aside();
     let life = |token: &Token| token.ends.map(|end| end.saturating_duration_since(token.born));
     let short = life(&renewed).zip(life(old)).is_some_and(|(new, old)| new * 2 < old);
     (!short).then_some(renewed)

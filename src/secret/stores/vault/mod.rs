@@ -14,6 +14,8 @@
 //! another kind (database, aws ...) is read as it stands, and its answer is a lease: see `lease.rs`. Logging in and
 //! keeping the token alive is `login.rs`.
 //!
+//! One question for each mount, by one read at a time: thirty references of one mount that are read at once ask once.
+//!
 //! A 403 may mean that the token was revoked: if the server says so, outgate logs in again and asks once more, at most once
 //! a minute.
 
@@ -21,8 +23,8 @@ mod config;
 mod lease;
 mod ledger;
 mod login;
+mod mounts;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +38,7 @@ use super::server::{self, REFRESH, StoreAddress};
 use crate::message::quantity::TimeSpan;
 use crate::secret::config::StoreEnv;
 use crate::secret::error::{SecretError, StoreFault};
-use crate::secret::http::{HttpAnswer, HttpCall, HttpClient};
+use crate::secret::http::{HttpAnswer, HttpCall, HttpClient, Verdict};
 use crate::secret::reference::SecretRef;
 use crate::secret::{ReadFuture, Reading, SecretStore, Source};
 
@@ -45,15 +47,14 @@ pub use config::{KvVersion, VaultConfig};
 use lease::Leases;
 pub use login::VaultAuth;
 use login::VaultLogin;
+use mounts::{Kind, Mounts};
 
-/// Mounts that are remembered; beyond that all are asked for again.
-const MAX_MOUNTS: usize = 1024;
 /// The least time between two logins that are made because of a 403.
 const LOGIN_AGAIN: Duration = Duration::from_secs(60);
 /// Characters of a path that are sent as they are.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// What is mounted where a reference leads.
+/// What a reference leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     /// KV of version 2: the mount, and the path in it.
@@ -71,7 +72,7 @@ pub struct VaultStore {
     mount: Option<String>,
     refresh: Duration,
     patience: Duration,
-    places: Mutex<BTreeMap<String, Place>>,
+    mounts: Mounts,
     leases: Leases,
 }
 
@@ -107,7 +108,7 @@ impl VaultStore {
             mount: config.mount.clone(),
             refresh: config.refresh.map_or(REFRESH, TimeSpan::duration),
             patience: timeouts.total(),
-            places: Mutex::default(),
+            mounts: Mounts::default(),
             leases: Leases::default(),
         })
     }
@@ -124,8 +125,8 @@ impl VaultStore {
             Place::Leased { path } => self.leases.read(&self.server, path, reference).await,
         };
         if matches!(read, Err(SecretError::NotFound { .. })) {
-            // The mount may have been moved or upgraded: it is asked for again.
-            self.places().remove(reference.path());
+            // The mount may have been moved or upgraded.
+            self.mounts.doubt(&self.whole_path(reference).map_err(fault)?);
         }
         read
     }
@@ -165,7 +166,7 @@ impl VaultStore {
         Ok(answer.field(&["data", "data"], reference)?.into())
     }
 
-    /// Where a reference leads; asked once, and again after a 404.
+    /// Where a reference leads.
     async fn place(&self, reference: &SecretRef) -> Result<Place, StoreFault> {
         let path = self.whole_path(reference)?;
         match self.kv {
@@ -173,33 +174,11 @@ impl VaultStore {
             KvVersion::V2 => return self.versioned(&path, self.mount.as_deref()),
             KvVersion::Auto => {}
         }
-        if let Some(known) = self.places().get(reference.path()) {
-            return Ok(known.clone());
-        }
-        let place = self.ask_for_place(path).await?;
-        let mut places = self.places();
-        if places.len() >= MAX_MOUNTS {
-            places.clear();
-        }
-        places.insert(reference.path().to_owned(), place.clone());
-        Ok(place)
-    }
-
-    async fn ask_for_place(&self, path: String) -> Result<Place, StoreFault> {
-        let about = match self.server.read(&format!("sys/internal/ui/mounts/{path}")).await {
-            Ok(about) => about,
-            // Servers from before this question know only KV of version 1.
-            Err(StoreFault::NotFound) => return Ok(Place::Leased { path }),
-            Err(other) => return Err(other),
-        };
-        let kind = about.text(&["data", "type"]);
-        match (kind, about.number(&["data", "options", "version"])) {
-            (Some("kv"), Some(2)) => {
-                let mount = about.text(&["data", "path"]).map(|mount| mount.trim_matches('/'));
-                self.versioned(&path, mount)
-            }
-            (Some("kv" | "generic"), _) => Ok(Place::Plain { path }),
-            _ => Ok(Place::Leased { path }),
+        let (mount, kind) = self.mounts.of(&path, &self.server).await?;
+        match kind {
+            Kind::Versioned => self.versioned(&path, mount.as_deref()),
+            Kind::Plain => Ok(Place::Plain { path }),
+            Kind::Leased => Ok(Place::Leased { path }),
         }
     }
 
@@ -223,10 +202,6 @@ impl VaultStore {
             Some(mount) => format!("{mount}/{}", reference.path()),
             None => reference.path().to_owned(),
         })
-    }
-
-    fn places(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Place>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -270,15 +245,34 @@ impl Server {
         if let Some(query) = query {
             url = format!("{url}?{query}");
         }
-        self.logged_in(|| HttpCall::get(&self.address.target, url.clone())).await
+        let (document, verdict) = self.asked(|| HttpCall::get(&self.address.target, url.clone())).await?;
+        holds_data(&document)?;
+        verdict.works();
+        Ok(document)
     }
 
-    /// Sends a request with the token; after a 403 once more with a new one.
-    async fn logged_in(&self, call: impl Fn() -> HttpCall) -> Result<Document, StoreFault> {
-        Document::parse(&self.answered(call).await?.body)
+    /// Reads a path on the way to another one; none where there is nothing.
+    async fn about(&self, path: &str) -> Result<Option<Document>, StoreFault> {
+        let url = self.url(path);
+        match self.asked(|| HttpCall::get(&self.address.target, url.clone())).await {
+            Ok((document, verdict)) => {
+                holds_data(&document)?;
+                verdict.aside();
+                Ok(Some(document))
+            }
+            Err(StoreFault::NotFound) => Ok(None),
+            Err(fault) => Err(fault),
+        }
     }
 
-    /// The same with the whole answer, which is a good one.
+    /// Sends a request with the token; after a 403 once more with a new one. The verdict on what the answer holds is the
+    /// caller's.
+    async fn asked(&self, call: impl Fn() -> HttpCall) -> Result<(Document, Verdict), StoreFault> {
+        let answer = self.answered(call).await?;
+        Ok((Document::parse(&answer.body)?, answer.verdict))
+    }
+
+    /// The same with the whole answer, whose status is a good one.
     async fn answered(&self, call: impl Fn() -> HttpCall) -> Result<HttpAnswer, StoreFault> {
         let token = self.login.token(self).await?;
         let mut answer = self.send(call(), Some(&token.header)).await?;
@@ -292,7 +286,10 @@ impl Server {
         }
         match answer.status {
             StatusCode::OK => Ok(answer),
-            StatusCode::NOT_FOUND => Err(StoreFault::NotFound),
+            StatusCode::NOT_FOUND => {
+                answer.verdict.works();
+                Err(StoreFault::NotFound)
+            }
             status => Err(StoreFault::Status(status.as_u16())),
         }
     }
@@ -319,6 +316,12 @@ impl Server {
         }
         may
     }
+}
+
+/// Every answer to a read has an object of this name.
+fn holds_data(answer: &Document) -> Result<(), StoreFault> {
+    let object = answer.at(&["data"]).is_some_and(serde_json::Value::is_object);
+    if object { Ok(()) } else { Err(StoreFault::Garbled("it holds no data")) }
 }
 
 #[cfg(test)]
