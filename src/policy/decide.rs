@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::Method;
 
 use super::compiled::{CompiledPolicy, Provider, Route};
-use super::pattern::{PathFault, PathPattern, canonical_path};
+use super::pattern::{PathFault, PathPattern, canonical_path, may_climb};
 use super::schema::Unmatched;
 use crate::message::target::{Host, Scheme, Target};
 
@@ -210,14 +210,15 @@ impl CompiledPolicy {
             return Err(Refusal::Trace);
         }
         let settings = &self.providers[provider];
-        let canonical = if settings.canonical_paths {
-            canonical_path(path).map_err(Refusal::Path)?
-        } else {
-            canonical_path(path).unwrap_or(Cow::Borrowed(path))
+        let canonical = match canonical_path(path) {
+            Ok(canonical) => Some(canonical),
+            Err(fault) if settings.canonical_paths => return Err(Refusal::Path(fault)),
+            // Where the provider may read another path than the one that is written, what holds for none holds.
+            Err(_) => (!may_climb(path)).then_some(Cow::Borrowed(path)),
         };
         let mut shadowed = Vec::new();
         for (index, route) in settings.routes.iter().enumerate() {
-            if !route.covers(method, &canonical) {
+            if !route.covers(method, canonical.as_deref()) {
                 continue;
             }
             match (&route.deny, &route.shadow) {
@@ -261,7 +262,8 @@ impl Provider {
 }
 
 impl Route {
-    fn covers(&self, method: &Method, canonical: &str) -> bool {
+    /// No path: one that can be read in several ways.
+    fn covers(&self, method: &Method, canonical: Option<&str>) -> bool {
         let within = self.within.as_ref();
         covers(self.methods.as_deref(), self.pattern.as_ref(), method, canonical)
             && within
@@ -273,10 +275,10 @@ fn covers(
     methods: Option<&[Method]>,
     pattern: Option<&PathPattern>,
     method: &Method,
-    canonical: &str,
+    canonical: Option<&str>,
 ) -> bool {
     methods.is_none_or(|methods| methods.contains(method))
-        && pattern.is_none_or(|pattern| pattern.matches(canonical))
+        && pattern.is_none_or(|pattern| canonical.is_some_and(|canonical| pattern.matches(canonical)))
 }
 
 impl Refusal {

@@ -45,4 +45,4 @@ mod host;
 mod path;
 
 pub use host::{HostMap, HostPattern, HostPatternFault};
-pub use path::{PathFault, PathPattern, PathPatternFault, canonical_path};
+pub use path::{PathFault, PathPattern, PathPatternFault, canonical_path, may_climb};

@@ -58,6 +58,14 @@ pub fn canonical_path(raw: &str) -> Result<Cow<'_, str>, PathFault> {
     Ok(path)
 }
 
+/// Whether some server could see a dot segment in this path, and take it for another one: also behind escaped slashes and
+/// backslashes.
+pub fn may_climb(raw: &str) -> bool {
+    let plain = raw.replace("%2e", ".").replace("%2E", ".").replace('\\', "/");
+    let plain = ["%2f", "%2F", "%5c", "%5C"].iter().fold(plain, |plain, slash| plain.replace(slash, "/"));
+    plain.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
+}
+
 fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathFault> {
     let stays = |byte: u8| byte.is_ascii_graphic() && byte != b'%' && byte != b'\\';
     if raw.bytes().all(stays) {
@@ -205,6 +213,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_climbs_by_any_reading() {
+        for (raw, climbs) in [
+            ("/v1/../oauth/token", true),
+            ("/v1/%2e%2E/oauth/token", true),
+            ("/v1/x%2f..%2foauth/token", true),
+            ("/v1/..;x/oauth", true),
+            ("/v1/x%5C..%5coauth", true),
+            ("/v1/..\\oauth", true),
+            ("/v1/.", true),
+            ("/v1/a%2Fb", false),
+            ("/v1//b", false),
+            ("/v1/a..b/.hidden", false),
+            ("/v1/%252e%252e/b", false),
+        ] {
+            assert_eq!(may_climb(raw), climbs, "{raw}");
+        }
+    }
 
     #[test]
     fn one_path_has_one_form() {

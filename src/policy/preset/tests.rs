@@ -469,7 +469,13 @@ fn a_presets_route_opens_nothing() {
 #[test]
 fn a_presets_routes_refuse_no_path() {
     let policy = compiled("version: 1\nproviders: { s: { preset: stripe, credential: none } }").unwrap();
-    assert!(policy.route(0, &http::Method::GET, "/v1/a%2Fb").is_ok());
+    let route = |path| policy.route(0, &http::Method::POST, path).unwrap().settings;
+    // Stripe honours no keys at `/oauth/token`: no path that it could take for that one is given any.
+    let keyed = |path| route(path).settings.layers.idempotency.is_some();
+    assert!(keyed("/v1/a%2Fb") && keyed("/v1/a//b") && !keyed("/oauth/token"));
+    for path in ["/v1/../oauth/token", "/v1/%2e%2e/oauth/token", "/v1/x%2F..%2F..%2Foauth/token"] {
+        assert!(!keyed(path), "{path}");
+    }
     assert!(!policy.providers[0].canonical_paths);
 }
 

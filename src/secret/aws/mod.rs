@@ -11,16 +11,21 @@
 pub mod chain;
 pub mod sign;
 
+use std::time::SystemTime;
+
 use aws_credential_types::Credentials;
 use zeroize::Zeroizing;
 
 use super::SecretBytes;
 use super::stores::document::Document;
+use crate::message::date::rfc3339;
 
 /// The names that the parts of keys have in the answers and files of AWS.
 const ID: [&str; 3] = ["AccessKeyId", "access_key_id", "aws_access_key_id"];
 const SECRET: [&str; 3] = ["SecretAccessKey", "secret_access_key", "aws_secret_access_key"];
 const SESSION: [&str; 4] = ["SessionToken", "Token", "session_token", "aws_session_token"];
+
+const EXPIRATION: [&str; 2] = ["Expiration", "expiration"];
 
 /// Why bytes are no keys of AWS. Static text.
 pub const NO_KEYS: &str =
@@ -52,6 +57,14 @@ pub fn parse_document(document: &Document) -> Option<Credentials> {
     all.into_iter().flatten().all(is_plain).then(|| keys(parts.0, parts.1, parts.2))
 }
 
+/// When keys end, where their document says so, as the STS tools print it beside them.
+#[must_use]
+pub fn ends(bytes: &[u8]) -> Option<SystemTime> {
+    let document = Document::parse(bytes).ok()?;
+    let text = |name: &str| document.text(&[name]).or_else(|| document.text(&["Credentials", name]));
+    EXPIRATION.iter().find_map(|name| rfc3339(text(name)?))
+}
+
 /// Writes keys as [`parse`] reads them. They hold no character that JSON would escape: [`parse_document`] sees to it.
 #[must_use]
 pub fn write(keys: &Credentials) -> SecretBytes {
@@ -76,6 +89,20 @@ fn is_plain(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_keys_is_read_where_it_is_told() {
+        let at = rfc3339("2030-01-01T00:00:00Z");
+        let keys = r#""AccessKeyId":"A","SecretAccessKey":"CANARY","SessionToken":"s""#;
+        for (text, expected) in [
+            (format!(r#"{{{keys},"Expiration":"2030-01-01T00:00:00Z"}}"#), at),
+            (format!(r#"{{"Credentials":{{{keys},"Expiration":"2030-01-01T02:00:00+02:00"}}}}"#), at),
+            (format!(r#"{{{keys},"Expiration":"tomorrow"}}"#), None),
+            (format!("{{{keys}}}"), None),
+        ] {
+            assert_eq!(ends(text.as_bytes()), expected, "{text}");
+        }
+    }
 
     #[test]
     fn keys_are_read_in_the_forms_they_are_printed_in_and_survive_writing() {

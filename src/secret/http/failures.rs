@@ -2,9 +2,13 @@
 //!
 //! A peer of which nothing is good is asked ten times a minute in all. Where some of it is good, that goes on, and what failed when
 //! it was last asked shares ten failures a minute: thirty broken secrets are no more questions than one.
+//!
+//! Whoever can name what is asked for, as an app can its tenants, could have everything held by ten names that the peer
+//! forbids. So the last of the ten questions is kept for what was good when it was last asked: if it still is, the peer works.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,6 +17,8 @@ use super::{HttpError, MAX_FAILURES, WINDOW};
 /// Subjects that are known apart; further ones are one, under a name that none has.
 pub(super) const MAX_SUBJECTS: usize = 256;
 const FURTHER: &str = "";
+/// Where there is no room, what was good so long ago is not known any more.
+const GOOD_FOR: Duration = Duration::from_secs(3600);
 
 /// Questions of the window, the oldest first; at most [`MAX_FAILURES`].
 #[derive(Default)]
@@ -49,6 +55,8 @@ struct Subject {
     running: usize,
     /// How it failed when it was last asked for, where it did.
     failed: Option<(HttpError, Instant)>,
+    /// When it was good, where it was so when it was last asked for.
+    good: Option<Instant>,
 }
 
 /// The failures of a client.
@@ -64,7 +72,8 @@ pub(super) struct Failures {
 
 impl Failures {
     fn holds(&mut self, name: &str) -> Option<HttpError> {
-        if let Some(last) = self.row.full(self.running) {
+        let was_good = self.subjects.get(name).is_some_and(|one| one.good.is_some());
+        if let Some(last) = self.row.full(self.running + usize::from(!was_good)) {
             return Some(last);
         }
         let (failed, _) = self.subjects.get(name)?.failed?;
@@ -81,7 +90,11 @@ impl Failures {
             return subject.to_owned();
         }
         let of_late = |at: Instant| at.elapsed() < WINDOW;
-        self.subjects.retain(|_, one| one.running > 0 || one.failed.is_some_and(|(_, at)| of_late(at)));
+        let failed_of_late = |one: &Subject| one.failed.is_some_and(|(_, at)| of_late(at));
+        let long_ago = |at: Instant| at.elapsed() >= GOOD_FOR;
+        self.subjects.retain(|_, one| {
+            one.running > 0 || failed_of_late(one) || one.good.is_some_and(|at| !long_ago(at))
+        });
         if self.subjects.len() < MAX_SUBJECTS { subject.to_owned() } else { FURTHER.to_owned() }
     }
 
@@ -90,12 +103,17 @@ impl Failures {
         self.subjects.entry(name.to_owned()).or_default().running += 1;
     }
 
-    fn end(&mut self, name: &str, failed: Option<HttpError>) {
+    fn end(&mut self, name: &str, end: End) {
         self.running = self.running.saturating_sub(1);
         let Some(subject) = self.subjects.get_mut(name) else { return };
         subject.running = subject.running.saturating_sub(1);
-        subject.failed = failed.map(|error| (error, Instant::now()));
-        if subject.running == 0 && failed.is_none() {
+        let now = Instant::now();
+        match end {
+            End::Good => (subject.failed, subject.good) = (None, Some(now)),
+            End::Failed(error) => (subject.failed, subject.good) = (Some((error, now)), None),
+            End::Aside => subject.failed = None,
+        }
+        if subject.running == 0 && subject.failed.is_none() && subject.good.is_none() {
             self.subjects.remove(name);
         }
     }
@@ -109,6 +127,14 @@ impl Failures {
     pub(super) fn counted(&self) -> usize {
         self.all.at.len()
     }
+}
+
+/// How a request ended.
+enum End {
+    Good,
+    /// It proves nothing.
+    Aside,
+    Failed(HttpError),
 }
 
 /// A request on its way. If it is dropped, the peer did not answer in its caller's time: that counts as a failure.
@@ -134,11 +160,11 @@ impl Running {
     }
 
     pub(super) fn works(mut self) {
-        self.end(None, |state| state.row = Count::default());
+        self.end(End::Good, |state| state.row = Count::default());
     }
 
     pub(super) fn aside(mut self) {
-        self.end(None, |state| state.row.add(None));
+        self.end(End::Aside, |state| state.row.add(None));
     }
 
     pub(super) fn failed(mut self, error: HttpError) {
@@ -146,16 +172,16 @@ impl Running {
     }
 
     fn fail(&mut self, error: HttpError) {
-        self.end(Some(error), |state| {
+        self.end(End::Failed(error), |state| {
             state.all.add(Some(error));
             state.row.add(Some(error));
         });
     }
 
-    fn end(&mut self, failed: Option<HttpError>, count: impl FnOnce(&mut Failures)) {
+    fn end(&mut self, end: End, count: impl FnOnce(&mut Failures)) {
         self.ended = true;
         let mut state = lock(&self.failures);
-        state.end(&self.name, failed);
+        state.end(&self.name, end);
         count(&mut state);
     }
 }

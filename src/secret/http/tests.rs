@@ -204,8 +204,34 @@ fn the_subjects_that_are_known_are_bounded() {
     let known = |name: usize| lock(&failures).known(&name.to_string());
     assert_eq!((0..1000).filter(|name| known(*name)).count(), failures::MAX_SUBJECTS);
     assert!(lock(&failures).known(""), "those beyond are one");
-    running.into_iter().for_each(Running::works);
-    assert!(!known(0) && !lock(&failures).known(""));
+    drop(running);
+    assert!(known(0) && lock(&failures).known(""), "they failed of late");
+}
+
+/// Names that a peer forbids may be anybody's: they hold one another, and nothing that is good.
+#[tokio::test(start_paused = true)]
+async fn what_was_good_is_asked_for_whatever_else_fails() {
+    let failures = Arc::<Mutex<Failures>>::default();
+    let begin = |name: &str| Running::begin(&failures, name);
+    begin("own").unwrap_or_else(|error| panic!("{error}")).works();
+    let forbidden = HttpError::Status(403);
+    let mut asked = 0;
+    for number in 0..40 {
+        let Ok(running) = begin(&format!("name-{number}")) else { continue };
+        running.failed(forbidden);
+        asked += 1;
+    }
+    assert_eq!(asked, MAX_FAILURES - 1);
+    // Also one that was never asked for: nobody can tell it from the others.
+    assert_eq!(begin("new").err(), Some(forbidden));
+    begin("own").unwrap_or_else(|error| panic!("{error}")).works();
+    begin("new").unwrap_or_else(|error| panic!("{error}")).works();
+    // And where it is not good any more, that was the last question.
+    for number in 0..40 {
+        let _ = begin(&format!("more-{number}")).map(|running| running.failed(forbidden));
+    }
+    begin("own").unwrap_or_else(|error| panic!("{error}")).failed(forbidden);
+    assert_eq!((begin("own").err(), begin("new").err()), (Some(forbidden), Some(forbidden)));
 }
 
 #[tokio::test]

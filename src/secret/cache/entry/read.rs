@@ -7,11 +7,15 @@ use tokio::time::{Instant, timeout};
 
 use super::{Book, Bound, READ_TIMEOUT, RETRY_FIRST, RETRY_MAX, RefreshOutcome, SecretEntry, SecretVersion};
 use crate::message::end::End;
+use crate::secret::aws;
 use crate::secret::cache::refused::Refusal;
 use crate::secret::error::SecretError;
 use crate::secret::reference::{ENV, FILE};
-use crate::secret::value::SecretValue;
+use crate::secret::value::{SecretValue, ValueRules};
 use crate::secret::{Reading, Source};
+
+/// A value whose own end lies behind that may as well have none.
+const LONGEST_LIFE: Duration = Duration::from_secs(366 * 86_400);
 
 impl SecretEntry {
     /// Takes the last read of an entry that is gone for its own.
@@ -76,11 +80,30 @@ impl SecretEntry {
         let store = bound.store.as_ref().map_err(Clone::clone)?;
         let Reading { bytes, expires, again } = store.read(&self.reference).await?;
         let value = SecretValue::checked(bytes, self.rules, &self.reference)?;
+        let expires = match (expires, self.own_end(&value)?) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
         let poll = match bound.source {
             Source::Polled(every) => Some(Instant::now() + every.mul_f64(0.9 + fastrand::f64() / 5.0)),
             Source::Fixed | Source::File(_) | Source::Made => None,
         };
         Ok(Found { value, expires, again: again.or(poll) })
+    }
+
+    /// When a value ends that says so itself.
+    ///
+    /// # Errors
+    /// It has ended.
+    fn own_end(&self, value: &SecretValue) -> Result<Option<Instant>, SecretError> {
+        if self.rules != ValueRules::AwsKeys {
+            return Ok(None);
+        }
+        let Some(at) = aws::ends(value.expose()) else { return Ok(None) };
+        match at.duration_since(SystemTime::now()) {
+            Ok(left) => Ok(Some(Instant::now() + left.min(LONGEST_LIFE))),
+            Err(_) => Err(SecretError::Expired { reference: self.reference.clone() }),
+        }
     }
 
     fn succeeded(&self, read: u64, bound: &Bound, found: Found) -> RefreshOutcome {

@@ -89,10 +89,11 @@ impl Leases {
                 return self.keep(path, renewed).reading(server, reference);
             }
         }
+        // It may have begun when it was asked for: the answer may have been on its way for long.
+        let now = Instant::now();
         let values = server.read(path).await.map_err(fault)?;
         match lease(&values) {
             Some((id, term, renewable)) => {
-                let now = Instant::now();
                 let (values, login) = (Arc::new(values), server.login.logins());
                 let lease = Lease { values, id, renewable, from: now, ends: now + term, login };
                 self.keep(path, lease).reading(server, reference)
@@ -154,10 +155,10 @@ async fn renew(server: &Server, old: &Lease) -> Option<Lease> {
         let call = HttpCall::login(&server.address.target, server.url("sys/leases/renew"), id.clone());
         HttpCall { method: Method::PUT, ..call }
     };
+    let from = Instant::now();
     let (answer, verdict) = server.asked(call).await.ok()?;
     let (id, term, renewable) = lease(&answer)?;
     verdict.works();
-    let from = Instant::now();
     let values = Arc::clone(&old.values);
     let renewed = Lease { values, id, renewable, from, ends: from + term, login: server.login.logins() };
     (renewed.term() * 2 >= old.term()).then_some(renewed)

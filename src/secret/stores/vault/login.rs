@@ -215,11 +215,12 @@ impl VaultLogin {
             }
         };
         let url = server.url(&format!("auth/{mount}/login"));
+        let asked = Instant::now();
         let answer = server.send(HttpCall::login(&server.address.target, url, body), None).await?;
         if answer.status != StatusCode::OK {
             return Err(StoreFault::Status(answer.status.as_u16()));
         }
-        let token = granted(&Document::parse(&answer.body)?, None)?;
+        let token = granted(&Document::parse(&answer.body)?, None, asked)?;
         answer.verdict.aside();
         Ok(token)
     }
@@ -266,7 +267,7 @@ fn body(fields: &[(&str, &SecretValue)]) -> Result<SecretBytes, StoreFault> {
 }
 
 /// The token of an `auth` answer (login, renewal); a renewal keeps the old one's text.
-fn granted(answer: &Document, old: Option<&Token>) -> Result<Token, StoreFault> {
+fn granted(answer: &Document, old: Option<&Token>, asked: Instant) -> Result<Token, StoreFault> {
     let seconds = answer.number(&["auth", "lease_duration"]);
     let seconds = seconds.ok_or(StoreFault::Garbled("a login without `auth.lease_duration`"))?;
     let header = match (answer.text(&["auth", "client_token"]), old) {
@@ -275,11 +276,11 @@ fn granted(answer: &Document, old: Option<&Token>) -> Result<Token, StoreFault> 
         _ => return Err(StoreFault::Garbled("a login without `auth.client_token`")),
     };
     let renewable = answer.at(&["auth", "renewable"]).and_then(|value| value.as_bool()).unwrap_or(false);
-    Ok(lasting(header, seconds, renewable))
+    Ok(lasting(header, seconds, renewable, asked))
 }
 
-fn lasting(header: http::HeaderValue, seconds: u64, renewable: bool) -> Token {
-    let born = Instant::now();
+/// Its life is counted from the moment at which it was asked for: the answer may have been on its way for long.
+fn lasting(header: http::HeaderValue, seconds: u64, renewable: bool, born: Instant) -> Token {
     // 0 is a token without end, such as a root token.
     let ends = (seconds > 0).then(|| born + Duration::from_secs(seconds.min(u64::from(u32::MAX))));
     Token { header, born, ends, renewable }
@@ -289,18 +290,24 @@ fn lasting(header: http::HeaderValue, seconds: u64, renewable: bool) -> Token {
 async fn look_up(server: &Server, token: &SecretValue) -> Result<Token, StoreFault> {
     let header = secret_header(&[token.expose()])?;
     let url = server.url("auth/token/lookup-self");
+    let asked = Instant::now();
     let answer = server.send(HttpCall::get(&server.address.target, url), Some(&header)).await?;
     match answer.status {
         StatusCode::OK => {
             let about = Document::parse(&answer.body)?;
             let renewable = about.at(&["data", "renewable"]).and_then(|value| value.as_bool());
             answer.verdict.aside();
-            Ok(lasting(header, about.number(&["data", "ttl"]).unwrap_or(0), renewable.unwrap_or(false)))
+            Ok(lasting(
+                header,
+                about.number(&["data", "ttl"]).unwrap_or(0),
+                renewable.unwrap_or(false),
+                asked,
+            ))
         }
         StatusCode::FORBIDDEN => {
             // A token may be one that must not ask; what it is worth the read tells.
             answer.verdict.aside();
-            Ok(lasting(header, 0, false))
+            Ok(lasting(header, 0, false, asked))
         }
         status => Err(StoreFault::Status(status.as_u16())),
     }
@@ -313,10 +320,11 @@ async fn renew(server: &Server, old: &Token) -> Option<Token> {
         server.url("auth/token/renew-self"),
         Zeroizing::new(b"{}".to_vec()),
     );
+    let asked = Instant::now();
     let answer = server.send(call, Some(&old.header)).await.ok()?;
     let renewed =
         (answer.status == StatusCode::OK).then(|| Document::parse(&answer.body)).and_then(Result::ok);
-    let renewed = granted(&renewed?, Some(old)).ok()?;
+    let renewed = granted(&renewed?, Some(old), asked).ok()?;
     answer.verdict.aside();
     let life = |token: &Token| token.ends.map(|end| end.saturating_duration_since(token.born));
     let short = life(&renewed).zip(life(old)).is_some_and(|(new, old)| new * 2 < old);
