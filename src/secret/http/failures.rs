@@ -72,8 +72,9 @@ pub(super) struct Failures {
 
 impl Failures {
     fn holds(&mut self, name: &str) -> Option<HttpError> {
-        let was_good = self.subjects.get(name).is_some_and(|one| one.good.is_some());
-        if let Some(last) = self.row.full(self.running + usize::from(!was_good)) {
+        let good = |one: &Subject| one.good.is_some();
+        let kept = self.subjects.values().any(good) && !self.subjects.get(name).is_some_and(good);
+        if let Some(last) = self.row.full(self.running + usize::from(kept)) {
             return Some(last);
         }
         let (failed, _) = self.subjects.get(name)?.failed?;
