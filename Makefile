@@ -12,11 +12,10 @@ demo:
 stay:
 	$(CARGO) run --release --quiet -- demo --stay
 
-## Everything: unit and integration tests, those that need the machine for themselves one by one, then real clients (installs their packages by name where missing).
+## Everything: unit and integration tests, those that need the machine for themselves one by one, then real clients, with the program that the tests have built (installs their packages by name where missing).
 test:
 	$(CARGO) test --locked
 	$(CARGO) test --locked --test it -- --ignored --test-threads=1
-	$(CARGO) build --locked
 	tests/clients/run.sh
 
 ## Image, charts, rules, dashboard and the unit of systemd; with the program as it is released. Installs its tools by name where it may.

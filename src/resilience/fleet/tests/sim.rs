@@ -327,7 +327,7 @@ async fn a_pod_that_joins_gets_its_share_and_one_that_dies_leaves_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_wakes_up_or_another_burst_lets_no_window_hold_more() {
-    for seed in 0..40 {
+    for seed in 0..12 {
         let mut random = fastrand::Rng::with_seed(seed);
         let (rate, burst) = (random.u32(2..60), random.u32(1..4));
         let mut fleet = Fleet::new(spec(rate, burst.min(rate)), &[0.0; 4], seed);
