@@ -7,7 +7,7 @@
 //!   may fail at once, and then one every [`APART`]; with those under way ([`READS_AT_ONCE`], and as many that tokens wait for) that
 //!   is 60 in any minute. Until then further ones fail without being asked for. A good read makes up for a failed one: tenants that are there, however many, are
 //!   held up by few that are not.
-//!
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -8,7 +8,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -17,8 +16,6 @@ use super::{HttpError, MAX_FAILURES, WINDOW};
 /// Subjects that are known apart; further ones are one, under a name that none has.
 pub(super) const MAX_SUBJECTS: usize = 256;
 const FURTHER: &str = "";
-/// Where there is no room, what was good so long ago is not known any more.
-const GOOD_FOR: Duration = Duration::from_secs(3600);
 
 /// Questions of the window, the oldest first; at most [`MAX_FAILURES`].
 #[derive(Default)]
@@ -92,10 +89,14 @@ impl Failures {
         }
         let of_late = |at: Instant| at.elapsed() < WINDOW;
         let failed_of_late = |one: &Subject| one.failed.is_some_and(|(_, at)| of_late(at));
-        let long_ago = |at: Instant| at.elapsed() >= GOOD_FOR;
-        self.subjects.retain(|_, one| {
-            one.running > 0 || failed_of_late(one) || one.good.is_some_and(|at| !long_ago(at))
-        });
+        self.subjects.retain(|_, one| one.running > 0 || failed_of_late(one) || one.good.is_some());
+        // What was good the longest ago gives way: it loses its question, and no newcomer its name.
+        while self.subjects.len() >= MAX_SUBJECTS {
+            let idle = self.subjects.iter().filter(|(_, one)| one.running == 0);
+            let oldest = idle.filter_map(|(name, one)| Some((one.good?, name))).min();
+            let Some(oldest) = oldest.map(|(_, name)| name.clone()) else { break };
+            self.subjects.remove(&oldest);
+        }
         if self.subjects.len() < MAX_SUBJECTS { subject.to_owned() } else { FURTHER.to_owned() }
     }
 
