@@ -16,6 +16,7 @@ use crate::policy::compile::compile;
 use crate::policy::compiled::CompiledPolicy;
 use crate::policy::diagnostic::Rejection;
 use crate::policy::load::{PolicyOrigin, load};
+use crate::policy::restart;
 use crate::policy::widening::widenings;
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretError, StoreEnv, Stores};
@@ -33,7 +34,7 @@ pub enum ReloadError {
     Rejected(Rejection),
     /// It changes what needs a restart.
     #[error("{} cannot be changed by a reload; restart outgate for that", .0.join(", "))]
-    NeedsRestart(Vec<&'static str>),
+    NeedsRestart(Vec<String>),
     /// It would begin grants anew whose newest refresh token is kept elsewhere.
     #[error(
         "a refresh token that rotates is kept in one place as long as outgate runs: {}. A reload would begin there with the first one, which is \
@@ -193,7 +194,7 @@ impl Reloader {
         if policy.hash == old.policy().hash {
             return Ok(ReloadOutcome::Unchanged);
         }
-        let differences = policy.fixed.differences(&old.policy().fixed);
+        let differences = restart::differences(&policy, old.policy());
         if !differences.is_empty() {
             return Err(ReloadError::NeedsRestart(differences));
         }

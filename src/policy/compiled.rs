@@ -101,20 +101,15 @@ pub struct Fixed {
 
 impl Fixed {
     /// Names of the sections in which `self` differs from `other`.
-    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let mut names = Vec::new();
-        for (name, same) in [
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let sections = [
             ("listeners", self.listeners == other.listeners),
             ("admin", self.admin == other.admin),
             ("interception", self.interception == other.interception),
             ("runtime", self.runtime == other.runtime),
             ("telemetry", self.telemetry == other.telemetry),
-        ] {
-            if !same {
-                names.push(name);
-            }
-        }
-        names
+        ];
+        sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 }
 

@@ -15,6 +15,7 @@ pub mod merge;
 pub mod pattern;
 pub mod preset;
 pub mod reference;
+pub mod restart;
 pub mod schema;
 pub mod setting;
 pub mod switch;

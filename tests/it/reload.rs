@@ -72,14 +72,14 @@ async fn a_bad_policy_leaves_the_old_one_in_force_is_counted_and_logged_once() {
 async fn what_needs_a_restart_is_refused_by_name() {
     let (proxy, _, good) = world().await;
     for (name, change) in [
-        ("listeners", "listeners: [{ address: \"127.0.0.1:1\" }]\n".to_owned()),
-        ("admin", "admin: { address: \"127.0.0.1:2\" }\n".to_owned()),
+        ("`listeners[0].address` (", "listeners: [{ address: \"127.0.0.1:1\" }]\n".to_owned()),
+        ("`admin.address` (", "admin: { address: \"127.0.0.1:2\" }\n".to_owned()),
         (
-            "interception",
+            "`interception.ca.directory` (",
             "interception: { ca: { directory: \"{dir}/other\" }, bundle: \"{dir}/bundle.pem\" }\n".to_owned(),
         ),
-        ("runtime", "runtime: { drain: 1s }\n".to_owned()),
-        ("telemetry", "telemetry: { query: none }\n".to_owned()),
+        ("`runtime.drain` (", "runtime: { drain: 1s }\n".to_owned()),
+        ("`telemetry.query` (", "telemetry: { query: none }\n".to_owned()),
     ] {
         let outcome = proxy.reload(&format!("{change}{good}{OTHER}")).await;
         let ReloadOutcome::Refused(error) = outcome else { panic!("{name}: {outcome:?}") };
