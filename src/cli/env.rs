@@ -1,11 +1,12 @@
 //! `outgate env`: everything that points an app at outgate, as shell, dotenv, JSON or docker arguments.
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{PolicyArgument, fail, load, print};
-use crate::policy::compiled::{CompiledPolicy, ListenAddress};
+use crate::policy::compiled::{CompiledPolicy, ListenAddress, Listener};
 use crate::tls::truststore::PASSWORD;
 
 /// Arguments of `env`.
@@ -48,8 +49,42 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Err(code) => return code,
     };
     match all(&policy, arguments) {
-        Ok(variables) => print(&written(&variables, arguments.format)),
+        Ok(variables) => {
+            tell(&notes(&policy, matches!(arguments.format, Format::Docker)));
+            print(&written(&variables, arguments.format))
+        }
         Err(message) => fail(message),
+    }
+}
+
+/// What the variables alone do not do.
+pub fn notes(policy: &CompiledPolicy, in_container: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    let bundle = &policy.fixed.interception.bundle;
+    if !bundle.exists() {
+        notes.push(format!(
+            "{} does not exist yet, and clients fail without it: `outgate ca init` makes it, and so does `outgate run`",
+            bundle.display()
+        ));
+    }
+    if proxy_listener(policy).is_some_and(|listener| listener.tokens.is_some()) {
+        notes.push(
+            "the listener wants a token, which is not written here: `http://outgate:TOKEN@HOST:PORT` as the proxy's URL".to_owned(),
+        );
+    }
+    if in_container {
+        notes.push(format!(
+            "in a container these need `--network host`, and `--volume {bundle}:{bundle}:ro`",
+            bundle = bundle.display()
+        ));
+    }
+    notes
+}
+
+/// Says it beside the output, which may be read by a shell.
+pub fn tell(notes: &[String]) {
+    for note in notes {
+        let _ = writeln!(std::io::stderr(), "outgate: {note}");
     }
 }
 
@@ -127,11 +162,16 @@ const BUNDLE: [&str; 9] = [
 /// Variables whose file is *added* to the client's roots.
 const ADDED: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
-/// The listener that an app is pointed at. Who listens on every address is reached on loopback.
+/// The listener that an app is pointed at.
+fn proxy_listener(policy: &CompiledPolicy) -> Option<&Listener> {
+    policy.fixed.listeners.iter().find(|listener| listener.doors.connect && listener.provider.is_none())
+}
+
+/// The address of the listener that an app is pointed at. Who listens on every address is reached on loopback.
 fn proxy_address(policy: &CompiledPolicy) -> Result<SocketAddr, String> {
-    let listener =
-        policy.fixed.listeners.iter().find(|listener| listener.doors.connect && listener.provider.is_none());
-    let Some(listener) = listener else { return Err("no listener of the policy accepts CONNECT".to_owned()) };
+    let Some(listener) = proxy_listener(policy) else {
+        return Err("no listener of the policy accepts CONNECT".to_owned());
+    };
     let ListenAddress::Tcp(address) = &listener.address else {
         return Err(format!("the listener is at {}, which proxy variables cannot name", listener.address));
     };

@@ -26,6 +26,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(variables) => variables,
         Err(message) => return fail(message),
     };
+    env::tell(&env::notes(&policy, false));
     let Some((program, rest)) = arguments.command.split_first() else { return fail("no command was given") };
     let error = std::process::Command::new(program).args(rest).envs(variables).exec();
     fail(format!("{}: {error}", program.to_string_lossy()))

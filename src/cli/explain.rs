@@ -1,6 +1,7 @@
 //! `outgate explain METHOD URL`: which provider and route, from which line, what is injected (by reference), how long things
 //! may take, or why the request would be denied. Asks the very functions that the proxy asks.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use http::{HeaderName, Method};
@@ -12,10 +13,11 @@ use super::{DENIED, PolicyArgument, Style, fail, load, print};
 use crate::credential::kinds::MemberSettings;
 use crate::credential::{Location, Locations};
 use crate::message::target::{Authority, Scheme, Target};
-use crate::policy::compiled::{CompiledPolicy, Provider, Route};
+use crate::policy::compiled::{CompiledPolicy, ListenAddress, Provider, Route};
 use crate::policy::decide::{ConnectDecision, Refusal};
 use crate::policy::diagnostic::render_place;
 use crate::policy::tree::{Node, Place, PolicyPath};
+use crate::upstream::guard::{OwnListeners, not_own};
 
 /// Arguments of `explain`.
 #[derive(clap::Args)]
@@ -55,6 +57,9 @@ fn explain(policy: &CompiledPolicy, arguments: &Arguments) -> Result<Json, Strin
     if method == Method::CONNECT {
         return connect(policy, &arguments.url);
     }
+    if let Some(wrong) = arguments.headers.iter().find(|header| !header.contains(':')) {
+        return Err(format!("--header wants `Name: value`, not `{wrong}`"));
+    }
     let url = parse_url(&arguments.url)?;
     let (provider, target, path) = match find(policy, &url) {
         Ok(found) => found,
@@ -62,6 +67,12 @@ fn explain(policy: &CompiledPolicy, arguments: &Arguments) -> Result<Json, Strin
         Err(Miss::Refused(refusal)) => return Ok(denied(policy, &arguments.url, &refusal, None)),
     };
     let settings = &policy.providers[provider];
+    if let Some(refused) = refused_address(policy, settings, &target) {
+        return Ok(json!({
+            "decision": "denied", "target": arguments.url, "status": 403, "reason": refused,
+            "at": place(policy, settings.place), "provider": &*settings.name,
+        }));
+    }
     match policy.route(provider, &method, &path) {
         Ok(chosen) => Ok(allowed(policy, settings, chosen.settings, &target, &path, &arguments.headers)),
         Err(refusal) => Ok(denied(policy, &arguments.url, &refusal, Some(settings))),
@@ -94,7 +105,7 @@ fn find(policy: &CompiledPolicy, url: &Url) -> Result<(usize, Target, String), M
         Url::Absolute { scheme, authority, path } => (*scheme, authority, path),
     };
     let host = &authority.host;
-    if host.as_str() == "localhost" || host.ip().is_some_and(|ip| ip.to_canonical().is_loopback()) {
+    if names_listener(policy, authority) {
         return at_local(policy.local_by_path(path));
     }
     let refusal = match policy.forward(scheme, host, authority.port) {
@@ -117,6 +128,48 @@ fn find(policy: &CompiledPolicy, url: &Url) -> Result<(usize, Target, String), M
         Miss::Refused(Refusal::NoHostNamed { .. }) => miss,
         Miss::Refused(_) | Miss::Tunnel(_) => Miss::Refused(refusal),
     })
+}
+
+/// Whether the app means outgate itself, as it is asked at a listener: a loopback name with a listener's port. Without a port
+/// people mean it too, unless a provider has that very host.
+fn names_listener(policy: &CompiledPolicy, authority: &Authority) -> bool {
+    let host = &authority.host;
+    if host.as_str() != "localhost" && !host.ip().is_some_and(|ip| ip.to_canonical().is_loopback()) {
+        return false;
+    }
+    match authority.port {
+        None => {
+            [Scheme::Http, Scheme::Https].iter().all(|scheme| policy.forward(*scheme, host, None).is_err())
+        }
+        Some(port) => policy.fixed.listeners.iter().any(|listener| match &listener.address {
+            ListenAddress::Tcp(address) => address.port() == port,
+            ListenAddress::Unix(_) | ListenAddress::Systemd(_) => false,
+        }),
+    }
+}
+
+/// Why a host that is an address is not dialled; a name's addresses are known when it is asked for.
+fn refused_address(policy: &CompiledPolicy, provider: &Provider, target: &Target) -> Option<String> {
+    let settings = &provider.upstream.settings;
+    let own = OwnListeners::new(own_addresses(policy));
+    let refused = match (settings.connect_to, target.host.ip()) {
+        (Some(address), _) => not_own(address.ip(), address.port(), &own),
+        (None, Some(ip)) if settings.upstream_proxy.is_none() => {
+            settings.addresses.permit(ip, target.port, &own)
+        }
+        (None, _) => Ok(()),
+    };
+    refused.err().map(|refusal| refusal.to_string())
+}
+
+fn own_addresses(policy: &CompiledPolicy) -> Vec<SocketAddr> {
+    let admin = &policy.fixed.admin;
+    let listeners = policy.fixed.listeners.iter().map(|listener| &listener.address);
+    let addresses = listeners.chain([&admin.address]).filter_map(|address| match address {
+        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
+    });
+    addresses.chain(admin.health_address).collect()
 }
 
 fn parse_url(url: &str) -> Result<Url, String> {

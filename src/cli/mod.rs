@@ -145,8 +145,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Redirect(arguments) => redirect::run(arguments),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "outgate", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "outgate", &mut script);
+            print(&String::from_utf8_lossy(&script))
         }
     }
 }

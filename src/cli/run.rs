@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{PolicyArgument, fail, load};
 use crate::app::handed::Handed;
 use crate::app::{App, Overrides};
-use crate::policy::compiled::CompiledPolicy;
+use crate::policy::compiled::{CompiledPolicy, ListenAddress};
 use crate::policy::schema::Workers;
 
 /// Arguments of `run`.
@@ -106,9 +106,13 @@ async fn serve(arguments: Arguments, policy: CompiledPolicy, handed: Handed) -> 
 }
 
 fn announce(app: &App) {
-    let listeners: Vec<String> = app.listeners.iter().map(ToString::to_string).collect();
-    let admin = app.admin.map_or_else(|| "unix socket".to_owned(), |address| address.to_string());
     let generation = app.reloader.current().load_full();
+    let fixed = &generation.policy().fixed;
+    // TCP as it was bound (port 0 is some port now), and sockets in the file system.
+    let unix = fixed.listeners.iter().map(|listener| &listener.address);
+    let unix = unix.filter(|address| matches!(address, ListenAddress::Unix(_))).map(ToString::to_string);
+    let listeners: Vec<String> = app.listeners.iter().map(ToString::to_string).chain(unix).collect();
+    let admin = app.admin.map_or_else(|| fixed.admin.address.to_string(), |address| address.to_string());
     let providers = generation.policy().providers.len();
     tracing::info!(listeners = listeners.join(" "), admin, providers, "outgate is ready");
 }

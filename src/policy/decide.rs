@@ -169,6 +169,11 @@ impl CompiledPolicy {
         Some(LocalDecision { provider: index, target: Some(target), path, prefix: "".into() })
     }
 
+    /// Whether a provider has this host at the local endpoint, whatever port that listens on.
+    pub fn is_local_host(&self, host: &Host) -> bool {
+        self.local_hosts.get(host.as_str(), 0).is_some()
+    }
+
     /// Where a request at the local endpoint goes. A provider of wildcards has no first host that it could mean.
     pub fn local_target<'a>(&self, local: &'a LocalDecision<'_>) -> Result<&'a Target, Refusal> {
         let provider = &self.providers[local.provider];
@@ -290,7 +295,7 @@ impl Refusal {
             Self::Denied { provider, route, reason } => {
                 format!("{provider}: route `{route}` denies: {reason}").into()
             }
-            Self::Trace => "TRACE is never forwarded".into(),
+            Self::Trace => "TRACE and TRACK are never forwarded".into(),
             Self::Path(fault) => fault.to_string().into(),
             Self::NoHostNamed { provider, prefix } => {
                 format!("{provider} has wildcard hosts only: name the host, as in `{prefix}@<host>/...`")

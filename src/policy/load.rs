@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::decode::salvage;
 use super::diagnostic::{Diagnostic, Diagnostics, Rejection, render_place};
+use super::schema::PolicyConfig;
 use super::setting::Setting;
 use super::tree::{Entry, Node, Place, PolicyPath, SourceId, Sources, Value};
 use super::yaml;
@@ -40,6 +42,9 @@ pub struct LoadedPolicy {
     pub hash: String,
     /// The files that were read, in order.
     pub files: Vec<PathBuf>,
+    /// What is wrong with the text and hides nothing of it: a key that stands twice, an anchor. A policy that has any does not
+    /// compile; what else is wrong with it is told beside them.
+    pub mistakes: Diagnostics,
 }
 
 /// Where a policy is read from, and what the deployment sets beside it.
@@ -72,7 +77,7 @@ impl From<&PathBuf> for PolicyOrigin {
 /// Reads a policy. Blocks on the file system.
 ///
 /// # Errors
-/// All mistakes of all files at once, as far as they can be told without knowing what the keys mean.
+/// A file that cannot be read to its end, with what is wrong with the others as far as that can be told without it.
 pub fn load(origin: impl Into<PolicyOrigin>) -> Result<LoadedPolicy, Rejection> {
     let origin = origin.into();
     let mut reading = Reading::default();
@@ -146,6 +151,7 @@ impl Reading {
     }
 
     fn finish(mut self, files: Vec<PathBuf>, settings: &[Setting]) -> Result<LoadedPolicy, Rejection> {
+        let complete = self.trees.len() == files.len();
         let mut whole: Option<Node> = None;
         for tree in std::mem::take(&mut self.trees) {
             match &mut whole {
@@ -159,10 +165,26 @@ impl Reading {
             }
         }
         match whole {
-            Some(tree) if self.diagnostics.is_empty() => {
-                Ok(LoadedPolicy { tree, sources: self.sources, hash: self.hash.hex(), files })
+            Some(tree) if complete => Ok(LoadedPolicy {
+                tree,
+                sources: self.sources,
+                hash: self.hash.hex(),
+                files,
+                mistakes: self.diagnostics,
+            }),
+            rest => {
+                rest.iter().for_each(|rest| self.look_at(rest));
+                Err(Rejection::new(self.diagnostics, self.sources))
             }
-            _ => Err(Rejection::new(self.diagnostics, self.sources)),
+        }
+    }
+
+    /// Tells what is wrong with the keys of the files that could be read. What is missing may stand in the others.
+    fn look_at(&mut self, rest: &Node) {
+        let mut found = Diagnostics::new();
+        let _: Option<PolicyConfig> = salvage(rest, &PolicyPath::root(), &mut found);
+        for mistake in found.into_sorted().into_iter().filter(|mistake| !mistake.path.is_root()) {
+            self.diagnostics.push(mistake);
         }
     }
 }
@@ -316,7 +338,11 @@ mod tests {
 
     /// What `load` says of a path, without the directory's own name.
     fn told(path: &Path, base: &Path) -> String {
-        let text = load(path).unwrap_err().to_string();
+        let text = match load(path) {
+            Ok(loaded) => Rejection::new(loaded.mistakes, loaded.sources),
+            Err(rejection) => rejection,
+        };
+        let text = text.to_string();
         text.replace(&format!("{}/", base.display()), "").replace(&base.display().to_string(), "DIR")
     }
 

@@ -24,14 +24,14 @@ pub const MAX_DEPTH: usize = 32;
 /// How many values (keys not counted) one text may hold.
 pub const MAX_NODES: usize = 50_000;
 
-/// Reads one text. Every mistake goes to `diagnostics`; the tree is given only where there was none.
+/// Reads one text. Every mistake goes to `diagnostics`. The tree is given where the text could be read to its end; without what was
+/// refused, such as a key that stands twice.
 pub fn parse(text: &str, source: SourceId, diagnostics: &mut Diagnostics) -> Option<Node> {
-    let before = diagnostics.len();
     let root = match refuse_control_characters(text, source, diagnostics) {
         true => None,
         false => Builder::new(source, diagnostics).read(text),
     };
-    root.filter(|_| diagnostics.len() == before && !diagnostics.is_full())
+    root.filter(|root| root.value != Value::Null && !diagnostics.is_full())
 }
 
 /// YAML allows no control characters but tab and line breaks (YAML 1.2.2 section 5.1); in a file that is reviewed by
@@ -140,7 +140,7 @@ impl<'a> Builder<'a> {
             Event::Anchor(..) => self.refuse_repetition(place, "anchors (`&name`) are not allowed"),
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
                 self.refuse_repetition(place, "aliases (`*name`) are not allowed");
-                return self.add(Node { value: Value::Null, place });
+                return self.leave_out(place);
             }
             // Stream and document ends carry nothing, comments are not emitted; a kind of event that a later version of
             // the parser adds must not pass unseen.
@@ -211,6 +211,18 @@ impl<'a> Builder<'a> {
             }
         }
         Flow::Continue
+    }
+
+    /// Leaves a refused value out, and its key with it: what is not known is not judged.
+    fn leave_out(&mut self, place: Place) -> Flow {
+        match self.frames.last_mut() {
+            Some(Frame::Mapping { key, .. }) if !matches!(key, Key::Awaited) => {
+                *key = Key::Awaited;
+                Flow::Continue
+            }
+            Some(Frame::Sequence { .. }) => Flow::Continue,
+            Some(Frame::Mapping { .. }) | None => self.add(Node { value: Value::Null, place }),
+        }
     }
 
     fn add_key(&mut self, node: Node) {

@@ -329,3 +329,114 @@ fn what_collides_or_does_nothing_is_told() {
         );
     }
 }
+
+/// `explain` asks what the proxy asks: a loopback name is outgate itself only with a listener's port, and an address that is not
+/// dialled is not said to be reached.
+#[test]
+fn explain_knows_outgate_itself_from_a_provider_on_loopback() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("proxy.yaml");
+    std::fs::write(
+        &path,
+        r#"version: 1
+addresses: { allow_private: [127.0.0.0/8, 10.0.0.0/8] }
+providers:
+  dev:
+    hosts: ["127.0.0.1:18080", "localhost:18080"]
+    upstream: { scheme: http }
+    routes: [{ match: { path: "/dev/**" }, deny: "not here" }]
+  own: { hosts: [own.example.com], upstream: { connect_to: "127.0.0.1:9901" } }
+  metadata: { hosts: [169.254.169.254], upstream: { scheme: http } }
+  private: { hosts: [192.168.7.7, 10.1.2.3] }
+"#,
+    )
+    .unwrap();
+    for (url, code, told) in [
+        ("http://127.0.0.1:18080/x", 0, "127.0.0.1:18080/x"),
+        ("http://localhost:18080/x", 0, "localhost:18080/x"),
+        ("http://127.0.0.1:18080/dev/x", 4, "not here"),
+        ("http://127.0.0.1:3128/dev/x", 0, "127.0.0.1:18080/x"),
+        ("http://localhost/dev/x", 0, "127.0.0.1:18080/x"),
+        ("http://169.254.169.254/", 4, "169.254.169.254 is not a public address (metadata service)"),
+        ("https://192.168.7.7/", 4, "192.168.7.7 is not a public address"),
+        ("https://10.1.2.3/", 0, "allowed https://10.1.2.3/"),
+        ("https://own.example.com/", 4, "127.0.0.1:9901 is one of outgate's own listeners"),
+    ] {
+        let (text, got) = outgate(&["explain", "-c", path.to_str().unwrap(), "GET", url]);
+        assert_eq!(got, code, "{url}: {text}");
+        assert!(text.contains(told), "{url}: {text}");
+    }
+    let (text, code) =
+        outgate(&["explain", "-c", path.to_str().unwrap(), "GET", "/dev/x", "--header", "bad"]);
+    assert!(code == 1 && text.contains("--header wants `Name: value`"), "{code}: {text}");
+}
+
+/// A key that stands twice, an anchor or a file that is no YAML hides nothing else.
+#[test]
+fn a_mistake_of_the_text_hides_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = || outgate(&["check", "-c", directory.path().to_str().unwrap()]);
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write(
+        "a.yaml",
+        "version: 1\nproviders:\n  a: { hosts: [], credential: { bearer: nonsense } }\n  b:\n    hosts: [\"*\", x.test, x.test]\n    retry: &r { atempts: 3 }\n  a: {}\n",
+    );
+    let (text, code) = check();
+    assert_eq!(code, 3, "{text}");
+    let text = text.replace(&format!("{}/", directory.path().display()), "");
+    insta::assert_snapshot!("mistakes-of-text", text);
+
+    // What the broken file may say is not missed; what the other one says is looked at.
+    write("a.yaml", "version: 1\nproviders: [\n");
+    write("b.yaml", "providers:\n  c: { hosts: [c.test], retries: 3, timeouts: { connect: soon } }\n");
+    let (text, code) = check();
+    assert_eq!(code, 3, "{text}");
+    let text = text.replace(&format!("{}/", directory.path().display()), "");
+    insta::assert_snapshot!("mistakes-beside-a-broken-file", text);
+}
+
+/// What the variables alone do not do is told beside them, where no shell reads it.
+#[test]
+fn env_says_what_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("proxy.yaml");
+    let dir = directory.path().display();
+    std::fs::write(
+        &path,
+        format!(
+            "version: 1\nlisteners: [{{ address: \"127.0.0.1:3128\", auth: {{ token: env:T }} }}]\ninterception: {{ ca: {{ directory: \"{dir}/ca\" }}, bundle: \"{dir}/bundle.pem\" }}\n"
+        ),
+    )
+    .unwrap();
+    let path = path.to_str().unwrap();
+    let env = |format: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+            .args(["env", "-c", path, "--format", format])
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stderr).unwrap().replace(&dir.to_string(), "DIR");
+        (String::from_utf8(output.stdout).unwrap(), told)
+    };
+    let (written, told) = env("docker");
+    assert!(written.lines().all(|line| line.starts_with("--env ")), "{written}");
+    insta::assert_snapshot!("env-notes", told);
+    let (text, code) = outgate(&["ca", "init", "-c", path]);
+    assert_eq!(code, 0, "{text}");
+    let (_, told) = env("shell");
+    assert!(!told.contains("does not exist") && told.contains("token"), "{told}");
+}
+
+/// `outgate completions bash | head -1`.
+#[test]
+fn who_stops_reading_ends_a_command_quietly() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_outgate"))
+        .args(["completions", "bash"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!told.contains("panicked") && output.status.code().is_some_and(|code| code < 2), "{told}");
+}

@@ -140,7 +140,7 @@ fn target_title(fault: TargetFault) -> &'static str {
 fn fault(fault: Fault) -> Answer {
     match fault {
         Fault::AddressDenied => {
-            let title = "the host's address is not public, and the policy does not allow it (`addresses.allow_private`)";
+            let title = "the host's address is not public, and the policy does not allow it (`addresses.allow_private`; `allow_metadata` for a metadata service)";
             row(403, "address_denied", "destination_ip_prohibited", Flag::AddressDenied, title)
         }
         Fault::OwnListener => row(

@@ -50,6 +50,7 @@ impl Compiler<'_> {
             let port = pattern.port().unwrap_or(provider.upstream.settings.scheme.default_port());
             if provider.doors.beyond_local()
                 && let Err(other) = tables.hosts.insert(&pattern, port, index)
+                && other != index
             {
                 let other = &providers[other].name;
                 self.mistake_with(

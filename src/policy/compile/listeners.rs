@@ -244,7 +244,7 @@ impl Compiler<'_> {
 
     pub(super) fn doors(&mut self, doors: Option<&[DoorConfig]>, path: &PolicyPath) -> Doors {
         let Some(doors) = doors else { return ALL_DOORS };
-        if doors.is_empty() {
+        if doors.is_empty() && self.is_written_empty(path) {
             self.mistake(path, "no door is open: name at least one of forward, connect, local");
         }
         if doors.contains(&DoorConfig::Transparent) {

@@ -55,6 +55,11 @@ impl Compiler<'_> {
         self.mistakes.push(Diagnostic::new(place, path.clone(), message));
     }
 
+    /// Whether a list has no items as it was written, before those of a wrong type were left out.
+    fn is_written_empty(&self, path: &PolicyPath) -> bool {
+        self.tree.at(path).is_none_or(|node| node.items().is_empty())
+    }
+
     /// The same, with what would be right.
     fn mistake_with(&mut self, path: &PolicyPath, message: impl Into<String>, hint: impl Into<String>) {
         let place = nearest(self.tree, path);
@@ -138,9 +143,10 @@ fn nearest(tree: &Node, path: &PolicyPath) -> Option<Place> {
 
 /// Compiles a loaded policy. `directory` is what relative paths of the policy are relative to.
 pub fn compile(mut loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPolicy, Rejection> {
-    let mut mistakes = Diagnostics::new();
+    let mut mistakes = std::mem::take(&mut loaded.mistakes);
+    let of_text = mistakes.len();
     let (tree, presets) = preset::apply::apply(&loaded.tree, &mut loaded.sources, &mut mistakes);
-    let applied = mistakes.is_empty();
+    let applied = mistakes.len() == of_text;
     let mut compiler = Compiler {
         tree: &tree,
         presets,

@@ -129,7 +129,7 @@ impl Compiler<'_> {
         let name: Arc<str> = entry.key.as_str().into();
         let (upstream, plaintext_credential) = self.upstream(&name, &config, path, addresses);
         let scheme = upstream.settings.scheme;
-        let (first, own_hosts, host_names) = self.own_hosts(&config, scheme, path)?;
+        let own_hosts = self.own_hosts(&config, scheme, path);
         let routes = self.routes(&config, text, path, entry.key_place);
         self.check_in_vain(text.own, &routes, path);
         let shows_certificate = config.credential.as_ref().is_some_and(CredentialConfig::is_certificate);
@@ -141,7 +141,7 @@ impl Compiler<'_> {
                 "a client certificate needs TLS, and `upstream.scheme` is `http`",
             );
         } else if has_credential && scheme == Scheme::Http && !plaintext_credential {
-            let hint = "`upstream.settings.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
+            let hint = "`upstream.scheme: https`, or `upstream.plaintext_credential: allow` if you accept that anyone on the way can read it";
             self.mistake_with(&path.key("upstream"), "a credential would be sent over plain http", hint);
         }
         let doors = self.doors(config.doors.as_deref(), &path.key("doors"));
@@ -154,6 +154,7 @@ impl Compiler<'_> {
         }
         self.warn_of_defaults(entry, &config, &intercept, has_credential, text.preset);
         let (local_path, local_host) = self.local(&config, &name, path)?;
+        let (first, own_hosts, host_names) = own_hosts?;
         let redact = config.redact.clone().unwrap_or_default();
         let canonical_paths = config.paths.unwrap_or_default() == crate::policy::schema::Paths::Canonical
             && routes
@@ -303,14 +304,18 @@ impl Compiler<'_> {
         scheme: Scheme,
         path: &PolicyPath,
     ) -> Option<(Option<Target>, HostMap<()>, Vec<String>)> {
-        let Some(hosts) = config.hosts.as_ref().filter(|hosts| !hosts.is_empty()) else {
-            self.mistake_with(
-                path,
-                "missing key `hosts`",
-                "the host names of the provider's API, such as `hosts: [api.example.com]`",
-            );
+        const EXAMPLE: &str = "the host names of the provider's API, such as `hosts: [api.example.com]`";
+        let Some(hosts) = &config.hosts else {
+            self.mistake_with(path, "missing key `hosts`", EXAMPLE);
             return None;
         };
+        if hosts.is_empty() {
+            // Items of a wrong type were left out, and told of.
+            if self.is_written_empty(&path.key("hosts")) {
+                self.mistake_with(&path.key("hosts"), "an empty list", EXAMPLE);
+            }
+            return None;
+        }
         let mut map = HostMap::default();
         let mut names = Vec::new();
         let mut first = None;
@@ -320,6 +325,8 @@ impl Compiler<'_> {
                 Ok(pattern) => pattern,
                 Err(error) => {
                     self.mistake(&at, error.to_string());
+                    // It keeps its place, so that the others are told by theirs.
+                    names.push(text.clone());
                     continue;
                 }
             };
@@ -331,9 +338,6 @@ impl Compiler<'_> {
             if first.is_none() {
                 first = pattern.exact_host().map(|host| Target { scheme, host, port });
             }
-        }
-        if names.is_empty() {
-            return None;
         }
         Some((first, map, names))
     }

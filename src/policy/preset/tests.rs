@@ -22,7 +22,8 @@ fn compiled(text: &str) -> Result<CompiledPolicy, String> {
     let Some(tree) = yaml::parse(text, source, &mut mistakes) else {
         return Err(Rejection::new(mistakes, sources).render(false));
     };
-    let loaded = LoadedPolicy { tree, sources, hash: String::new(), files: Vec::new() };
+    let loaded =
+        LoadedPolicy { tree, sources, hash: String::new(), files: Vec::new(), mistakes: Diagnostics::new() };
     compile(loaded, std::path::Path::new("/")).map_err(|rejection| rejection.render(false))
 }
 
