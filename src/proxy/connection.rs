@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::context::{ConnectionContext, Proxy};
+use super::dispatch::{Arrival, note_connection};
 use super::original::Redirected;
 use super::rest::Awaited;
 use super::socket::Socket;
@@ -243,21 +244,38 @@ fn service(
     let (proxy, context) = (proxy.clone(), context.clone());
     service_fn(move |request| {
         let (proxy, context) = (proxy.clone(), context.clone());
+        // Here and not in the future, which hyper drops unpolled where the client is gone by now: a request that was read has a
+        // record. One allocation holds what a request is until it is sent; the futures that pass it on stay small.
+        let arrival = Box::new(Arrival::open(&proxy, &context, request));
         // Boxed per request: hyper keeps room for this future in every connection, idle ones included.
         Box::pin(async move {
             let begun = context.resets.begin();
-            let response = super::panics::caught(proxy, context.clone(), request).await;
+            let response = super::panics::caught(proxy, context.clone(), arrival).await;
             begun.answered();
             Ok::<_, Infallible>(response)
         })
     })
 }
 
-/// hyper answers what it cannot parse by itself (400, 414, 431); such a request gets its record here.
+/// hyper answers what it cannot parse by itself (400, 414, 431); such a request gets its record here, and so does a head that
+/// never came whole.
 fn record_unread(proxy: &Arc<Proxy>, context: &ConnectionContext, error: &hyper::Error) {
-    if !error.is_parse() || context.activity.running() > 0 {
+    if context.activity.running() > 0 {
         return;
     }
+    let text = error.to_string();
+    let (flag, status) = if error.is_parse() {
+        let too_large = if text.contains("URI") { 414 } else { 431 };
+        (Flag::DownstreamProtocol, Some(if error.is_parse_too_large() { too_large } else { 400 }))
+    } else if context.activity.reads_body() {
+        return;
+    } else if error.is_incomplete_message() {
+        (Flag::DownstreamGone, None)
+    } else if context.activity.has_begun_head() {
+        (if is_timeout(error) { Flag::DownstreamTimeout } else { Flag::DownstreamGone }, None)
+    } else {
+        return;
+    };
     let door = match (context.redirected, &context.intercepted) {
         (Some(_), _) => Door::Transparent,
         (None, Some(_)) => Door::Intercept,
@@ -265,15 +283,26 @@ fn record_unread(proxy: &Arc<Proxy>, context: &ConnectionContext, error: &hyper:
     };
     let mut record =
         Record::open(&proxy.telemetry, &proxy.abort, new_request_id(), door, context.listener.name.clone());
-    let text = error.to_string();
-    let status = if error.is_parse_too_large() { if text.contains("URI") { 414 } else { 431 } } else { 400 };
     record.event.client = Some(context.client);
     record.event.original = context.redirected.map(Redirected::noted);
     record.event.downstream_version = Some(HttpVersion::Http11);
     record.event.generation = proxy.generation.load().number;
-    record.event.error = Some(if status == 414 { "uri_too_long" } else { "bad_request" });
-    record.event.error_detail = Some(text);
-    record.flag(Flag::DownstreamProtocol);
-    record.answered(status);
+    note_connection(&mut record, context);
+    record.event.error_detail = Some(match std::error::Error::source(error) {
+        Some(source) => format!("{text}: {source}"),
+        None => text,
+    });
+    record.flag(flag);
+    if let Some(status) = status {
+        record.event.error = Some(if status == 414 { "uri_too_long" } else { "bad_request" });
+        record.answered(status);
+    }
     record.finish();
+}
+
+/// Whether a clock of the socket ended the connection.
+fn is_timeout(error: &hyper::Error) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }

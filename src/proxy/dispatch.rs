@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{HOST, MAX_FORWARDS};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -48,7 +48,7 @@ impl Arrival {
         let generation = proxy.generation.load_full();
         let (parts, incoming) = request.into_parts();
         context.activity.set_unread(!http_body::Body::is_end_stream(&incoming));
-        let door = door_of(context, &parts);
+        let door = door_of(context, &generation, &parts);
         let record = open(proxy, context, &parts, door, &generation);
         let proven_tenant = context.proven_tenant.clone();
         Self { parts, incoming: Some(incoming), record, active, generation, proven_tenant, door }
@@ -69,7 +69,7 @@ pub async fn dispatch(
     if arrival.parts.method == Method::CONNECT {
         return Box::pin(connect::connect(proxy, context, *arrival)).await;
     }
-    if arrival.parts.uri.path() == "*" {
+    if arrival.parts.uri.path() == "*" || ends_here(&mut arrival.parts) {
         return asterisk(proxy, context, *arrival);
     }
     match judge(context, &mut arrival).await {
@@ -78,7 +78,7 @@ pub async fn dispatch(
     }
 }
 
-fn door_of(context: &ConnectionContext, parts: &Parts) -> Door {
+fn door_of(context: &ConnectionContext, generation: &Generation, parts: &Parts) -> Door {
     if context.redirected.is_some() {
         return Door::Transparent;
     }
@@ -90,19 +90,19 @@ fn door_of(context: &ConnectionContext, parts: &Parts) -> Door {
     }
     // Over HTTP/2 every request has an authority; on a plain listener that is the local endpoint (gRPC without TLS).
     let absolute = parts.uri.scheme().is_some() && parts.version != Version::HTTP_2;
-    if absolute && !names_own_listener(context, parts) { Door::Forward } else { Door::Local }
+    if absolute && !names_own_listener(context, generation, parts) { Door::Forward } else { Door::Local }
 }
 
-/// A client with proxy variables set that calls `http://127.0.0.1:3128/stripe/...` sends it as an absolute request to
-/// outgate itself.
-fn names_own_listener(context: &ConnectionContext, parts: &Parts) -> bool {
+/// A client with proxy variables set that calls `http://127.0.0.1:3128/stripe/...` or `http://stripe.localhost:3128/...` sends it
+/// as an absolute request to outgate itself.
+fn names_own_listener(context: &ConnectionContext, generation: &Generation, parts: &Parts) -> bool {
     let Some(authority) =
         parts.uri.authority().and_then(|authority| Authority::parse(authority.as_str()).ok())
     else {
         return false;
     };
     let port = authority.port.or(Some(80));
-    context.listener.is_own_name(&authority.host)
+    (context.listener.is_own_name(&authority.host) || generation.policy().is_local_host(&authority.host))
         && (port == context.listener.port || context.listener.port.is_none())
 }
 
@@ -121,7 +121,17 @@ fn open(
     event.method = Some(generation.redaction().method(&parts.method));
     event.downstream_version = Some(record::version(parts.version));
     event.generation = generation.number;
+    note_connection(&mut record, context);
     record
+}
+
+/// Where a request inside an intercepted connection goes whatever it says: for those that are refused before they are judged.
+pub fn note_connection(record: &mut Record, context: &ConnectionContext) {
+    if let Some((host, port)) = &context.intercepted {
+        record.event.scheme = Some(Scheme::Https.as_str());
+        record.event.host = Some(host.shared());
+        record.event.port = Some(*port);
+    }
 }
 
 /// What is asked of every request before its target is looked at. Gives the owner of the token that it carries, where the
@@ -167,6 +177,23 @@ async fn authenticate(
         proxy.guesses.wrong(context.client).await;
     }
     Err(EgressError::ProxyAuth)
+}
+
+/// Whether an OPTIONS asks for this very hop (`Max-Forwards: 0`); on its way to a further one it has one forward less (RFC 9110
+/// section 7.6.2). A value that is no number is left to the provider.
+fn ends_here(parts: &mut Parts) -> bool {
+    if parts.method != Method::OPTIONS {
+        return false;
+    }
+    let left = parts.headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match left {
+        None => false,
+        Some(0) => true,
+        Some(left) => {
+            parts.headers.insert(MAX_FORWARDS, (left - 1).into());
+            false
+        }
+    }
 }
 
 /// `OPTIONS *` is about outgate itself (RFC 9110 section 9.3.7); any other method has no asterisk form.

@@ -4,8 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::Response;
 
 use super::context::{ConnectionContext, Proxy};
 use super::dispatch::{Arrival, dispatch};
@@ -17,11 +16,9 @@ use crate::pipeline::error::EgressError;
 pub async fn caught(
     proxy: Arc<Proxy>,
     context: Arc<ConnectionContext>,
-    request: Request<Incoming>,
+    arrival: Box<Arrival>,
 ) -> Response<Body> {
     let http1 = context.stalls.is_none();
-    // One allocation holds what a request is until it is sent; the futures that pass it on stay small.
-    let arrival = Box::new(Arrival::open(&proxy, &context, request));
     let request_id = arrival.record.event.request_id;
     match AssertUnwindSafe(dispatch(&proxy, &context, arrival)).catch_unwind().await {
         Ok(response) => response,

@@ -114,6 +114,16 @@ impl Activity {
             && !self.head_begun.load(Ordering::Relaxed)
     }
 
+    /// Whether what comes next belongs to the body of a request that was answered already, and is no head.
+    pub fn reads_body(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Whether a head has begun that has not come whole.
+    pub fn has_begun_head(&self) -> bool {
+        self.head_begun.load(Ordering::Relaxed)
+    }
+
     /// How many requests are being served.
     pub fn running(&self) -> u32 {
         self.running.load(Ordering::Relaxed)

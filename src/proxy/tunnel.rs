@@ -59,8 +59,10 @@ pub async fn serve(proxy: &Proxy, mut socket: Socket, opening: Opening, permit: 
         .uploaded
         .store(moved.up.load(std::sync::atomic::Ordering::Relaxed), std::sync::atomic::Ordering::Relaxed);
     finish(&mut record, &moved, end);
+    // Before the socket lingers: that is no part of the tunnel's time, and an end of the process does not wait for it.
+    drop(record);
     drop(active);
-    close(socket).await;
+    close_now(&mut socket).await;
 }
 
 /// The connection is known as outgate's own before its first byte goes out: it may come back to a transparent listener.
@@ -126,8 +128,4 @@ pub fn flag_of(error: &TlsError) -> Flag {
 
 async fn close_now(socket: &mut Socket) {
     let _ = tokio::time::timeout(Duration::from_secs(3), socket.shutdown()).await;
-}
-
-async fn close(mut socket: Socket) {
-    close_now(&mut socket).await;
 }

@@ -56,6 +56,33 @@ async fn the_local_endpoint_injects() {
     assert_eq!(records[0]["http.response.status_code"], 200);
 }
 
+/// A client with proxy variables set sends the local endpoint's URLs as it sends all others.
+#[tokio::test]
+async fn the_local_endpoint_is_known_in_absolute_form() {
+    let world = world(&["http/1.1"], "").await;
+    let port = world.proxy.address().port();
+    for (count, url) in
+        [format!("http://127.0.0.1:{port}/api/v1/x"), format!("http://api.localhost:{port}/v1/x")]
+            .iter()
+            .enumerate()
+    {
+        let mut raw = Raw::connect(world.proxy.address()).await;
+        raw.send(format!("GET {url} HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n")).await;
+        let got = raw.answer().await;
+        assert_eq!(got.status, 200, "{url}: {}", got.text());
+        let record = &world.proxy.records(count + 1).await[count];
+        assert_eq!(
+            (&record["outgate.door"], &record["outgate.provider"]),
+            (&"local".into(), &"api".into()),
+            "{url}: {record}"
+        );
+    }
+    // Another port is another server's.
+    let mut raw = Raw::connect(world.proxy.address()).await;
+    raw.send("GET http://api.localhost:1/v1/x HTTP/1.1\r\nHost: api.localhost:1\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 403);
+}
+
 #[tokio::test]
 async fn plain_http_through_the_proxy_goes_out_over_tls() {
     let world = world(&["http/1.1"], "").await;

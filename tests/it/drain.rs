@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::program::{Program, ended_with};
 use super::support::client::{PATIENCE, Raw, tunnel};
 use super::support::origin::read_request;
 use super::support::proxy::Proxy;
@@ -113,4 +114,32 @@ async fn tunnels_are_in_flight_as_long_as_they_are_open() {
     open.clear();
     until("all of them have ended", || in_flight() == 0.0).await;
     assert_eq!(proxy.records(3).await.len(), 3);
+}
+
+/// The real end of the process: the lines of tunnels whose app does not close are written before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_that_the_end_cuts_has_its_line() {
+    const TUNNELS: usize = 8;
+    let origin = echo().await;
+    let dir = tempfile::tempdir().unwrap();
+    let policy = format!(
+        "runtime: {{ drain: 200ms }}\nproviders:\n  api:\n    hosts: [{HOST}]\n    upstream: {{ connect_to: \"{origin}\" }}\n    intercept: never\n    opaque: true\n"
+    );
+    let mut program = Program::start(dir.path(), &policy, "info", &[]);
+    let mut open = Vec::new();
+    for _ in 0..TUNNELS {
+        let mut raw = Raw::connect(program.listener).await;
+        raw.send(format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n")).await;
+        assert_eq!(raw.head().await.status, 200);
+        raw.send("x").await;
+        assert_eq!(tokio::time::timeout(PATIENCE, raw.stream.read_u8()).await.unwrap().unwrap(), b'x');
+        open.push(raw);
+    }
+    program.signal("TERM");
+    // The apps keep their side open all the while.
+    let status = tokio::task::block_in_place(|| program.wait(PATIENCE));
+    assert!(ended_with(status, 0), "{status:?}");
+    until("the output is read", || program.stdout().matches("\"outgate.flag\":\"DR\"").count() == TUNNELS)
+        .await;
+    drop(open);
 }

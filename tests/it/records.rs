@@ -415,3 +415,67 @@ async fn a_trace_is_passed_on_or_made() {
         }
     }
 }
+
+/// A request that was read has its record, also where the client closes its side with the last byte.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_comes_with_the_request_loses_no_record() {
+    let ca = TestCa::new();
+    let origin = HttpOrigin::start(Some(ca.server(&[HOST], &["http/1.1"]))).await;
+    let proxy = start(&ca, origin.address, "", "").await;
+    let get = format!("GET /api/x HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address());
+    const ROUNDS: usize = 40;
+    for round in 0..ROUNDS {
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        stream.write_all(get.as_bytes()).await.unwrap();
+        if round % 2 == 0 {
+            stream.shutdown().await.unwrap();
+        } else {
+            stream.set_zero_linger().unwrap();
+        }
+        drop(stream);
+    }
+    // Those that a reset overtook were never read. One that is read now comes behind all of them.
+    assert_eq!(local_get(&proxy, "/api/last").await.status, 200);
+    let records = proxy.records(ROUNDS / 2 + 1).await;
+    let seen = records.iter().filter(|record| record["url.path"] == "/api/x").count();
+    assert!(seen >= ROUNDS / 2, "{seen} of the {} that were closed in order", ROUNDS / 2);
+}
+
+/// A head that ends in the middle is nothing that can be answered, and is told.
+#[tokio::test]
+async fn a_head_that_does_not_come_whole_is_recorded() {
+    let ca = TestCa::new();
+    let origin = HttpOrigin::start(Some(ca.server(&[HOST], &["http/1.1"]))).await;
+    let proxy = start(&ca, origin.address, "", "").await;
+    let mut plain = TcpStream::connect(proxy.address()).await.unwrap();
+    plain.write_all(b"GET /api/x HTTP/1.1\r\nHo").await.unwrap();
+    plain.shutdown().await.unwrap();
+    let record = &proxy.records(1).await[0];
+    assert_eq!(
+        (&record["outgate.flag"], &record["outgate.door"]),
+        (&"DC".into(), &"local".into()),
+        "{record}"
+    );
+    assert!(record["http.response.status_code"].is_null() && !record["client.address"].is_null(), "{record}");
+
+    // Inside an intercepted connection: its CONNECT has a record of its own.
+    let mut inside = intercepted(&proxy, HOST, &["http/1.1"]).await;
+    inside.write_all(b"GET /x HTTP/1.1\r\nHo").await.unwrap();
+    inside.shutdown().await.unwrap();
+    let records = proxy.records(3).await;
+    let record = records.iter().find(|record| record["outgate.door"] == "intercept").expect("a record");
+    assert_eq!(
+        (&record["outgate.flag"], &record["server.address"]),
+        (&"DC".into(), &HOST.into()),
+        "{record}"
+    );
+
+    // A connection that is closed between two requests has none, nor one on which nothing was sent.
+    let mut kept = Raw::connect(proxy.address()).await;
+    kept.send(format!("GET /api/y HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address())).await;
+    assert_eq!(kept.answer().await.status, 200);
+    drop((kept, TcpStream::connect(proxy.address()).await.unwrap()));
+    assert_eq!(local_get(&proxy, "/api/z").await.status, 200);
+    let records = proxy.records(5).await;
+    assert_eq!(records.len(), 5, "{records:?}");
+}

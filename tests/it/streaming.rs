@@ -746,6 +746,41 @@ async fn a_cut_answer_is_visibly_cut() {
     }
 }
 
+/// The app must know that there was an answer: a POST that seems to have got none is sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_whose_body_breaks_at_once_keeps_its_head() {
+    for answer in [
+        &b"HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\n"[..],
+        b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\nzz\r\n",
+    ] {
+        let work = script(move |mut stream| async move {
+            read_request(&mut stream).await;
+            stream.write_all(answer).await.unwrap();
+            let _ = stream.shutdown().await;
+        });
+        let (proxy, _origin) = scripted(work, "    retry: off", "").await;
+        let mut sender = http2(intercepted(&proxy, HOST, &["h2"]).await).await;
+        for round in 0..10 {
+            let mut raw = Raw::connect(proxy.address()).await;
+            let head =
+                format!("POST /api/x HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", proxy.address());
+            raw.send(&head).await;
+            let mut got = Vec::new();
+            let _ = timeout(PATIENCE, raw.stream.read_to_end(&mut got)).await.unwrap();
+            let text = String::from_utf8_lossy(&got);
+            assert!(text.starts_with("HTTP/1.1 201 Created\r\n"), "{round}: {text:?}");
+            assert!(!text.ends_with("0\r\n\r\n"), "it is visibly cut: {text}");
+            assert_eq!(text.contains("begin"), String::from_utf8_lossy(answer).contains("begin"), "{text}");
+
+            let uri = format!("https://{HOST}/x");
+            let response = sender.send_request(request("POST", &uri, None, "")).await.unwrap();
+            assert_eq!(response.status(), 201, "{round}");
+            assert!(timeout(PATIENCE, response.collect()).await.unwrap().is_err(), "RST_STREAM");
+        }
+    }
+}
+
 /// The bounds of a stream and of its connection are small; what is moved through them is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_over_http2_arrive_whole_both_ways_on_many_streams() {

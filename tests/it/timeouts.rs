@@ -272,6 +272,9 @@ async fn a_slow_head_ends_and_a_patient_client_does_not() {
     }
     assert!(ended, "a slow head is not waited for");
     assert!(started.elapsed() >= Duration::from_millis(250) && started.elapsed() < Duration::from_secs(2));
+    let records = proxy.records(1).await;
+    assert_eq!(records[0]["outgate.flag"], "DT", "{}", records[0]);
+    assert!(records[0]["http.response.status_code"].is_null(), "{}", records[0]);
 
     // Between requests the idle clock runs, and not the head's.
     let mut patient = Raw::connect(proxy.address()).await;
@@ -287,7 +290,7 @@ async fn a_slow_head_ends_and_a_patient_client_does_not() {
     // A connection on which nothing ever comes ends too, and leaves no record.
     let mut silent = Raw::connect(proxy.address()).await;
     assert!(silent.ends().await);
-    assert_eq!(proxy.records(2).await.len(), 2);
+    assert_eq!(proxy.records(3).await.len(), 3);
 }
 
 #[tokio::test]

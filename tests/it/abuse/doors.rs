@@ -231,6 +231,28 @@ async fn tg_10_asterisk() {
     world.after(&[(200, ""), (204, ""), (400, "bad_request")]).await;
 }
 
+/// RFC 9110 section 7.6.2.
+#[tokio::test]
+async fn tg_10_max_forwards() {
+    let world = World::start(Policy::One).await;
+    let options = |left: &str| {
+        get(OPEN, "open.example.test").replace("GET", "OPTIONS").replacen(
+            "\r\n",
+            &format!("\r\nMax-Forwards: {left}\r\n"),
+            1,
+        )
+    };
+    for (left, status, told) in [("0", 204, None), ("2", 200, Some("1")), ("x", 200, Some("x"))] {
+        let before = world.open.requests().len();
+        let (_client, got) = world.sent(options(left)).await;
+        assert_eq!(got.status, status, "{left}: {got:?}");
+        let heard = world.open.requests();
+        let passed: Vec<_> = heard[before..].iter().map(|taken| taken.all("max-forwards")).collect();
+        assert_eq!(passed, told.map(|told| vec![told]).into_iter().collect::<Vec<_>>(), "{left}");
+    }
+    world.after(&[(204, ""), (200, ""), (200, "")]).await;
+}
+
 /// RFC 9112 section 3.2.4 wants `OPTIONS *` sent for a URI without path and query. It is sent as `OPTIONS /`: the HTTP library reads
 /// `http://host` as `http://host/`, and its types show both alike, so what came can be told apart only by reading the request line beside the
 /// library. What is judged, logged and sent is one and the same path, which is the rule that counts here (docs/threats.md). Should the
