@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
+use super::backoff::Jitter;
 use super::decide::{Decision, Outcome, Situation, Why, decide, ground};
 use super::layer::Plan;
 use super::settings::RetrySettings;
@@ -268,6 +269,10 @@ impl Course {
         let decision = decide(settings, &situation);
         match (&decision, &self.plan.budget) {
             (Decision::Again { .. }, Some(budget)) if !budget.withdraw() => {
+        situation.lateness = match settings.backoff.jitter {
+            Jitter::Full => fastrand::u16(..),
+            Jitter::None => 0,
+        };
                 decide(settings, &Situation { budget: false, ..situation })
             }
             _ => decision,
@@ -288,6 +293,7 @@ impl Course {
         }
     }
 
+            lateness: 0,
     /// Looked for only after a failure, in what is kept of the body.
     fn has_key_in_body(&self) -> bool {
         let Some(keys) = self.plan.idempotency.as_ref().filter(|_| self.json) else { return false };
