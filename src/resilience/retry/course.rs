@@ -7,6 +7,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::backoff::Jitter;
+use super::budget::HostPlace;
 use super::decide::{Decision, Outcome, Situation, Why, decide, ground};
 use super::layer::Plan;
 use super::settings::RetrySettings;
@@ -29,6 +30,7 @@ pub(super) struct Course {
     has_key: bool,
     /// Its body is one in which a key can stand.
     json: bool,
+    host: HostPlace,
     method: Method,
     method_listed: bool,
     upgrade: bool,
@@ -85,6 +87,7 @@ impl Course {
             replay: None,
             has_key: keyed != Keyed::No,
             json: plan.keys_in_bodies() && media(&request.headers) == Media::Json,
+            host: HostPlace::of(&request.target),
             method: request.method.clone(),
             method_listed,
             upgrade: request.upgrade,
@@ -160,7 +163,7 @@ impl Course {
         if let Some(budget) = self.plan.budget.as_ref().filter(|_| self.plan.settings.is_some())
             && !std::mem::replace(&mut self.deposited, true)
         {
-            budget.deposit();
+            budget.deposit(self.host);
         }
     }
 
@@ -266,13 +269,13 @@ impl Course {
     fn decide(&self, settings: &RetrySettings, ended: Outcome) -> Decision {
         let mut situation = self.situation(ended);
         situation.backoff = settings.backoff.wait(self.attempts - 1, fastrand::f64());
-        let decision = decide(settings, &situation);
-        match (&decision, &self.plan.budget) {
-            (Decision::Again { .. }, Some(budget)) if !budget.withdraw() => {
         situation.lateness = match settings.backoff.jitter {
             Jitter::Full => fastrand::u16(..),
             Jitter::None => 0,
         };
+        let decision = decide(settings, &situation);
+        match (&decision, &self.plan.budget) {
+            (Decision::Again { .. }, Some(budget)) if !budget.withdraw(self.host) => {
                 decide(settings, &Situation { budget: false, ..situation })
             }
             _ => decision,
@@ -290,10 +293,10 @@ impl Course {
             budget: true,
             left: self.exchange.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
             backoff: Duration::ZERO,
+            lateness: 0,
         }
     }
 
-            lateness: 0,
     /// Looked for only after a failure, in what is kept of the body.
     fn has_key_in_body(&self) -> bool {
         let Some(keys) = self.plan.idempotency.as_ref().filter(|_| self.json) else { return false };
