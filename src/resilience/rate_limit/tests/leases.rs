@@ -117,3 +117,32 @@ async fn a_changed_fleet_limit_asks_for_its_leases_again() {
     layer(provider, &[&old]).call(request()).await.unwrap();
     assert_eq!((first.demand(), second.demand(), new.status().admitted), (1, 2, 3));
 }
+
+/// The limiter by itself, with nothing to wait for: leased, one key for four threads. The whole call is measured, and
+/// not what it adds, so nothing is compensated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_token_of_a_lease_costs_all_but_one_in_a_hundred_less_than_a_millisecond() {
+    const CALLS: usize = 20_000;
+    let (limit, lease) = leased(settings("1000000/s", 100_000));
+    lease.set(900_000_000, 100_000, true);
+    let threads = (0..4).map(|_| {
+        let service = service_fn(|_: EgressRequest| std::future::ready(Ok(Response::new(Body::empty()))));
+        let mut layer = layer(service, &[&limit]);
+        tokio::spawn(async move {
+            let mut took = Vec::with_capacity(CALLS);
+            for number in 0..CALLS {
+                let request = of(number);
+                let started = std::time::Instant::now();
+                layer.call(request).await.unwrap();
+                took.push(started.elapsed());
+            }
+            took
+        })
+    });
+    let mut took: Vec<_> = join_all(threads).await.into_iter().flat_map(Result::unwrap).collect();
+    took.sort_unstable();
+    let at = |part: usize| took[took.len() * part / 100];
+    println!("half within {:?}, 99 % within {:?}", at(50), at(99));
+    assert!(at(99) < Duration::from_millis(1), "{:?}", at(99));
+    assert_eq!(limit.status().waited, 0, "nothing waited");
+}
