@@ -3,18 +3,17 @@
 //!
 //! Seeded: a failure prints the seed; `OUTGATE_TEST_SEED` runs it again.
 
-use std::collections::HashMap;
+mod goaway;
+mod origin;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
+use self::origin::{World, origins};
 use super::support::ca::TestCa;
 use super::support::client::Raw;
 use super::support::origin::read_request;
@@ -25,217 +24,6 @@ use super::world::directory;
 const POSTS: usize = 10_000;
 /// Apps that post at the same time.
 const APPS: usize = 48;
-
-/// What the origin did: for each logical POST the keys that came with each of its effects.
-#[derive(Default)]
-struct Effects(Mutex<HashMap<String, Vec<Option<String>>>>);
-
-impl Effects {
-    fn perform(&self, order: &str, key: Option<String>) {
-        self.0.lock().unwrap().entry(order.to_owned()).or_default().push(key);
-    }
-}
-
-/// Where an exchange breaks, or how it ends.
-#[derive(Clone, Copy, Debug)]
-enum Fate {
-    Answered,
-    CutBeforeReading,
-    CutAfterHead,
-    CutAfterEffect,
-    CutInTheAnswersHead,
-    CutInTheAnswersBody,
-    ResetAfterEffect,
-    Silent,
-    Refused(u16),
-    FailedAfterEffect(u16),
-}
-
-struct Dice(Mutex<fastrand::Rng>);
-
-impl Dice {
-    fn fate(&self) -> Fate {
-        let mut random = self.0.lock().unwrap();
-        match random.u32(0..100) {
-            0..=39 => Fate::Answered,
-            40..=47 => Fate::CutBeforeReading,
-            48..=54 => Fate::CutAfterHead,
-            55..=63 => Fate::CutAfterEffect,
-            64..=67 => Fate::CutInTheAnswersHead,
-            68..=72 => Fate::CutInTheAnswersBody,
-            73..=77 => Fate::ResetAfterEffect,
-            78 => Fate::Silent,
-            79..=86 => Fate::Refused(429),
-            87..=91 => Fate::FailedAfterEffect(503),
-            92..=95 => Fate::FailedAfterEffect(500),
-            _ => Fate::FailedAfterEffect(502),
-        }
-    }
-}
-
-struct World {
-    effects: Effects,
-    dice: Dice,
-    requests: AtomicUsize,
-}
-
-fn field(request: &str, name: &str) -> Option<String> {
-    request.lines().find_map(|line| {
-        let (found, value) = line.split_once(':')?;
-        found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    })
-}
-
-async fn http1(world: Arc<World>, mut stream: TcpStream) {
-    loop {
-        let fate = world.dice.fate();
-        if let Fate::CutBeforeReading = fate {
-            // A request may be on its way already, or may come to a connection that is closed.
-            let _ = stream.readable().await;
-            return;
-        }
-        if let Fate::CutAfterHead = fate {
-            let mut some = [0_u8; 20];
-            let _ = stream.read(&mut some).await;
-            return;
-        }
-        let Some(request) = read_request(&mut stream).await else { return };
-        world.requests.fetch_add(1, Ordering::Relaxed);
-        let order = request.rsplit("\r\n\r\n").next().unwrap_or_default().to_owned();
-        if let Fate::Refused(status) = fate {
-            let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 2\r\nRetry-After: 0\r\n\r\nno");
-            if stream.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
-            continue;
-        }
-        world.effects.perform(&order, field(&request, "idempotency-key"));
-        let status = match fate {
-            Fate::FailedAfterEffect(status) => status,
-            _ => 200,
-        };
-        let answer = format!("HTTP/1.1 {status} Done\r\nContent-Length: 4\r\n\r\ndone");
-        let cut = match fate {
-            Fate::CutAfterEffect => Some(0),
-            Fate::CutInTheAnswersHead => Some(12),
-            Fate::CutInTheAnswersBody => Some(answer.len() - 2),
-            _ => None,
-        };
-        match (fate, cut) {
-            (Fate::Silent, _) => {
-                // Until the proxy gives up.
-                let _ = stream.read(&mut [0_u8; 1]).await;
-                return;
-            }
-            (Fate::ResetAfterEffect, _) => {
-                let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-                return;
-            }
-            (_, Some(cut)) => {
-                let _ = stream.write_all(&answer.as_bytes()[..cut]).await;
-                return;
-            }
-            (_, None) => {
-                if stream.write_all(answer.as_bytes()).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-async fn http2(world: Arc<World>, stream: tokio_rustls::server::TlsStream<TcpStream>) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-    let (cut, mut cuts) = tokio::sync::mpsc::channel::<()>(1);
-    loop {
-        let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
-            // Dropping the connection breaks every stream on it.
-            _ = cuts.recv() => return,
-        };
-        let Some(Ok((request, mut respond))) = accepted else { return };
-        let (world, cut) = (world.clone(), cut.clone());
-        tokio::spawn(async move {
-            let fate = world.dice.fate();
-            if let Fate::CutBeforeReading = fate {
-                // RFC 9113 section 8.7: not processed at all.
-                respond.send_reset(h2::Reason::REFUSED_STREAM);
-                return;
-            }
-            if let Fate::CutAfterHead = fate {
-                respond.send_reset(h2::Reason::INTERNAL_ERROR);
-                return;
-            }
-            let (head, mut body) = request.into_parts();
-            let mut order = Vec::new();
-            while let Some(data) = body.data().await {
-                // A request that was cut is none: nothing is done for it.
-                let Ok(data) = data else { return };
-                let _ = body.flow_control().release_capacity(data.len());
-                order.extend_from_slice(&data);
-            }
-            assert!(!order.is_empty(), "a whole request has a body");
-            world.requests.fetch_add(1, Ordering::Relaxed);
-            let answer = |status: u16| http::Response::builder().status(status).body(()).unwrap();
-            if let Fate::Refused(status) = fate {
-                let mut refusal = answer(status);
-                refusal.headers_mut().insert("retry-after", "0".parse().unwrap());
-                let _ = respond.send_response(refusal, true);
-                return;
-            }
-            let key = head.headers.get("idempotency-key").map(|key| key.to_str().unwrap().to_owned());
-            world.effects.perform(std::str::from_utf8(&order).unwrap(), key);
-            match fate {
-                Fate::CutAfterEffect => {
-                    let _ = cut.send(()).await;
-                }
-                Fate::ResetAfterEffect => respond.send_reset(h2::Reason::INTERNAL_ERROR),
-                Fate::CutInTheAnswersHead => respond.send_reset(h2::Reason::CANCEL),
-                Fate::CutInTheAnswersBody => {
-                    if let Ok(mut stream) = respond.send_response(answer(200), false) {
-                        let _ = stream.send_data(Bytes::from_static(b"do"), false);
-                        stream.send_reset(h2::Reason::INTERNAL_ERROR);
-                    }
-                }
-                Fate::Silent => {
-                    let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
-                }
-                Fate::FailedAfterEffect(status) => {
-                    let _ = respond.send_response(answer(status), true);
-                }
-                Fate::Answered | Fate::CutBeforeReading | Fate::CutAfterHead | Fate::Refused(_) => {
-                    if let Ok(mut stream) = respond.send_response(answer(200), false) {
-                        let _ = stream.send_data(Bytes::from_static(b"done"), true);
-                    }
-                }
-            }
-        });
-    }
-}
-
-async fn origins(world: &Arc<World>, ca: &TestCa) -> (SocketAddr, SocketAddr) {
-    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let secure = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addresses = (plain.local_addr().unwrap(), secure.local_addr().unwrap());
-    let one = world.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = plain.accept().await {
-            tokio::spawn(http1(one.clone(), stream));
-        }
-    });
-    let (two, tls) = (world.clone(), TlsAcceptor::from(ca.server(&["two.example.test"], &["h2"])));
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = secure.accept().await {
-            let (world, tls) = (two.clone(), tls.clone());
-            tokio::spawn(async move {
-                if let Ok(stream) = tls.accept(stream).await {
-                    http2(world, stream).await;
-                }
-            });
-        }
-    });
-    addresses
-}
 
 /// Two providers a version: one that knows no keys, one that honours them.
 fn policy(one: SocketAddr, two: SocketAddr) -> String {
@@ -262,11 +50,20 @@ fn policy(one: SocketAddr, two: SocketAddr) -> String {
 async fn post(proxy: SocketAddr, provider: &str, order: &str, key: Option<&str>) -> Option<u16> {
     let mut raw = Raw::connect(proxy).await;
     let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
-    raw.send(format!(
-        "POST /{provider}/pay HTTP/1.1\r\nHost: {proxy}\r\nConnection: close\r\n{key}Content-Length: {}\r\n\r\n{order}",
+    let head = format!(
+        "POST /{provider}/pay/{order} HTTP/1.1\r\nHost: {proxy}\r\nConnection: close\r\n{key}Content-Length: {}\r\n\r\n",
         order.len()
-    ))
-    .await;
+    );
+    // Some bodies come in two pieces, so that what is answered early is answered while there is more to come.
+    let (at_once, later) = if order.ends_with('5') { order.split_at(3) } else { (order, "") };
+    raw.send(head + at_once).await;
+    if !later.is_empty() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        // Whoever was answered already may be gone.
+        let _ = raw.stream.write_all(later.as_bytes()).await;
+    }
     raw.answer_or_end().await.map(|got| got.status)
 }
 
@@ -279,11 +76,7 @@ async fn ten_thousand_posts_act_once() {
         .unwrap_or_else(|| fastrand::u64(..));
     println!("OUTGATE_TEST_SEED={seed}");
     let ca = TestCa::new();
-    let world = Arc::new(World {
-        effects: Effects::default(),
-        dice: Dice(Mutex::new(fastrand::Rng::with_seed(seed))),
-        requests: AtomicUsize::new(0),
-    });
+    let world = Arc::new(World::new(seed));
     let (one, two) = origins(&world, &ca).await;
     let proxy = Proxy::start_in(directory(&ca), &policy(one, two)).await;
     let (address, next) = (proxy.address(), Arc::new(AtomicUsize::new(0)));
@@ -309,9 +102,9 @@ async fn ten_thousand_posts_act_once() {
     }
     let done: usize = apps.join_all().await.into_iter().sum();
 
-    let effects = world.effects.0.lock().unwrap();
+    let effects = world.effects();
     let mut repeated = 0;
-    for (order, keys) in effects.iter() {
+    for (order, keys) in &effects {
         if keys.len() == 1 {
             continue;
         }
@@ -324,11 +117,17 @@ async fn ten_thousand_posts_act_once() {
             assert_eq!(*first, format!("own-{number}"), "seed {seed}: the app's own key is kept");
         }
     }
-    let requests = world.requests.load(Ordering::Relaxed);
-    println!("{done} of {POSTS} were answered 200, {requests} requests, {repeated} repeated under one key");
+    let met = world.met();
+    println!(
+        "{done} of {POSTS} were answered 200, {repeated} repeated under one key; fates that were met: {met:?}"
+    );
     // The test must have tested something: retries happened, with keys and (of refusals) without.
     assert!(repeated > 200, "seed {seed}: only {repeated} were repeated under a key");
     assert!(done > POSTS * 4 / 10, "seed {seed}: only {done} came through");
+    for fate in origin::every_fate() {
+        let met = met.get(&fate).copied().unwrap_or_default();
+        assert!(met >= 10, "seed {seed}: {fate:?} was met {met} times");
+    }
 }
 
 /// Where outgate repeats nothing, the app's SDK would: it has to hear of what may have acted all the same.
