@@ -318,7 +318,7 @@ mod tests {
                 "1.name: another limit of this list has the same name",
             ),
             (
-                r#"[{"rate": "1/s", "name": "limit-2"}, {"rate": "2/s"}]"#,
+                r#"[{"rate": "1/s", "name": "limit-2"}, {"rate": "2/s", "per": "route"}]"#,
                 "1: another limit of this list has the same name",
             ),
             (
