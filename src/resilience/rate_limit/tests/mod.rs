@@ -3,6 +3,7 @@
 mod changes;
 mod given_back;
 mod leases;
+mod memory;
 mod queue;
 mod several;
 
