@@ -84,12 +84,12 @@ impl LimitsConfig {
                 *other != place
                     && origins.get(place).zip(origins.get(*other)).is_some_and(|(a, b)| a.list == b.list)
             });
-            let others = others.filter_map(|(other, settings)| Some((other, settings.as_ref()?)));
+            let mut others = others.filter_map(|(other, settings)| Some((other, settings.as_ref()?)));
             let limit = limit.as_ref();
             let idle = |(other, by): &(usize, &LimitSettings)| {
                 limit.is_some_and(|limit| limit.is_idle_beside(by, place < *other))
             };
-            if let Some((other, by)) = others.filter(idle).next() {
+            if let Some((other, by)) = others.find(idle) {
                 let line = origins.get(other).map_or(0, |origin| origin.line);
                 let why = if limit.is_some_and(|limit| limit.rate == by.rate) {
                     "counts the same by the same rate, so one of the two is never reached"
