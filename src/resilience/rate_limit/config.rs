@@ -80,27 +80,15 @@ impl LimitsConfig {
                 let key = if self.0[place].name.is_some() { "name" } else { "" };
                 wrong.at(key, "another limit of this list has the same name", "a name of its own");
             }
-            let others = limits.iter().enumerate().filter(|(other, _)| {
-                *other != place
-                    && origins.get(place).zip(origins.get(*other)).is_some_and(|(a, b)| a.list == b.list)
-            });
-            let mut others = others.filter_map(|(other, settings)| Some((other, settings.as_ref()?)));
-            let limit = limit.as_ref();
-            let idle = |(other, by): &(usize, &LimitSettings)| {
-                limit.is_some_and(|limit| limit.is_idle_beside(by, place < *other))
-            };
-            if let Some((other, by)) = others.find(idle) {
-                let line = origins.get(other).map_or(0, |origin| origin.line);
-                let why = if limit.is_some_and(|limit| limit.rate == by.rate) {
+            let Some(limit) = limit else { continue };
+            if let Some((other, line)) = made_idle_by(&limits, origins, place) {
+                let why = if limit.rate == other.rate {
                     "counts the same by the same rate, so one of the two is never reached"
                 } else {
                     "lets no more of the same through, so this limit is never reached"
                 };
-                wrong.at(
-                    "rate",
-                    format!("overlaps `{}` of line {line}, which {why}", by.name),
-                    "remove one of the two",
-                );
+                let message = format!("overlaps `{}` of line {line}, which {why}", other.name);
+                wrong.at("rate", message, "remove one of the two");
             }
         }
         limits.into_iter().flatten().collect()
@@ -201,6 +189,20 @@ impl LimitConfig {
         }
         max_queue
     }
+}
+
+/// The limit of the same list, and its line, beside which the one at `place` is idle.
+fn made_idle_by<'a>(
+    limits: &'a [Option<LimitSettings>],
+    origins: &[Origin],
+    place: usize,
+) -> Option<(&'a LimitSettings, u32)> {
+    let (limit, origin) = (limits.get(place)?.as_ref()?, origins.get(place)?);
+    let beside = limits.iter().zip(origins).enumerate();
+    let beside = beside.filter(|(other, (_, by))| *other != place && by.list == origin.list);
+    let mut others = beside.filter_map(|(other, (settings, by))| Some((other, settings.as_ref()?, by.line)));
+    let (_, other, line) = others.find(|(other, by, _)| limit.is_idle_beside(by, place < *other))?;
+    Some((other, line))
 }
 
 /// Nanoseconds until a burst that was used up is there again.
