@@ -6,9 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::HeaderName;
+use http::header::USER_AGENT;
+
 use super::live_fleet::LiveFleet;
 use crate::credential::Credentials;
-use crate::policy::compiled::{CompiledPolicy, Provider, Route};
+use crate::policy::compiled::{CompiledPolicy, HeaderEdits, Provider, Route};
 use crate::policy::layers::{LayerSettings, Owner};
 use crate::resilience::Layers;
 use crate::resilience::cache::{CacheSettings, ResponseCache, RouteCache, Spawn};
@@ -104,7 +107,7 @@ impl LayerStates {
         Layers {
             cache: settings.cache.as_ref().map(|cache| {
                 let state = self.cache(identity(&cache.owner), &cache.settings);
-                (state, route_cache(&cache.settings, &keys, credential))
+                (state, route_cache(&cache.settings, &keys, credential, written(&route.settings.headers)))
             }),
             invalidates: self.other_caches(provider, route, identity),
             keys,
@@ -313,16 +316,24 @@ fn pauses_hosts(provider: &Provider) -> bool {
         && layers().any(|layers| layers.responses.pauses_hosts())
 }
 
+/// The fields that a policy writes; which software asks is no matter of whose the answer is.
+fn written(edits: &HeaderEdits) -> Vec<HeaderName> {
+    let fields = edits.set.iter().chain(&edits.default).map(|(name, _)| name.clone());
+    fields.filter(|name| *name != USER_AGENT).collect()
+}
+
 /// What the cache of a route knows of it.
 fn route_cache(
     settings: &CacheSettings,
     keys: &KeySource,
     credential: Option<&Arc<Credentials>>,
+    written: Vec<HeaderName>,
 ) -> RouteCache {
     let (versioned, available) = (credential.cloned(), credential.cloned());
     RouteCache {
         settings: settings.clone(),
         source: keys.clone(),
+        written,
         version: Arc::new(move |tenant| {
             versioned.as_ref().map_or(0, |credential| credential.version(tenant))
         }),

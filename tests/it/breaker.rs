@@ -25,6 +25,14 @@ enum Death {
     Closes,
 }
 
+/// Whether outgate tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retries {
+    Off,
+    /// Three attempts at 20 ms and more, of which the budget refuses none.
+    On,
+}
+
 /// A provider that can die, and writes down when each request came.
 struct Mortal {
     origin: RawOrigin,
@@ -120,14 +128,17 @@ const QUEUE: f64 = 60.0;
 const OPEN_FOR: Duration = Duration::from_millis(500);
 const FAILURES: usize = 5;
 
-async fn dies_and_recovers(death: Death) {
+async fn dies_and_recovers(death: Death, retries: Retries) {
     let mortal = Mortal::start(death).await;
     let keys = format!(
         "    limits: [{{ name: account, rate: {RATE}/s, burst: 5, on_excess: wait, max_wait: 5s, max_queue: {QUEUE} }}]
     breaker: {{ failures: {FAILURES}, error_rate: off, open_for: 500ms, max_open_for: 500ms, half_open: {{ probes: 1, successes: 2 }} }}
 "
     );
-    let proxy = Proxy::start(&policy(mortal.origin.address, &keys)).await;
+    let text = policy(mortal.origin.address, &keys);
+    let eager = "    retry: { attempts: 3, backoff: { base: 20ms }, budget: { ratio: 100%, min_per_second: 1000 } }\n";
+    let text = if retries == Retries::On { text.replace("    retry: off\n", eager) } else { text };
+    let proxy = Proxy::start(&text).await;
     let load = tokio::spawn(load(proxy.address(), 150));
     let waiting = || sample(&proxy.metrics(), "outgate_limit_waiting", &["limit=\"account\""]);
     until("the queue is full", || waiting() == Some(QUEUE)).await;
@@ -141,18 +152,21 @@ async fn dies_and_recovers(death: Death) {
     let closed = until("closed", || events(&proxy, "closed") > 0).await;
     assert!(opened < recovered && recovered < closed);
 
-    // While it was open: those that opened it, what was on its way at that moment, and the probes.
+    // Those that opened it, what was on its way at that moment, and the probes, of which the first comes after `OPEN_FOR`.
     let dead: Vec<_> =
         mortal.since(died).into_iter().filter(|(at, lives)| *at < recovered && !lives).collect();
-    let opening = dead.iter().filter(|(at, _)| *at <= opened).count();
+    let opening = dead.iter().filter(|(at, _)| *at <= opened + OPEN_FOR / 2).count();
     let open: Vec<_> = dead[opening..].to_vec();
+    // What the limiter lets go between the failure that opens it at the provider, and in the proxy.
+    let noticed = opened.saturating_duration_since(dead[FAILURES - 1].0);
+    let under_way = 3 + (noticed.as_secs_f64() * RATE as f64) as usize;
     println!(
-        "{death:?}: {opening} until it opened, {} while it was open ({probes} probes in {:?}); first success after {:?}",
+        "{death:?}, retries {retries:?}: {opening} until it opened, noticed after {noticed:?}, {} while it was open ({probes} probes in {:?}); first success after {:?}",
         open.len(),
         recovered - opened,
         mortal.since(recovered).iter().find(|(_, lives)| *lives).map(|(at, _)| *at - recovered),
     );
-    assert!((FAILURES..=FAILURES + 3).contains(&opening), "{opening}");
+    assert!((FAILURES..=FAILURES + under_way).contains(&opening), "{opening}");
     assert!(open.len() <= probes, "{} requests, {probes} probes", open.len());
     let most = (recovered - opened).as_millis() / OPEN_FOR.as_millis() + 1;
     assert!(open.len() as u128 <= most, "{} in {:?}", open.len(), recovered - opened);
@@ -165,17 +179,25 @@ async fn dies_and_recovers(death: Death) {
     let first = mortal.since(recovered).into_iter().find(|(_, lives)| *lives).unwrap().0;
     assert!(first - recovered <= OPEN_FOR + Duration::from_millis(250), "{:?}", first - recovered);
 
+    let repeated = sample(&proxy.metrics(), "outgate_retries_total", &["result=\"granted\""]).unwrap_or(0.0);
+    assert_eq!(repeated > 0.0, retries == Retries::On, "{repeated} retries");
+
     // No herd: what waits goes at the limiter's pace.
     until("two seconds went by", || closed.elapsed() > Duration::from_secs(2)).await;
     load.abort();
     let after = mortal.since(recovered);
     let records = proxy.records(0).await;
-    let served = |record: &&serde_json::Value| record["outgate.attempts"] != 0;
+    // A record tells one moment, so those with several attempts, which fell into the death, are counted at the origin alone.
+    let served = |record: &&serde_json::Value| record["outgate.attempts"] == 1;
     let moments: Vec<_> = records.iter().filter(served).map(let_go).collect();
     // The whole time, the queue that waited out the breaker included; less what the log's time is rounded by.
     let most = fullest_of(moments, 998.0);
     println!("{death:?}: {} in {:?} afterwards, fullest second {most}", after.len(), recovered.elapsed());
     assert!(most <= RATE, "{most}");
+    let seen: Vec<_> =
+        mortal.since(died).iter().map(|(at, _)| (*at - died).as_secs_f64() * 1_000.0).collect();
+    let at_origin = fullest_of(seen, 1_000.0);
+    assert!(at_origin <= RATE * 6 / 5, "{at_origin}: a fifth is for the machine's own delays");
     assert!(after.len() > RATE, "it is used again: {}", after.len());
     assert_eq!(
         (events(&proxy, "opened"), events(&proxy, "closed")),
@@ -186,12 +208,22 @@ async fn dies_and_recovers(death: Death) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_that_answers_503_under_a_full_queue_is_probed_and_no_more() {
-    dies_and_recovers(Death::Unavailable).await;
+    dies_and_recovers(Death::Unavailable, Retries::Off).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_probe_a_provider_that_answers_503_no_more_often() {
+    dies_and_recovers(Death::Unavailable, Retries::On).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_probe_a_provider_that_closes_connections_no_more_often() {
+    dies_and_recovers(Death::Closes, Retries::On).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_that_closes_connections_under_a_full_queue_is_probed_and_no_more() {
-    dies_and_recovers(Death::Closes).await;
+    dies_and_recovers(Death::Closes, Retries::Off).await;
 }
 
 /// Sends a request to an admin listener that is a unix socket.

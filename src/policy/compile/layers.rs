@@ -15,8 +15,9 @@ use crate::policy::tree::{Node, Place, PolicyPath};
 use crate::resilience::circuit_breaker::Fallback;
 use crate::resilience::key::Per;
 use crate::resilience::mistake::{Mistake, Mistakes, Step};
-use crate::resilience::quota::QuotaConfig;
-use crate::resilience::rate_limit::{LimitSettings, Scope, Unit};
+use crate::resilience::quota::config::{FieldSet, LeftField, ReserveConfig};
+use crate::resilience::quota::{QuotaConfig, QuotaSettings};
+use crate::resilience::rate_limit::{LimitSettings, Origin, Scope, Unit};
 use crate::resilience::responses;
 use crate::resilience::retry::{RetryConfig, RetrySettings};
 
@@ -161,11 +162,7 @@ impl Compiler<'_> {
     }
 
     /// The same for `quota`: the IETF fields and `Retry-After` are read.
-    fn quota(
-        &mut self,
-        config: &ProviderConfig,
-        at: At<'_>,
-    ) -> Option<crate::resilience::quota::QuotaSettings> {
+    fn quota(&mut self, config: &ProviderConfig, at: At<'_>) -> Option<QuotaSettings> {
         match &config.quota {
             None => Some(self.told(at, "quota", |mistakes| QuotaConfig::default().compile(mistakes))),
             Some(switch) => {
@@ -178,8 +175,10 @@ impl Compiler<'_> {
         let Some(limits) = config.limits.as_ref().and_then(Switch::on) else { return Vec::new() };
         let fleet = self.fleet;
         let tenant = config.tenant.is_some();
+        let owners = at.written.owners("limits");
+        let origins = self.origins_of_limits(at.written, &owners);
         let settings = self.told(at, "limits", |mistakes| {
-            let settings = limits.compile(mistakes);
+            let settings = limits.compile(&origins, mistakes);
             for (index, limit) in settings.iter().enumerate() {
                 if limit.scope == Scope::Fleet && !fleet {
                     mistakes.hint(
@@ -198,8 +197,30 @@ impl Compiler<'_> {
             }
             settings
         });
-        let owners = at.written.owners("limits").into_iter().chain(std::iter::repeat(Owner::Provider));
+        let owners = owners.into_iter().chain(std::iter::repeat(Owner::Provider));
         settings.into_iter().zip(owners).map(|(settings, owner)| Owned { owner, settings }).collect()
+    }
+
+    /// Which limits one author wrote side by side: those of one text, provider or route, and not one of `defaults` beside one
+    /// of the provider. A stricter limit of one's own over that of a preset is no mistake.
+    fn origins_of_limits(&self, written: Written<'_>, owners: &[Owner]) -> Vec<Origin> {
+        let items = |node: Option<&Node>| -> Vec<Place> {
+            let list = node.and_then(|node| node.get("limits")).map(Node::items).unwrap_or_default();
+            list.iter().map(|item| item.place).collect()
+        };
+        let defaults = items(self.tree.get("defaults"));
+        let mut lists = Vec::new();
+        let places = items(Some(written.effective));
+        let origins = places.into_iter().zip(owners).map(|(place, owner)| {
+            let list = (place.source, defaults.contains(&place), owner);
+            let known = lists.iter().position(|known| *known == list);
+            let list = known.unwrap_or_else(|| {
+                lists.push(list);
+                lists.len() - 1
+            });
+            Origin { list, line: place.line }
+        });
+        origins.collect()
     }
 
     /// What a provider or its routes say that nothing of the provider can follow. What a preset says is not blamed on who uses it.
@@ -209,6 +230,7 @@ impl Compiler<'_> {
         let mut counts = layers().flat_map(|layers| &layers.limits);
         let counts = counts.any(|limit| limit.settings.unit == Unit::Cost);
         self.warn_of_idle_limits(own, routes, path);
+        self.warn_of_vague_reserve(routes, path);
         let own_routes = own.get("routes").map(Node::items).unwrap_or_default().iter().enumerate();
         let own_routes = own_routes.map(|(index, route)| (route, path.key("routes").index(index)));
         for (node, path) in std::iter::once((own, path.clone())).chain(own_routes) {
@@ -226,17 +248,22 @@ impl Compiler<'_> {
         }
     }
 
-    /// Limits that another one keeps from ever being reached: of the same list, or a route's by its provider's.
+    /// Limits that another one keeps from ever being reached, a route's by its provider's too. Those of a preset and of `defaults`
+    /// are there to be undercut.
     fn warn_of_idle_limits(&mut self, own: &Node, routes: &[Arc<Route>], path: &PolicyPath) {
         let own_routes = own.get("routes").map(Node::items).unwrap_or_default();
-        if !std::iter::once(own).chain(own_routes).any(|node| node.get("limits").is_some()) {
-            return;
-        }
+        let lists = std::iter::once(own).chain(own_routes).filter_map(|node| node.get("limits"));
+        let entries: Vec<&Node> = lists.flat_map(Node::items).collect();
+        // Presets name theirs.
+        let unnamed = entries.iter().any(|entry| entry.get("name").is_none());
+        let names: Vec<&str> = entries.iter().filter_map(|entry| entry.get("name")?.as_str()).collect();
+        let is_own = |name: &str| names.contains(&name) || unnamed && name.starts_with("limit-");
         let mut told = BTreeSet::new();
         for route in routes {
             let limits = &route.settings.layers.limits;
-            for (place, limit) in limits.iter().enumerate() {
-                let mut others = limits.iter().enumerate().filter(|(other, by)| {
+            let enumerated = || limits.iter().enumerate();
+            for (place, limit) in enumerated().filter(|(_, limit)| is_own(&limit.settings.name)) {
+                let mut others = enumerated().filter(|(other, by)| {
                     let counts = by.owner == limit.owner || by.owner == Owner::Provider;
                     *other != place && counts && limit.settings.is_never_reached(&by.settings, place < *other)
                 });
@@ -248,6 +275,21 @@ impl Compiler<'_> {
         for (limit, by) in told {
             self.warnings
                 .push(format!("{path}.limits: `{limit}` is never reached: `{by}` lets no more through"));
+        }
+    }
+
+    /// A reserve that is a part of a limit which no field tells is reckoned from what was seen.
+    fn warn_of_vague_reserve(&mut self, routes: &[Arc<Route>], path: &PolicyPath) {
+        let vague = |quota: &QuotaSettings| -> Option<String> {
+            let part = matches!(quota.reserve, ReserveConfig::Share(share) if share.millionths() > 0);
+            let untold = |set: &FieldSet| matches!(&set.left, LeftField::Remaining { limit: None, .. });
+            let set = quota.fields.iter().filter(|_| part && quota.learn).find(|set| untold(set))?;
+            Some(set.field().to_string())
+        };
+        let told: BTreeSet<String> =
+            routes.iter().filter_map(|route| vague(route.settings.layers.quota.as_ref()?)).collect();
+        for field in told {
+            self.warnings.push(format!("{path}.quota.reserve: a part of a limit that is not told: no field `limit` stands beside `{field}`, so it is a part of the most that was left; name that field, or write a number"));
         }
     }
 

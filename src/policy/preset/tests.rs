@@ -288,7 +288,7 @@ fn what_is_not_sure_stays_on_the_safe_side() {
 #[test]
 fn what_a_policy_writes_wins_key_by_key() {
     let policy = compiled(
-        "version: 1\ndefaults:\n  retry: { attempts: 7, max_retry_after: 5s }\n  timeouts: { response: 9s }\nproviders:\n  stripe:\n    preset: stripe\n    credential: { secret: env:K }\n    timeouts: { deadline: 33s }\n    responses: [{ when: { status: 418 }, is: overload }]\n    limits: [{ name: account, rate: 7/s }, { name: more, rate: 1/s }]\n    routes:\n      - { match: { path: \"/v1/refunds/**\" }, deny: \"no\" }\n      - { name: own, match: { path: \"/v1/files/x\" }, timeouts: { response: 1s } }\n      - { name: quiet, match: { methods: [GET], path: /v1/quiet }, retry: off }\n",
+        "version: 1\ndefaults:\n  retry: { attempts: 7, max_retry_after: 5s }\n  timeouts: { response: 9s }\nproviders:\n  stripe:\n    preset: stripe\n    credential: { secret: env:K }\n    timeouts: { deadline: 33s }\n    responses: [{ when: { status: 418 }, is: overload }]\n    limits: [{ name: account, rate: 7/s }, { name: more, rate: 300/m }]\n    routes:\n      - { match: { path: \"/v1/refunds/**\" }, deny: \"no\" }\n      - { name: own, match: { path: \"/v1/files/x\" }, timeouts: { response: 1s } }\n      - { name: quiet, match: { methods: [GET], path: /v1/quiet }, retry: off }\n",
     )
     .unwrap();
     let decide = |method: http::Method, path: &str| {
@@ -303,7 +303,7 @@ fn what_a_policy_writes_wins_key_by_key() {
     assert_eq!((own.timeouts.response.as_secs(), own.timeouts.deadline.as_secs()), (9, 33));
     let limits: Vec<(&str, u32)> =
         own.layers.limits.iter().map(|limit| (&*limit.settings.name, limit.settings.rate.count())).collect();
-    assert_eq!(limits, [("account", 7), ("more", 1)]);
+    assert_eq!(limits, [("account", 7), ("more", 300)]);
     assert!(
         own.layers.responses
             != compiled("version: 1\nproviders: { s: { preset: stripe, credential: none } }")

@@ -31,6 +31,8 @@ pub struct RouteCache {
     pub settings: CacheSettings,
     /// Names the credential.
     pub source: KeySource,
+    /// Fields of requests that the policy writes: another policy may write another owner's.
+    pub written: Vec<HeaderName>,
     /// The version of the credential's secrets, the last known one while they are unavailable.
     pub version: OfTenant<u64>,
     /// Whether the credential could be sent now.

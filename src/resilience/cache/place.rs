@@ -1,7 +1,7 @@
 //! Where an answer is kept: under its URL, byte for byte, and under whose answer it is.
 //!
 //! Whose: the credential's reference and tenant, the version of its secret, and whatever the app itself sent that looks like
-//! a credential. So `Vary: Authorization` is satisfied by the place, and nobody reads the answer of another. Names and values
+//! a credential, or that the policy writes (`headers`). So `Vary: Authorization` is satisfied by the place, and nobody reads the answer of another. Names and values
 //! are not kept, only keyed hashes of 128 bits.
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, COOKIE, HeaderMap, HeaderName};
@@ -41,11 +41,11 @@ const OWNER_PARTS: [&str; 14] = [
 
 impl Place {
     /// The place of the answer to a request, with the version of the secret that it will carry.
-    pub fn of(request: &EgressRequest, source: &KeySource, version: u64) -> Self {
+    pub fn of(request: &EgressRequest, source: &KeySource, written: &[HeaderName], version: u64) -> Self {
         let [reference, tenant] = source.credential_names(request);
         let version = version.to_string();
         let mut owner = vec![reference, tenant, &version];
-        let own = own_credentials(&request.headers);
+        let own = owners(&request.headers, written);
         owner.extend(own.iter().map(String::as_str));
         Self { url: url(&request.target, request.path_and_query.as_str()), owner: Key::of(&owner) }
     }
@@ -72,8 +72,9 @@ pub(super) fn tells_owner(name: &HeaderName) -> bool {
     *name == COOKIE || CREDENTIAL_PARTS.iter().chain(&OWNER_PARTS).any(|part| name.as_str().contains(part))
 }
 
-fn own_credentials(headers: &HeaderMap) -> Vec<String> {
-    let mut names: Vec<_> = headers.keys().filter(|name| tells_owner(name)).collect();
+fn owners(headers: &HeaderMap, written: &[HeaderName]) -> Vec<String> {
+    let mut names: Vec<_> =
+        headers.keys().filter(|name| tells_owner(name) || written.contains(name)).collect();
     names.sort_unstable_by_key(|name| name.as_str());
     names.into_iter().flat_map(|name| field(headers, name)).collect()
 }
@@ -96,13 +97,13 @@ mod tests {
         let source = KeySource { route: "r".into(), credential: ["env:A".into(), "env:B".into()].into() };
         let mut request = request_with(Body::empty(), None);
         change(&mut request);
-        Place::of(&request, &source, 1)
+        Place::of(&request, &source, &[HeaderName::from_static("x-region")], 1)
     }
 
     #[test]
     fn whatever_could_change_the_answer_changes_the_place() {
         type Change = fn(&mut EgressRequest);
-        let changes: [(&str, Change); 10] = [
+        let changes: [(&str, Change); 11] = [
             ("path", |request| request.path_and_query = "/v2".parse().unwrap()),
             ("query", |request| request.path_and_query = "/v1?a=1".parse().unwrap()),
             ("order of the query", |request| request.path_and_query = "/v1?b=1&a=1".parse().unwrap()),
@@ -113,6 +114,9 @@ mod tests {
             ("member", |request| request.credential_choice = 1),
             ("a key of the app's own", |request| {
                 request.headers.insert("x-api-key", HeaderValue::from_static("one"));
+            }),
+            ("what the policy writes", |request| {
+                request.headers.insert("x-region", HeaderValue::from_static("eu"));
             }),
             ("another key", |request| {
                 request.headers.insert("x-api-key", HeaderValue::from_static("two"));
@@ -127,7 +131,7 @@ mod tests {
         }
         let request = request_with(Body::empty(), None);
         let source = KeySource::default();
-        assert_ne!(Place::of(&request, &source, 1), Place::of(&request, &source, 2), "version");
+        assert_ne!(Place::of(&request, &source, &[], 1), Place::of(&request, &source, &[], 2), "version");
         assert_eq!(
             place(|request| drop(request.headers.insert("accept", HeaderValue::from_static("a")))),
             seen[0]

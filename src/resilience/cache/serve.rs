@@ -68,7 +68,8 @@ impl<S: Inner> Server<S> {
             count(&self.state.counters.bypassed);
             return Ok(noted(self.inner.call(request).await?, Why::Bypass));
         }
-        let place = Place::of(&request, &self.route.source, (self.route.version)(request.tenant.as_deref()));
+        let version = (self.route.version)(request.tenant.as_deref());
+        let place = Place::of(&request, &self.route.source, &self.route.written, version);
         let mut found = self.look(place, &request.headers);
         let wants = Wants::of(&request.headers);
         let at_once = if is_available {

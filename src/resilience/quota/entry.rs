@@ -1,6 +1,6 @@
 //! One key with its queue: who may pass, in which order, and who is woken.
 //!
-//! First in, first out. Only the head of the queue watches the clock; it wakes the next when it passes, so one wake-up
+//! First in, first out; who was let through and came back unsent stands before those who never were. Only the head of the queue watches the clock; it wakes the next when it passes, so one wake-up
 //! goes with each request that is let through, and a hold that ends does not wake the whole queue. Whoever is dropped
 //! leaves its place at once.
 
@@ -49,8 +49,17 @@ struct Inner {
 
 #[derive(Debug)]
 struct Waiter {
-    ticket: u64,
+    rank: Rank,
     wake: Arc<Notify>,
+}
+
+/// Who goes first. Ranks only grow along the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Was let through once, in this order, and called back: it came before all who wait for the first time.
+    Back(u64),
+    /// Came in this order.
+    New(u64),
 }
 
 /// How long a request may wait, and behind how many.
@@ -59,6 +68,8 @@ pub(super) struct Patience {
     pub(super) reserve: ReserveConfig,
     pub(super) until: Instant,
     pub(super) max_queue: u32,
+    /// The number of the pass that it had first, where it was called back.
+    pub(super) back: Option<u64>,
 }
 
 /// Why a request was not let through.
@@ -84,10 +95,10 @@ impl Entry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a request through if it need not wait.
-    pub(super) fn try_pass(&self, now: Instant, reserve: ReserveConfig) -> Option<Pass> {
+    /// Lets a request through if it need not wait; `back` as in [`Patience`].
+    pub(super) fn try_pass(&self, now: Instant, reserve: ReserveConfig, back: Option<u64>) -> Option<Pass> {
         let mut inner = self.lock();
-        if !inner.queue.is_empty() {
+        if inner.queue.front().is_some_and(|head| back.is_none_or(|pass| head.rank < Rank::Back(pass))) {
             return None;
         }
         match inner.state.decide(now, reserve) {
@@ -106,7 +117,7 @@ impl Entry {
         let place = self.queue_up(patience)?;
         loop {
             let now = Instant::now();
-            let again = match self.turn(place.ticket, now, patience.reserve) {
+            let again = match self.turn(place.rank, now, patience.reserve) {
                 Turn::Pass(pass) => return Ok(pass),
                 Turn::Hold { until: Some(until), certain: true } if until > patience.until => {
                     return Err(self.refusal(now, patience.reserve));
@@ -136,16 +147,17 @@ impl Entry {
             drop(inner);
             return Err(self.refusal(now, patience.reserve));
         }
-        let ticket = inner.tickets;
+        let rank = patience.back.map_or(Rank::New(inner.tickets), Rank::Back);
         inner.tickets += 1;
         let wake = Arc::new(Notify::new());
-        inner.queue.push_back(Waiter { ticket, wake: wake.clone() });
-        Ok(Place { entry: self, ticket, wake })
+        let at = inner.queue.partition_point(|waiter| waiter.rank < rank);
+        inner.queue.insert(at, Waiter { rank, wake: wake.clone() });
+        Ok(Place { entry: self, rank, wake })
     }
 
-    fn turn(&self, ticket: u64, now: Instant, reserve: ReserveConfig) -> Turn {
+    fn turn(&self, rank: Rank, now: Instant, reserve: ReserveConfig) -> Turn {
         let mut inner = self.lock();
-        if inner.queue.front().is_none_or(|head| head.ticket != ticket) {
+        if inner.queue.front().is_none_or(|head| head.rank != rank) {
             return Turn::Behind;
         }
         match inner.state.decide(now, reserve) {
@@ -248,15 +260,14 @@ enum Turn {
 /// A place in the queue; leaves it when dropped.
 struct Place<'a> {
     entry: &'a Entry,
-    ticket: u64,
+    rank: Rank,
     wake: Arc<Notify>,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut inner = self.entry.lock();
-        // Tickets only grow along the queue.
-        if let Ok(at) = inner.queue.binary_search_by_key(&self.ticket, |waiter| waiter.ticket) {
+        if let Ok(at) = inner.queue.binary_search_by_key(&self.rank, |waiter| waiter.rank) {
             inner.queue.remove(at);
             if at == 0 {
                 inner.wake_head();

@@ -47,6 +47,11 @@ pub(super) struct Pass {
 }
 
 impl Pass {
+    /// Its number: passes are given in this order.
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
     /// How often passes had been called back when this one was given.
     pub(super) fn recalls(&self) -> u32 {
         self.recalls

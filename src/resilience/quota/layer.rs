@@ -107,7 +107,7 @@ impl<S: Inner> Service<EgressRequest> for QuotaLayer<S> {
         let started = Instant::now();
         let (entry, named) = route.entry_of(&request, started);
         let exchange = request.exchange.clone();
-        let pass = route.pass_at_once(&entry, &exchange, started);
+        let pass = route.pass_at_once(&entry, &exchange, started, None);
         let mut ticket = Ticket {
             route,
             entry,
@@ -116,6 +116,7 @@ impl<S: Inner> Service<EgressRequest> for QuotaLayer<S> {
             exchange,
             outer: request.leave.take().map(Arc::new),
             recalls: 0,
+            first_pass: None,
         };
         if ticket.pass.is_none() {
             return Box::pin(run(self.inner.clone(), ticket, request));
@@ -232,8 +233,14 @@ impl Route {
     }
 
     /// Lets a request through that need not wait; in shadow mode, every one.
-    fn pass_at_once(&self, entry: &Entry, exchange: &Exchange, now: Instant) -> Option<Pass> {
-        if let Some(pass) = entry.try_pass(now, self.settings.reserve) {
+    fn pass_at_once(
+        &self,
+        entry: &Entry,
+        exchange: &Exchange,
+        now: Instant,
+        back: Option<u64>,
+    ) -> Option<Pass> {
+        if let Some(pass) = entry.try_pass(now, self.settings.reserve, back) {
             return Some(pass);
         }
         count(&self.quota.counters.held, 1);
@@ -250,6 +257,7 @@ impl Route {
         exchange: &Exchange,
         now: Instant,
         patience: Duration,
+        back: Option<u64>,
     ) -> Result<Pass, Failure> {
         let settings = &self.settings;
         let passed = match settings.on_excess {
@@ -257,7 +265,8 @@ impl Route {
             QuotaExcess::Wait => {
                 let longest = now + patience;
                 let until = exchange.deadline.map_or(longest, |deadline| deadline.min(longest));
-                let patience = Patience { reserve: settings.reserve, until, max_queue: settings.max_queue };
+                let (reserve, max_queue) = (settings.reserve, settings.max_queue);
+                let patience = Patience { reserve, until, max_queue, back };
                 entry.wait(patience).await
             }
         };

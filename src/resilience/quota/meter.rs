@@ -10,6 +10,8 @@
 //!   grows with time. It is known by the time per used unit, which stays the same while the number used doubles; then what
 //!   comes back meanwhile is counted, and no reset is waited for.
 //!
+//! Where a provider never tells the limit, the most that it ever told as left stands in for it: a window begins with all of it.
+//!
 //! A reset is taken at its latest: providers round to seconds, some up and some down, and one asked too early answers 429.
 
 use std::sync::Arc;
@@ -53,6 +55,8 @@ pub(super) struct Meter {
     /// What is left; none: unknown since the window ended, one request asks.
     remaining: Option<u64>,
     limit: Option<u64>,
+    /// The most that was told as left; less by a quarter with each window that was seen to begin with less.
+    most: u64,
     /// The latest end of the window; none: it has passed, and no answer has come since.
     reset_at: Option<Instant>,
     /// The longest reset that was told: about the window's length.
@@ -89,6 +93,7 @@ impl Meter {
             name: reading.name.into(),
             remaining: None,
             limit: None,
+            most: 0,
             reset_at: None,
             window: Duration::ZERO,
             told_at: now,
@@ -174,17 +179,18 @@ impl Meter {
         self.left(now).is_some_and(|left| left < self.reserve(reserve).saturating_add(on_the_way))
     }
 
-    /// The reserve in numbers; one that leaves nothing of the limit is cut, because it would hold for ever.
+    /// The reserve in numbers; one that leaves nothing of the limit is cut, because it would hold for ever. A part is rounded
+    /// up, so that a part of a small limit is something too.
     fn reserve(&self, reserve: ReserveConfig) -> u64 {
-        let reserve = match (reserve, self.limit) {
-            (ReserveConfig::Count(count), _) => count,
-            (ReserveConfig::Share(share), Some(limit)) => {
-                let part = u128::from(limit) * u128::from(share.millionths()) / 1_000_000;
-                u64::try_from(part).unwrap_or(limit)
+        let (reserve, whole) = match reserve {
+            ReserveConfig::Count(count) => (count, self.limit),
+            ReserveConfig::Share(share) => {
+                let whole = self.limit.unwrap_or(self.most);
+                let part = (u128::from(whole) * u128::from(share.millionths())).div_ceil(1_000_000);
+                (u64::try_from(part).unwrap_or(whole), Some(whole))
             }
-            (ReserveConfig::Share(_), None) => 0,
         };
-        self.limit.map_or(reserve, |limit| reserve.min(limit.saturating_sub(1)))
+        whole.map_or(reserve, |whole| reserve.min(whole.saturating_sub(1)))
     }
 
     /// Whether the reserve is so large that nothing of the limit would be used.
@@ -262,6 +268,7 @@ impl Meter {
     /// [`Meter::back`].
     pub(super) fn told(&mut self, reading: &Reading<'_>, now: Instant, seq: u64, next: u64) {
         let remaining = self.least_of(reading, now, seq);
+        self.most = self.most.max(reading.remaining);
         self.read(&Reading { remaining, ..*reading }, now, seq);
         self.newer = next;
     }
@@ -323,6 +330,10 @@ impl Meter {
             let far = reading.reset.least * 2 + reading.reset.step > self.window;
             let whole = far && self.limit.is_some_and(|limit| full >= limit);
             self.trust = if whole && !self.moves { Trust::Whole } else { Trust::Asks };
+            if far {
+                // A window that begins with less may be of a smaller limit, or others took from it already.
+                self.most = reading.remaining.max(self.most - self.most.div_ceil(4));
+            }
         }
         self.moves = false;
         // One that was on its way with the last may have been counted before it.
@@ -515,10 +526,40 @@ mod tests {
         let meter = Meter::new(&reading(5, 1.0), now, 0, 1, 0);
         let share = ReserveConfig::Share(crate::message::quantity::Ratio::from_percent(25));
         for (reserve, held) in
-            [(NONE, 0), (ReserveConfig::Count(3), 3), (ReserveConfig::Count(500), 9), (share, 2)]
+            [(NONE, 0), (ReserveConfig::Count(3), 3), (ReserveConfig::Count(500), 9), (share, 3)]
         {
             assert_eq!(meter.reserve(reserve), held);
         }
         assert!(meter.is_reserve_absurd(ReserveConfig::Count(10)));
+    }
+
+    #[test]
+    fn a_part_of_a_limit_that_is_never_told_is_of_the_most_that_was_left() {
+        let without = |remaining| Reading { limit: None, ..reading(remaining, 10.0) };
+        let tenth = ReserveConfig::Share(crate::message::quantity::Ratio::from_percent(10));
+        let mut now = Instant::now();
+        let mut meter = Meter::new(&without(99), now, 0, 1, 0);
+        meter.told(&without(11), now, 1, 2);
+        assert_eq!(meter.gate(now, 2, tenth), Gate::Open);
+        meter.told(&without(10), now, 2, 3);
+        assert_eq!(
+            meter.gate(now, 3, tenth),
+            Gate::Until(meter.reset_at().unwrap()),
+            "a tenth of 99 is kept"
+        );
+        // The limit became 8: a tenth of 99 would be more than all of it, and would hold for ever.
+        for seq in 3..20 {
+            now = meter.reset_at().unwrap_or(now);
+            meter.gate(now, seq, tenth);
+            meter.sent();
+            meter.back(seq, false);
+            meter.told(&without(7), now, seq, seq + 1);
+        }
+        assert_eq!(meter.gate(now, 20, tenth), Gate::Open);
+        assert_eq!(meter.reserve(tenth), 6, "no less than it takes until something passes");
+        // One answer that is missing the limit takes nothing away from one that is known.
+        meter.told(&Reading { limit: Some(1_000), ..without(7) }, now, 20, 21);
+        meter.told(&without(6), now, 21, 22);
+        assert_eq!(meter.reserve(tenth), 100);
     }
 }

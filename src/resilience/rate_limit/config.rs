@@ -1,7 +1,7 @@
 //! `limits:` as written in the policy.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,14 +57,22 @@ pub struct LimitConfig {
     pub mode: Option<Mode>,
 }
 
+/// Where an entry of the merged list was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The list that it comes from: two of one list have one author, who sees both.
+    pub list: usize,
+    /// Its line there, from 1.
+    pub line: u32,
+}
+
 impl LimitsConfig {
-    /// The settings of each limit that has a rate; every wrong value is told. Whether `fleet:` exists for `scope: fleet` is
-    /// the caller's to check.
-    pub fn compile(&self, mistakes: &mut Mistakes) -> Vec<LimitSettings> {
+    /// The settings of each limit that has a rate; every wrong value is told. `origins` are those of the entries, in their
+    /// order. Whether `fleet:` exists for `scope: fleet` is the caller's to check.
+    pub fn compile(&self, origins: &[Origin], mistakes: &mut Mistakes) -> Vec<LimitSettings> {
         let limits: Vec<_> =
             (0..).zip(&self.0).map(|(place, limit)| limit.compile(place, mistakes)).collect();
         let mut names = HashSet::new();
-        let mut rates = HashMap::new();
         for (place, limit) in limits.iter().enumerate() {
             let mut wrong = Told { place, mistakes };
             let name = self.0[place].name(&mut Told { place, mistakes: &mut Mistakes::default() });
@@ -72,11 +80,14 @@ impl LimitsConfig {
                 let key = if self.0[place].name.is_some() { "name" } else { "" };
                 wrong.at(key, "another limit of this list has the same name", "a name of its own");
             }
-            let Some(limit) = limit.as_ref().filter(|limit| !limit.mode.is_shadow()) else { continue };
-            if let Some(first) = rates.insert((limit.rate, limit.unit, limit.per), &limit.name) {
-                let message = format!(
-                    "overlaps `{first}`: both count the same by the same rate, so one of them is never reached"
-                );
+            let Some(limit) = limit else { continue };
+            if let Some((other, line)) = made_idle_by(&limits, origins, place) {
+                let why = if limit.rate == other.rate {
+                    "counts the same by the same rate, so one of the two is never reached"
+                } else {
+                    "lets no more of the same through, so this limit is never reached"
+                };
+                let message = format!("overlaps `{}` of line {line}, which {why}", other.name);
                 wrong.at("rate", message, "remove one of the two");
             }
         }
@@ -180,6 +191,20 @@ impl LimitConfig {
     }
 }
 
+/// The limit of the same list, and its line, beside which the one at `place` is idle.
+fn made_idle_by<'a>(
+    limits: &'a [Option<LimitSettings>],
+    origins: &[Origin],
+    place: usize,
+) -> Option<(&'a LimitSettings, u32)> {
+    let (limit, origin) = (limits.get(place)?.as_ref()?, origins.get(place)?);
+    let beside = limits.iter().zip(origins).enumerate();
+    let beside = beside.filter(|(other, (_, by))| *other != place && by.list == origin.list);
+    let mut others = beside.filter_map(|(other, (settings, by))| Some((other, settings.as_ref()?, by.line)));
+    let (_, other, line) = others.find(|(other, by, _)| limit.is_idle_beside(by, place < *other))?;
+    Some((other, line))
+}
+
 /// Nanoseconds until a burst that was used up is there again.
 fn full_after(rate: Rate, burst: u32) -> u128 {
     let refill = u128::from(rate.count().saturating_sub(burst)) + 1;
@@ -207,7 +232,8 @@ mod tests {
     fn compile(json: &str) -> (Vec<LimitSettings>, Vec<String>) {
         let config: LimitsConfig = serde_json::from_str(json).unwrap();
         let mut mistakes = Mistakes::default();
-        let settings = config.compile(&mut mistakes);
+        let origins: Vec<_> = (0..config.0.len()).map(|_| Origin { list: 0, line: 7 }).collect();
+        let settings = config.compile(&origins, &mut mistakes);
         let told = mistakes.into_vec().into_iter().map(|mistake| {
             let steps: Vec<_> = mistake
                 .at
@@ -278,19 +304,28 @@ mod tests {
             (r#"[{"rate": "10/s", "max_wait": "2h"}]"#, "0.max_wait: nobody"),
             (r#"[{"rate": "10/s", "max_queue": 0}]"#, "0.max_queue: nothing can wait"),
             (r#"[{"rate": "10/s", "max_queue": 100001}]"#, "0.max_queue: a queue"),
+            // A burst of 6 and 60 in a minute are less than 60 in a second, whichever comes first.
+            (
+                r#"[{"rate": "60/m"}, {"rate": "60/s"}]"#,
+                "1.rate: overlaps `limit-1` of line 7, which lets no more",
+            ),
+            (
+                r#"[{"rate": "60/s"}, {"rate": "60/m"}]"#,
+                "0.rate: overlaps `limit-2` of line 7, which lets no more",
+            ),
             (r#"[{"rate": "10/s", "name": ""}]"#, "0.name: a name has"),
             (r#"[{"rate": "10/s", "name": "a b"}]"#, "0.name: a name has"),
             (
-                r#"[{"rate": "1/s", "name": "a"}, {"rate": "2/s", "name": "a"}]"#,
+                r#"[{"rate": "1/s", "name": "a", "per": "route"}, {"rate": "2/s", "name": "a"}]"#,
                 "1.name: another limit of this list has the same name",
             ),
             (
-                r#"[{"rate": "1/s", "name": "limit-2"}, {"rate": "2/s"}]"#,
+                r#"[{"rate": "1/s", "name": "limit-2"}, {"rate": "2/s", "per": "route"}]"#,
                 "1: another limit of this list has the same name",
             ),
             (
                 r#"[{"rate": "60/m", "name": "a"}, {"rate": "60/60s", "burst": 2}]"#,
-                "1.rate: overlaps `a`: both count the same",
+                "1.rate: overlaps `a` of line 7, which counts the same by the same rate",
             ),
         ] {
             let (_, told) = compile(json);
@@ -302,7 +337,8 @@ mod tests {
     #[test]
     fn limits_that_differ_do_not_overlap() {
         for json in [
-            r#"[{"rate": "60/m"}, {"rate": "60/s"}]"#,
+            r#"[{"rate": "60/m"}, {"rate": "2/s"}]"#,
+            r#"[{"rate": "60/m", "per": "tenant"}, {"rate": "60/s"}]"#,
             r#"[{"rate": "60/m"}, {"rate": "60/m", "per": "tenant"}]"#,
             r#"[{"rate": "60/m"}, {"rate": "60/m", "unit": "cost"}]"#,
             r#"[{"rate": "60/m"}, {"rate": "60/m", "mode": "shadow", "burst": 1}]"#,

@@ -45,7 +45,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use config::LimitsConfig;
+pub use config::{LimitsConfig, Origin};
 pub use layer::RateLimit;
 pub use limiter::{Limiter, Tokens};
 pub use settings::{LimitSettings, Scope, Unit};

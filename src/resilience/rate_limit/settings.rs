@@ -89,6 +89,15 @@ impl LimitSettings {
         most <= u128::from(self.rate.count()) && back(other, self) <= back(self, other) && !(same && first)
     }
 
+    /// Whether one author who wrote both, the one beside the other, made a mistake: they count the same, and this one is never
+    /// reached or says the same rate once more.
+    pub fn is_idle_beside(&self, other: &Self, first: bool) -> bool {
+        let counts = |limit: &Self| (limit.unit, limit.per);
+        let shadow = self.mode.is_shadow() || other.mode.is_shadow();
+        let again = self.rate == other.rate && !first && !shadow;
+        counts(self) == counts(other) && (again || self.is_never_reached(other, first))
+    }
+
     /// Thousandths of a token that come back per window: what a fleet has to share out, besides the burst.
     pub fn refill(&self) -> u64 {
         (u64::from(self.rate.count().saturating_sub(self.burst)) + 1) * 1_000

@@ -1,17 +1,24 @@
 //! The retry budget of a provider: retries add at most a part of the load that there is anyway, or the retries of a failing
 //! provider's clients become what keeps it failing.
 //!
+//! Kept twice, for the provider as a whole and for each of its hosts: what a healthy host is asked pays for no retries of one that
+//! fails. A provider with more than sixteen hosts has some of them counted together.
+//!
 //! Each first attempt deposits `ratio` of a retry, each retry withdraws one, and what was deposited is good for ten seconds:
 //! a long quiet time cannot save up for a storm. So that single requests may be repeated where there is little traffic,
 //! `min_per_second` retries in each second are granted without a deposit; they count as withdrawn as well.
 //!
 //! No locks: counters of single seconds, each of which names its second. A deposit is one atomic update.
 
-use serde::Serialize;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::FixedState;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::message::quantity::Ratio;
+use crate::message::target::Target;
 
 /// How long a deposit is good for, in seconds.
 const WINDOW: u32 = 10;
@@ -25,15 +32,29 @@ pub struct BudgetSettings {
     pub min_per_second: u32,
 }
 
+/// So many hosts are counted apart.
+const HOSTS: usize = 16;
+
 /// The live budget of one provider, shared by its routes; outlives reloads.
 pub struct Budget {
     settings: BudgetSettings,
     started: Instant,
-    firsts: Seconds,
-    retries: Seconds,
-    floor: Seconds,
+    all: Account,
+    hosts: [Account; HOSTS],
     granted: AtomicU64,
     refused: AtomicU64,
+}
+
+/// Where a host is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPlace(usize);
+
+impl HostPlace {
+    /// The same in every budget.
+    pub fn of(target: &Target) -> Self {
+        let number = FixedState::default().hash_one((&target.host, target.port));
+        Self(number as usize % HOSTS)
+    }
 }
 
 /// A budget as `/status` shows it.
@@ -53,39 +74,38 @@ impl Budget {
         Self {
             settings,
             started: Instant::now(),
-            firsts: Seconds::default(),
-            retries: Seconds::default(),
-            floor: Seconds::default(),
+            all: Account::default(),
+            hosts: Default::default(),
             granted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
     }
 
-    /// A first attempt is made.
-    pub fn deposit(&self) {
-        self.firsts.add_below(self.now(), u64::MAX);
+    /// A first attempt is made, to this host.
+    pub fn deposit(&self, host: HostPlace) {
+        let now = self.now();
+        for account in [&self.all, &self.hosts[host.0]] {
+            account.firsts.add_below(now, u64::MAX);
+        }
     }
 
-    /// A retry wants to be made; says whether it may.
-    pub fn withdraw(&self) -> bool {
+    /// A retry wants to be made, to this host; says whether it may.
+    pub fn withdraw(&self, host: HostPlace) -> bool {
         let now = self.now();
-        let granted = if self.floor.add_below(now, u64::from(self.settings.min_per_second)) {
-            self.retries.add_below(now, u64::MAX)
-        } else {
-            let left = self.deposited(now).saturating_sub(self.spent_before(now));
-            self.retries.add_below(now, left)
-        };
+        // Where the provider refuses what its host would grant, the host has counted one too many: on the safe side.
+        let granted =
+            self.hosts[host.0].withdraw(self.settings, now) && self.all.withdraw(self.settings, now);
         let counter = if granted { &self.granted } else { &self.refused };
         counter.fetch_add(1, Ordering::Relaxed);
         granted
     }
 
-    /// How it stands now.
+    /// How it stands now, for the provider as a whole.
     pub fn status(&self) -> BudgetStatus {
         let now = self.now();
-        let spent = self.spent_before(now) + self.retries.count(now);
+        let spent = self.all.spent_before(now) + self.all.retries.count(now);
         BudgetStatus {
-            balance: self.deposited(now).saturating_sub(spent),
+            balance: self.all.deposited(self.settings, now).saturating_sub(spent),
             granted: self.granted.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
@@ -94,11 +114,29 @@ impl Budget {
     fn now(&self) -> u32 {
         u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
+}
+
+/// What was paid in and drawn, of the provider or of one host.
+#[derive(Default)]
+struct Account {
+    firsts: Seconds,
+    retries: Seconds,
+    floor: Seconds,
+}
+
+impl Account {
+    fn withdraw(&self, settings: BudgetSettings, now: u32) -> bool {
+        if self.floor.add_below(now, u64::from(settings.min_per_second)) {
+            return self.retries.add_below(now, u64::MAX);
+        }
+        let left = self.deposited(settings, now).saturating_sub(self.spent_before(now));
+        self.retries.add_below(now, left)
+    }
 
     /// Whole retries that the deposits of the present second and of the nine before pay for.
-    fn deposited(&self, now: u32) -> u64 {
+    fn deposited(&self, settings: BudgetSettings, now: u32) -> u64 {
         let firsts = self.firsts.count(now) + self.firsts.count_before(now, WINDOW - 1);
-        firsts.saturating_mul(u64::from(self.settings.ratio.millionths())) / 1_000_000
+        firsts.saturating_mul(u64::from(settings.ratio.millionths())) / 1_000_000
     }
 
     /// Retries of the ten seconds before the present one: the oldest counts whole, so that no ten seconds hold more.
@@ -146,13 +184,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::message::target::{Host, Scheme};
 
     fn budget(percent: u32, min_per_second: u32) -> Budget {
         Budget::new(BudgetSettings { ratio: Ratio::from_percent(percent), min_per_second })
     }
 
+    fn host(number: usize) -> HostPlace {
+        let host = Host::parse(&format!("h{number}.example.com")).unwrap();
+        HostPlace::of(&Target { scheme: Scheme::Https, host, port: 443 })
+    }
+
     fn withdrawn(budget: &Budget, wanted: usize) -> usize {
-        (0..wanted).filter(|_| budget.withdraw()).count()
+        (0..wanted).filter(|_| budget.withdraw(host(0))).count()
     }
 
     async fn pass(millis: u64) {
@@ -162,8 +206,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_fifth_of_the_first_attempts() {
         let budget = budget(20, 0);
-        assert!(!budget.withdraw());
-        (0..100).for_each(|_| budget.deposit());
+        assert!(!budget.withdraw(host(0)));
+        (0..100).for_each(|_| budget.deposit(host(0)));
         assert_eq!(budget.status(), BudgetStatus { balance: 20, granted: 0, refused: 1 });
         assert_eq!(withdrawn(&budget, 50), 20);
         assert_eq!(budget.status(), BudgetStatus { balance: 0, granted: 20, refused: 31 });
@@ -172,14 +216,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn deposits_are_forgotten() {
         let budget = budget(20, 0);
-        (0..100).for_each(|_| budget.deposit());
+        (0..100).for_each(|_| budget.deposit(host(0)));
         pass(9_900).await;
         assert_eq!(budget.status().balance, 20);
         pass(100).await;
         assert_eq!(budget.status().balance, 0);
-        assert!(!budget.withdraw());
+        assert!(!budget.withdraw(host(0)));
         pass(3_600_000).await;
-        budget.deposit();
+        budget.deposit(host(0));
         assert_eq!(budget.status().balance, 0, "one deposit is a fifth of a retry");
     }
 
@@ -191,7 +235,7 @@ mod tests {
             pass(1000).await;
         }
         // They count as withdrawn, those of this second too: of the 20 that these deposits pay for, 18 are spent.
-        (0..100).for_each(|_| budget.deposit());
+        (0..100).for_each(|_| budget.deposit(host(0)));
         assert_eq!(withdrawn(&budget, 10), 3 + 2);
     }
 
@@ -202,7 +246,7 @@ mod tests {
         for tenth in 0..600 {
             // 100 requests a second; from the 20th second on each of them fails and wants two retries.
             for _ in 0..10 {
-                budget.deposit();
+                budget.deposit(host(0));
                 let wanted = if tenth >= 200 { 2 } else { 0 };
                 granted.extend(std::iter::repeat_n(tenth, withdrawn(&budget, wanted)));
             }
@@ -215,10 +259,29 @@ mod tests {
         assert!(granted.len() >= 40 * 19, "{}", granted.len());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_fails_does_not_live_on_what_another_one_is_asked() {
+        let budget = budget(20, 0);
+        let (healthy, failing) = (host(0), host(1));
+        assert_ne!(healthy, failing, "counted apart");
+        (0..1000).for_each(|_| budget.deposit(healthy));
+        (0..50).for_each(|_| budget.deposit(failing));
+        assert_eq!((0..200).filter(|_| budget.withdraw(failing)).count(), 10, "a fifth of its own");
+        assert_eq!((0..500).filter(|_| budget.withdraw(healthy)).count(), 200);
+        assert_eq!(budget.status().balance, 0, "a fifth of both together");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_hosts_have_no_more_than_the_provider() {
+        let budget = budget(20, 3);
+        let granted = (0..100).filter(|number| budget.withdraw(host(*number))).count();
+        assert_eq!(granted, 3, "the floor is the provider's");
+    }
+
     #[tokio::test]
     async fn many_threads_get_no_more_than_there_is() {
         let budget = Arc::new(budget(50, 0));
-        (0..1000).for_each(|_| budget.deposit());
+        (0..1000).for_each(|_| budget.deposit(host(0)));
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let budget = budget.clone();

@@ -41,7 +41,7 @@ pub struct RetryConfig {
     pub backoff: Option<BackoffConfig>,
     /// A longer `Retry-After` is handed to the app at once. Default: 60s.
     pub max_retry_after: Option<TimeSpan>,
-    /// How much load retries may add, for the provider as a whole.
+    /// How much load retries may add, for the provider as a whole and for each of its hosts.
     pub budget: Option<BudgetConfig>,
     /// Bytes of a request body that are kept, so that it can be sent again. A longer one is streamed, and is not sent again
     /// once bytes went out. Default: 64KiB.

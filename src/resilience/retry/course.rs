@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
+use super::backoff::Jitter;
+use super::budget::HostPlace;
 use super::decide::{Decision, Outcome, Situation, Why, decide, ground};
 use super::layer::Plan;
 use super::settings::RetrySettings;
@@ -28,6 +30,7 @@ pub(super) struct Course {
     has_key: bool,
     /// Its body is one in which a key can stand.
     json: bool,
+    host: HostPlace,
     method: Method,
     method_listed: bool,
     upgrade: bool,
@@ -84,6 +87,7 @@ impl Course {
             replay: None,
             has_key: keyed != Keyed::No,
             json: plan.keys_in_bodies() && media(&request.headers) == Media::Json,
+            host: HostPlace::of(&request.target),
             method: request.method.clone(),
             method_listed,
             upgrade: request.upgrade,
@@ -159,7 +163,7 @@ impl Course {
         if let Some(budget) = self.plan.budget.as_ref().filter(|_| self.plan.settings.is_some())
             && !std::mem::replace(&mut self.deposited, true)
         {
-            budget.deposit();
+            budget.deposit(self.host);
         }
     }
 
@@ -265,9 +269,13 @@ impl Course {
     fn decide(&self, settings: &RetrySettings, ended: Outcome) -> Decision {
         let mut situation = self.situation(ended);
         situation.backoff = settings.backoff.wait(self.attempts - 1, fastrand::f64());
+        situation.lateness = match settings.backoff.jitter {
+            Jitter::Full => fastrand::u16(..),
+            Jitter::None => 0,
+        };
         let decision = decide(settings, &situation);
         match (&decision, &self.plan.budget) {
-            (Decision::Again { .. }, Some(budget)) if !budget.withdraw() => {
+            (Decision::Again { .. }, Some(budget)) if !budget.withdraw(self.host) => {
                 decide(settings, &Situation { budget: false, ..situation })
             }
             _ => decision,
@@ -285,6 +293,7 @@ impl Course {
             budget: true,
             left: self.exchange.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
             backoff: Duration::ZERO,
+            lateness: 0,
         }
     }
 

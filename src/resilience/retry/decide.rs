@@ -47,7 +47,12 @@ pub struct Situation {
     pub left: Option<Duration>,
     /// The wait that backoff asks for.
     pub backoff: Duration,
+    /// How much is added to the provider's wait, of what may be: drawn anew for each wait, from 0 to `u16::MAX`; 0 without jitter.
+    pub lateness: u16,
 }
+
+/// At most so much later than the provider says a request comes back, and at most by a tenth of what it says.
+const LATEST: Duration = Duration::from_secs(1);
 
 /// Why a request may be sent again. There is no fifth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -166,7 +171,7 @@ fn judge(settings: &RetrySettings, situation: &Situation) -> Result<(Duration, G
     if wait > settings.max_retry_after {
         return Err(Why::Wait);
     }
-    let after = wait.max(situation.backoff);
+    let after = later(wait, settings.max_retry_after, situation).max(situation.backoff);
     // An attempt that began at the deadline itself could not be made.
     if situation.left.is_some_and(|left| after >= left) {
         return Err(Why::Deadline);
@@ -175,6 +180,14 @@ fn judge(settings: &RetrySettings, situation: &Situation) -> Result<(Duration, G
         return Err(Why::Budget);
     }
     Ok((after, ground, reason))
+}
+
+/// The provider's wait and a little more, never less: all who were told the same, here and in other instances, would come back
+/// in the same moment. Neither the bound on the wait nor half of what the deadline leaves after it is passed for that.
+fn later(wait: Duration, most: Duration, situation: &Situation) -> Duration {
+    let spare = situation.left.map_or(LATEST, |left| left.saturating_sub(wait) / 2);
+    let room = (wait / 10).min(LATEST).min(most.saturating_sub(wait)).min(spare);
+    wait + room * u32::from(situation.lateness) / u32::from(u16::MAX)
 }
 
 /// Why another attempt would make sense, by the table and `retry.on`, or by the provider's own word: its yes stands for a class

@@ -197,6 +197,7 @@ impl Rig {
         let (version, available) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicBool::new(true)));
         let (of_version, of_available) = (version.clone(), available.clone());
         let route = RouteCache {
+            written: vec![HeaderName::from_static("x-region")],
             settings,
             source: KeySource { route: "r".into(), credential: ["env:A".into(), "env:B".into()].into() },
             version: Arc::new(move |_| of_version.load(Ordering::Relaxed)),

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn nobody_gets_the_answer_of_another() {
     type Change = fn(&mut EgressRequest);
-    let changes: [Change; 10] = [
+    let changes: [Change; 12] = [
         |_| {},
         |request| request.tenant = Some("acme".into()),
         |request| request.tenant = Some("umbrella".into()),
@@ -17,6 +17,9 @@ async fn nobody_gets_the_answer_of_another() {
         // One credential serves several accounts.
         |request| drop(request.headers.insert("stripe-account", HeaderValue::from_static("mine"))),
         |request| drop(request.headers.insert("openai-organization", HeaderValue::from_static("mine"))),
+        // The policy writes this one; after a reload, something else.
+        |request| drop(request.headers.insert("x-region", HeaderValue::from_static("eu"))),
+        |request| drop(request.headers.insert("x-region", HeaderValue::from_static("us"))),
     ];
     let rig = Rig::new("{}");
     let asked = |change: Change| {

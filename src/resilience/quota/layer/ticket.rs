@@ -28,13 +28,15 @@ pub(super) struct Ticket {
     pub(super) outer: Option<Arc<Leave>>,
     /// How often it came back, because its leave was taken back.
     pub(super) recalls: u32,
+    /// The number of the first pass that was taken back: it stays ahead of those who came later.
+    pub(super) first_pass: Option<u64>,
 }
 
 impl Ticket {
     /// Waits for a pass. Returns what is left of `patience`, which counts for all waits of a request together.
     pub(super) async fn wait(&mut self, patience: Duration) -> Result<Duration, Failure> {
         let started = Instant::now();
-        let pass = self.route.wait(&self.entry, &self.exchange, started, patience).await;
+        let pass = self.route.wait(&self.entry, &self.exchange, started, patience, self.first_pass).await;
         let waited = started.elapsed();
         self.exchange.queued(waited);
         self.pass = Some(pass?);
@@ -65,8 +67,9 @@ impl Ticket {
         };
         self.recalls += 1;
         count(&self.route.quota.counters.recalled, 1);
+        self.first_pass = self.first_pass.or(self.pass.map(|pass| pass.seq()));
         self.give_back(false);
-        self.pass = self.route.pass_at_once(&self.entry, &self.exchange, Instant::now());
+        self.pass = self.route.pass_at_once(&self.entry, &self.exchange, Instant::now(), self.first_pass);
         Err(unsent.into_request())
     }
 

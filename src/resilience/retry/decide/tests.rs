@@ -96,6 +96,7 @@ fn post(outcome: Outcome) -> Situation {
         budget: true,
         left: Some(120 * SECOND),
         backoff: BACKOFF,
+        lateness: 0,
     }
 }
 
@@ -328,12 +329,14 @@ prop_compose! {
         attempts in 1_u32..12,
         left in proptest::option::of(0_u64..200_000),
         backoff in 0_u64..20_000,
+        lateness: u16,
     ) -> Situation {
         let [method_listed, has_key, upgrade, body_whole, budget] = flags;
         Situation {
             outcome, method_listed, has_key, upgrade, attempts, body_whole, budget,
             left: left.map(Duration::from_millis),
             backoff: Duration::from_millis(backoff),
+            lateness,
         }
     }
 }
@@ -396,6 +399,32 @@ proptest! {
             Situation { upgrade: true, ..situation },
         ] {
             prop_assert!(again(&situation) || !again(&less), "{less:?}");
+        }
+    }
+
+    /// Who was told the same wait does not come back at the same moment; and chance decides nothing but the moment.
+    #[test]
+    fn who_was_told_a_wait_comes_a_little_later_and_never_sooner(
+        millis in 1_u64..70_000, left in proptest::option::of(0_u64..100_000), lateness: u16,
+    ) {
+        let wait = Duration::from_millis(millis);
+        let outcome = Outcome::Answered { verdict: Verdict { class: Class::Throttle, acted: false, wait: Some(wait) }, hint: None };
+        let left = left.map(Duration::from_millis);
+        let exact = Situation { backoff: Duration::ZERO, left, ..post(outcome) };
+        let after = |situation: &Situation| match decide(&settings(), situation) {
+            Decision::Again { after, .. } => Some(after),
+            Decision::Stop(_) => None,
+        };
+        let (first, drawn) = (after(&exact), after(&Situation { lateness, ..exact }));
+        let last = after(&Situation { lateness: u16::MAX, ..exact });
+        prop_assert_eq!(first.is_some(), drawn.is_some());
+        let (Some(first), Some(drawn), Some(last)) = (first, drawn, last) else { return Ok(()) };
+        prop_assert_eq!(first, wait);
+        prop_assert!(first <= drawn && drawn <= last);
+        prop_assert!(last <= settings().max_retry_after && left.is_none_or(|left| last < left));
+        prop_assert!(last - wait <= SECOND && last - wait <= wait / 10);
+        if left.is_none() && wait < 50 * SECOND {
+            prop_assert_eq!(last - wait, SECOND.min(wait / 10), "the range is used");
         }
     }
 }

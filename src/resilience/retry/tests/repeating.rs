@@ -107,7 +107,26 @@ async fn retry_after_is_the_least_wait() {
     let (service, log) = script([Play::throttle().waits(20)]);
     repeating(service, settings("{}")).call(request(Method::POST, Body::empty())).await.unwrap();
     let log = log.lock().unwrap();
-    assert_eq!(log[1].at - log[0].at, Duration::from_secs(20));
+    let waited = log[1].at - log[0].at;
+    assert!((Duration::from_secs(20)..=Duration::from_secs(21)).contains(&waited), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_told_the_same_wait_comes_back_at_another_time() {
+    let mut waits = Vec::new();
+    for jitter in ["full", "none"] {
+        for _ in 0..50 {
+            let (service, log) = script([Play::throttle().waits(20)]);
+            let settings = settings(&format!("{{ backoff: {{ jitter: {jitter} }} }}"));
+            repeating(service, settings).call(request(Method::POST, Body::empty())).await.unwrap();
+            let log = log.lock().unwrap();
+            waits.push((log[1].at - log[0].at).as_millis());
+        }
+    }
+    let (full, none) = waits.split_at(50);
+    assert!(full.iter().all(|wait| (20_000..=21_001).contains(wait)), "{full:?}");
+    assert!(full.iter().any(|wait| *wait < 20_400) && full.iter().any(|wait| *wait > 20_600), "{full:?}");
+    assert!(none.iter().all(|wait| *wait == 20_000), "{none:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,7 +349,8 @@ async fn an_answer_is_let_go_before_the_wait() {
         sender.closed().await;
         started.elapsed()
     });
-    repeating(service, settings("{}")).call(request(Method::POST, Body::empty())).await.unwrap();
+    let exact = settings("{ backoff: { jitter: none } }");
+    repeating(service, exact).call(request(Method::POST, Body::empty())).await.unwrap();
     assert_eq!(started.elapsed(), Duration::from_secs(30), "the time to let go is part of the wait");
     assert_eq!(dropped.await.unwrap(), Duration::from_millis(100));
 }

@@ -17,16 +17,26 @@ struct Queued {
     limit: Arc<Limiter>,
     permits: Arc<Permits>,
     started: Instant,
-    /// When the provider was reached.
-    reached: Arc<Mutex<Vec<Duration>>>,
+    /// When the provider was reached, and by which request.
+    reached: Arc<Mutex<Vec<(Duration, String)>>>,
 }
 
 impl Queued {
     fn new(script: &[(u16, Fields)], settings: QuotaSettings, shadow: Option<&str>) -> Self {
-        let (started, reached) = (Instant::now(), Arc::<Mutex<Vec<Duration>>>::default());
+        Self::limited(script, settings, shadow, "10/m", 10)
+    }
+
+    fn limited(
+        script: &[(u16, Fields)],
+        settings: QuotaSettings,
+        shadow: Option<&str>,
+        rate: &str,
+        burst: u32,
+    ) -> Self {
+        let (started, reached) = (Instant::now(), Arc::<Mutex<Vec<(Duration, String)>>>::default());
         let (origin, log) = (origin(script).0, reached.clone());
         let slow = service_fn(move |request: EgressRequest| {
-            log.lock().unwrap().push(started.elapsed());
+            log.lock().unwrap().push((started.elapsed(), request.path_and_query.to_string()));
             let mut origin = origin.clone();
             async move {
                 sleep(SECOND / 10).await;
@@ -36,13 +46,13 @@ impl Queued {
         let limit = Arc::new(Limiter::new(
             LimitSettings {
                 name: "l".into(),
-                rate: "10/m".parse().unwrap(),
-                burst: 10,
+                rate: rate.parse().unwrap(),
+                burst,
                 unit: Unit::Requests,
                 per: Per::Provider,
                 scope: Scope::Pod,
                 on_excess: OnExcess::Wait,
-                max_wait: SECOND,
+                max_wait: if burst == 10 { SECOND } else { 100 * SECOND },
                 max_queue: 100,
                 mode: Mode::Enforce,
             },
@@ -71,7 +81,13 @@ impl Queued {
     }
 
     fn reached(&self) -> Vec<Duration> {
-        self.reached.lock().unwrap().clone()
+        self.reached.lock().unwrap().iter().map(|(at, _)| *at).collect()
+    }
+
+    /// One request, after so long.
+    async fn one(&self, after: Duration, path: &str) {
+        sleep(after).await;
+        self.stack.send(request(path)).await.unwrap();
     }
 }
 
@@ -125,4 +141,16 @@ async fn shadow_mode_calls_nobody_back() {
     queued.ten().await;
     assert_eq!((queued.reached().len(), queued.quota.status().recalled), (10, 0));
     assert!(queued.started.elapsed() < 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_called_back_goes_before_those_who_came_later() {
+    // One a second: three wait for their tokens when the provider throttles, and learn of it one by one.
+    let queued = Queued::limited(&[(429, wait("30"))], patient(), None, "60/m", 1);
+    let early = ["/a", "/b", "/c", "/d"].map(|path| queued.one(Duration::ZERO, path));
+    let late = ["/e", "/f"].map(|path| queued.one(SECOND / 2, path));
+    futures_util::join!(futures_util::future::join_all(early), futures_util::future::join_all(late));
+    assert_eq!(queued.quota.status().recalled, 3);
+    let order: Vec<_> = queued.reached.lock().unwrap().iter().map(|(_, path)| path.clone()).collect();
+    assert_eq!(order, ["/a", "/b", "/c", "/d", "/e", "/f"]);
 }
