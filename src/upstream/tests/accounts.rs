@@ -115,3 +115,22 @@ async fn over_http2_each_account_has_its_connection_and_shares_it_with_itself() 
     }
     assert_eq!((origin.accepted(), upstream.stats().http2), (4, 4));
 }
+
+#[tokio::test]
+async fn at_the_cap_an_idle_http2_connection_gives_way_too() {
+    let authority = authority(&[b"h2"]);
+    let origin = http2_origin(authority.acceptor.clone(), |incoming, _| {
+        say_ok(incoming);
+        true
+    })
+    .await;
+    let pool = PoolSettings { max_connections: 1, idle_timeout: Duration::from_secs(60) };
+    let upstream = upstream(UpstreamSettings { pool, ..secured(&authority) });
+    for account in [1, 2, 2, 1] {
+        let request = https(&origin, "/");
+        request.exchange.facts().account = account;
+        assert_eq!(fetch(&upstream, request).await.unwrap().0, 200, "{account}");
+        assert!(upstream.stats().open <= 1);
+    }
+    assert_eq!(origin.accepted(), 3);
+}
