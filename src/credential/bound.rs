@@ -21,6 +21,7 @@ const PREFER: Duration = Duration::from_secs(30);
 
 /// The credential of one provider or route, live.
 pub struct Credential {
+    account: u64,
     members: Vec<Member>,
     locations: Locations,
     started: Instant,
@@ -32,6 +33,8 @@ pub struct Credential {
 }
 
 const SLOTS: u64 = 16;
+/// The number of the next credential that is bound. 0 is none's.
+static NEXT_ACCOUNT: AtomicU64 = AtomicU64::new(1);
 
 impl Credential {
     /// Binds the members of a compiled credential to the secrets of the cache.
@@ -62,6 +65,7 @@ impl Credential {
     fn of(members: Vec<Member>, settings: &[MemberSettings], metrics: Arc<ProviderMetrics>) -> Self {
         let locations = Locations::new(settings.iter().flat_map(MemberSettings::locations));
         Self {
+            account: NEXT_ACCOUNT.fetch_add(1, Ordering::Relaxed),
             members,
             locations,
             started: Instant::now(),
@@ -70,6 +74,11 @@ impl Credential {
             tenant: None,
             metrics,
         }
+    }
+
+    /// The number of this credential, each tenant's apart: its connections are nobody else's.
+    pub fn account(&self) -> u64 {
+        self.account
     }
 
     /// The places that belong to it.

@@ -67,7 +67,7 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
                 if holds(&prepared, &request).is_some() {
                     return self.clone().send_later(request, credential);
                 }
-                let chosen = Chosen::new(choice, member, prepared);
+                let chosen = Chosen::new(credential.account(), choice, member, prepared);
                 if chosen.ends.is_some() {
                     return self.clone().send_lasting(request, credential, chosen);
                 }
@@ -83,6 +83,8 @@ impl<S: Inner> Service<EgressRequest> for Inject<S> {
 
 /// What a request carries.
 struct Chosen {
+    /// Whose credential it is.
+    account: u64,
     /// The member's place in the list.
     choice: usize,
     reference: Arc<str>,
@@ -91,9 +93,9 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn new(choice: usize, member: &Member, prepared: Arc<Prepared>) -> Self {
+    fn new(account: u64, choice: usize, member: &Member, prepared: Arc<Prepared>) -> Self {
         let (reference, ends) = (member.reference().clone(), member.ends(&prepared));
-        Self { choice, reference, prepared, ends }
+        Self { account, choice, reference, prepared, ends }
     }
 }
 
@@ -208,7 +210,7 @@ impl<S: Inner> Inject<S> {
     }
 
     fn send(&mut self, mut request: EgressRequest, chosen: Chosen) -> Pending {
-        let Chosen { choice, reference, prepared, ends } = chosen;
+        let Chosen { account, choice, reference, prepared, ends } = chosen;
         if prepared.over_long(&request.path_and_query) {
             return ready(Failure::not_sent(Fault::TargetTooLong));
         }
@@ -221,6 +223,7 @@ impl<S: Inner> Inject<S> {
         {
             let mut facts = exchange.facts();
             facts.prepared = Some(reference);
+            facts.account = account;
             facts.credential_stamp = prepared.stamp;
             facts.credential_choice = choice;
             facts.credential_ends = ends;
@@ -248,7 +251,7 @@ async fn obtain(credential: &Credential, choice: usize, exchange: &Exchange) -> 
     let obtained = credential.choose_or_obtain(choice).await;
     exchange.queued(began.elapsed());
     let (choice, member, prepared) = obtained.map_err(|error| missing(credential, error))?;
-    Ok(Chosen::new(choice, member, prepared))
+    Ok(Chosen::new(credential.account(), choice, member, prepared))
 }
 
 fn missing(credential: &Credential, error: CredentialError) -> Failure {

@@ -170,6 +170,8 @@ pub struct Facts {
     pub credential: Option<Arc<str>>,
     /// Which preparation of the credential the last attempt carried.
     pub credential_stamp: u64,
+    /// Whose credential the current attempt carries: the number of a provider's credential, and of a tenant's own one; 0 = none.
+    pub account: u64,
     /// When the credential that the current attempt carries ends by itself; it is not sent from then on.
     pub credential_ends: Option<End>,
     /// Which member of a list of credentials the last attempt carried; another than was asked for, where that one could

@@ -206,6 +206,16 @@ impl SecretError {
         }
     }
 
+    /// Whether nobody was asked, because who would be failed too often of late.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        match self {
+            Self::Store { fault, .. } => fault.is_held(),
+            Self::Token { fault, .. } => fault.is_held(),
+            _ => false,
+        }
+    }
+
     /// Whether it is the store that fails, and not this one secret that is not there or not what was asked for.
     #[must_use]
     pub fn blames_store(&self) -> bool {
@@ -313,6 +323,14 @@ fn hint(status: u16) -> &'static str {
 }
 
 impl StoreFault {
+    fn is_held(&self) -> bool {
+        match self {
+            Self::Http(error) => error.is_held(),
+            Self::Login(fault) => fault.is_held(),
+            _ => false,
+        }
+    }
+
     /// A short stable text for `/status`, metrics and logs.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -376,16 +394,27 @@ pub enum TokenFault {
 }
 
 impl TokenFault {
+    fn is_held(&self) -> bool {
+        match self {
+            Self::Http(error) => error.is_held(),
+            Self::Input(error) => error.is_held(),
+            _ => false,
+        }
+    }
+
     /// A short stable text for `/status`, metrics and logs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Http(HttpError::Failed(_)) => "token_unreachable",
-            Self::Http(HttpError::TimedOut) => "token_timeout",
-            Self::Http(HttpError::Status(_)) => "token_status",
-            Self::Http(HttpError::TooLarge | HttpError::Request | HttpError::Garbled) | Self::Garbled(_) => {
-                "token_garbled"
-            }
+            Self::Http(error) => match error.last() {
+                HttpError::Failed(_) => "token_unreachable",
+                HttpError::TimedOut => "token_timeout",
+                HttpError::Status(_) => "token_status",
+                HttpError::TooLarge | HttpError::Request | HttpError::Garbled | HttpError::Held(_) => {
+                    "token_garbled"
+                }
+            },
+            Self::Garbled(_) => "token_garbled",
             Self::Refused { .. } => "token_refused",
             Self::Input(_) => "token_input",
             Self::Key(_) => "token_key",

@@ -8,14 +8,14 @@
 //! - up to three tries, with backoff and jitter, of what may be repeated and failed in transport, with a 5xx or a 429;
 //! - a peer that fails is asked at most ten times a minute ([`MAX_FAILURES`]), and so is everything of it that fails while the
 //!   rest is good; in between, the last failure is the answer. What is good the caller says ([`Verdict`]): a refusal, or
-//!   garbage in a 200, is a failure;
+//!   garbage in a 200, is a failure. Clients that ask the same peers count together ([`Peers`]);
 //! - errors without text of the peer, so that an answer that repeats a secret cannot bring it into a log.
 //!
 //! **Addresses.** The address of a store is written by the platform, not by the app; so private addresses and loopback are
 //! allowed. Metadata services are not, save for a client that is made to ask one ([`AddressRules`] of its settings), and
 //! outgate's own listeners never are.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -27,7 +27,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use zeroize::Zeroizing;
 
-use self::failures::{Failures, Running, lock};
+use self::failures::{Running, lock};
+use self::peers::Counted;
+pub use self::peers::Peers;
 pub use self::verdict::Verdict;
 use super::SecretBytes;
 use crate::message::body::Body;
@@ -39,6 +41,7 @@ use crate::upstream::settings::{HttpVersion, PoolSettings, TlsSettings, Upstream
 use crate::upstream::{Upstream, UpstreamEnv, UpstreamError};
 
 mod failures;
+mod peers;
 mod verdict;
 
 /// Bytes that the body of an answer may have.
@@ -137,7 +140,7 @@ pub struct HttpAnswer {
 }
 
 /// Why no usable answer came. Holds no text of the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
     /// It was not reached, or the connection broke.
     #[error("was not reached: {}", describe(*.0))]
@@ -157,6 +160,9 @@ pub enum HttpError {
     /// What was to be sent is not a request; a path with characters that it cannot have.
     #[error("cannot be asked for that: it does not fit into a URL")]
     Request,
+    /// It was not asked, because it failed too often of late: how it failed last.
+    #[error("is left alone for now: of late it {0}")]
+    Held(Box<HttpError>),
 }
 
 impl HttpError {
@@ -171,7 +177,23 @@ impl HttpError {
             Self::Status(_) => "store_status",
             Self::Garbled => "store_garbled",
             Self::Request => "bad_reference",
+            Self::Held(last) => last.code(),
         }
+    }
+
+    /// How the peer failed, now or the last time that it was asked.
+    #[must_use]
+    pub fn last(&self) -> &Self {
+        match self {
+            Self::Held(last) => last.last(),
+            asked => asked,
+        }
+    }
+
+    /// Whether the peer was not asked.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Held(_))
     }
 }
 
@@ -195,7 +217,7 @@ pub struct HttpClient {
     upstream: Arc<Upstream>,
     total: Duration,
     permits: Semaphore,
-    failures: Arc<Mutex<Failures>>,
+    counted: Counted,
 }
 
 impl HttpClient {
@@ -228,7 +250,13 @@ impl HttpClient {
         };
         let upstream = Upstream::new(settings, Arc::clone(env), None, None)?;
         let permits = Semaphore::new(most);
-        Ok(Self { upstream, total, permits, failures: Arc::default() })
+        Ok(Self { upstream, total, permits, counted: Counted::Alone(Arc::default()) })
+    }
+
+    /// The same client, which counts failures together with all others of `peers`.
+    #[must_use]
+    pub fn counting_in(self, peers: &Arc<Peers>) -> Self {
+        Self { counted: Counted::Together(Arc::clone(peers)), ..self }
     }
 
     /// Sends a request and reads its whole answer.
@@ -239,9 +267,12 @@ impl HttpClient {
     pub async fn send(&self, call: HttpCall) -> Result<HttpAnswer, HttpError> {
         let deadline = Instant::now() + self.total;
         let call = Call::of(call)?;
+        let mut asked = None;
         for tried in 1..=TRIES {
             let missed = match self.attempt(&call, deadline).await {
                 Ok(answer) => return Ok(answer),
+                // A try that was not made says less than the one before.
+                Err(missed) if missed.error.is_held() => return Err(asked.unwrap_or(missed.error)),
                 Err(missed) => missed,
             };
             let wait = missed.after.unwrap_or_default().max(backoff(tried, fastrand::f64()));
@@ -249,6 +280,7 @@ impl HttpClient {
             if !again || Instant::now() + wait >= deadline {
                 return Err(missed.error);
             }
+            asked = Some(missed.error);
             sleep(wait).await;
         }
         Err(HttpError::TimedOut)
@@ -262,7 +294,7 @@ impl HttpClient {
     pub async fn open(&self, call: HttpCall) -> Result<Response<Body>, HttpError> {
         let deadline = Instant::now() + self.total;
         let call = Call::of(call)?;
-        let running = Running::begin(&self.failures, call.call.subject())?;
+        let running = self.begin(&call, deadline).await?;
         let opened = match timeout_at(deadline, self.upstream.send(call.request(deadline))).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(failure)) => Err(Missed::from(failure).error),
@@ -273,29 +305,44 @@ impl HttpClient {
                 running.works();
             }
             Ok(response) => running.failed(HttpError::Status(response.status().as_u16())),
-            Err(error) => running.failed(*error),
+            Err(error) => running.failed(error.clone()),
         }
         opened
     }
 
-    /// The last failure, where nothing was good since.
+    /// The last failure of a peer, where nothing was good since.
     #[must_use]
-    pub fn fails(&self) -> Option<HttpError> {
-        lock(&self.failures).fails()
+    pub fn fails(&self, target: &Target) -> Option<HttpError> {
+        lock(&self.counted.of(target)).fails()
+    }
+
+    /// Begins a question, as soon as others show whether the peer works where nobody knows.
+    async fn begin(&self, call: &Call, deadline: Instant) -> Result<Running, HttpError> {
+        let failures = self.counted.of(&call.call.target);
+        loop {
+            let ended = lock(&failures).ended();
+            let mut ended = std::pin::pin!(ended.notified());
+            // Before the look: an end between the two is not missed.
+            ended.as_mut().enable();
+            if let Some(running) = Running::begin(&failures, call.call.subject())? {
+                return Ok(running);
+            }
+            timeout_at(deadline, ended).await.map_err(|_| HttpError::TimedOut)?;
+        }
     }
 
     async fn attempt(&self, call: &Call, deadline: Instant) -> Result<HttpAnswer, Missed> {
         let Ok(Ok(_permit)) = timeout_at(deadline, self.permits.acquire()).await else {
             return Err(Missed::for_good(HttpError::TimedOut));
         };
-        let running = Running::begin(&self.failures, call.call.subject()).map_err(Missed::for_good)?;
+        let running = self.begin(call, deadline).await.map_err(Missed::for_good)?;
         let answer = timeout_at(deadline, self.exchange(call.request(deadline))).await;
         match answer.unwrap_or(Err(Missed::for_good(HttpError::TimedOut))) {
             Ok((status, headers, body)) => {
                 Ok(HttpAnswer { status, headers, body, verdict: Verdict::on(status, running) })
             }
             Err(missed) => {
-                running.failed(missed.error);
+                running.failed(missed.error.clone());
                 Err(missed)
             }
         }

@@ -166,7 +166,7 @@ async fn run_http2(connection: Http2Connection, told: Told) -> hyper::Result<()>
 }
 
 fn made(place: &Place, connected: &Connected) -> Made {
-    Made { id: place.id(), version: connected.version, peer: connected.peer }
+    Made { id: place.id(), account: place.account(), version: connected.version, peer: connected.peer }
 }
 
 /// The request that ran on the connection was told by its own error; here it is for whoever debugs the pool.

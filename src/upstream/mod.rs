@@ -7,8 +7,8 @@
 //!     > guard     which addresses may be dialled, after `ranges` (the registries) and `local_address`
 //! ```
 //!
-//! There is one [`service::Upstream`] per provider, so connections are never shared between providers, nor between
-//! versions of a client certificate.
+//! There is one [`service::Upstream`] per provider, so connections are never shared between providers; nor are they between
+//! credentials of one provider, each tenant's own included, or versions of a client certificate.
 
 mod answer;
 pub mod client_tls;

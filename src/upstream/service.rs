@@ -21,7 +21,7 @@ use super::error::is_refusal;
 use super::exchange::{Outcome, Outgoing, Timings};
 use super::handshake;
 use super::identity::{IdentitySource, ProxyAuthSource};
-use super::pool::{Lease, Origin, Place, Pool, PoolStats, Step, Ticket, Waiting};
+use super::pool::{Lease, Origin, Place, Pool, PoolStats, Step, Ticket, Waiting, Wanted};
 use super::settings::UpstreamSettings;
 
 /// How many pooled connections may turn out to be closed before one request; each was closed by the provider in the very
@@ -194,7 +194,8 @@ impl Upstream {
         purpose: Purpose,
         exchange: &Exchange,
     ) -> Result<(Lease, Option<Timings>), Failure> {
-        let step = self.pool.acquire(&target.host, target.port, purpose, self.connector.version());
+        let wanted = Wanted { purpose, account: exchange.facts().account };
+        let step = self.pool.acquire(&target.host, target.port, wanted, self.connector.version());
         let ticket = match step.map_err(|error| Failure::not_sent(Fault::Internal).because(error))? {
             Step::Ticket(ticket) => ticket,
             Step::Wait(waiting) => {

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use super::leak::assert_without;
 use super::support::client::{admin, get_many, local_get};
-use super::support::origin::{HttpOrigin, RawOrigin, Seen, Stream, read_request, text};
+use super::support::origin::{HttpOrigin, RawOrigin, Script, Seen, Stream, read_request, text};
 use super::support::proxy::Proxy;
 use super::world::until;
 
@@ -138,25 +138,21 @@ const SECRET: &str = "cL7iEnT4sEcR9eT2xQ8wZ5vB";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_fails_fails_its_provider_alone_and_repeats_no_secret() {
-    let endpoint = RawOrigin::start(
-        None,
-        Arc::new(|mut stream: Box<dyn Stream>, _| {
-            Box::pin(async move {
-                let Some(asked) = read_request(&mut stream).await else { return };
-                let path = asked.split(' ').nth(1).unwrap_or_default().to_owned();
-                match answer(&path, SECRET) {
-                    Some(bytes) => {
-                        let _ = stream.write_all(bytes.as_bytes()).await;
-                        let _ = stream.shutdown().await;
-                    }
-                    // It hangs.
-                    None => std::future::pending().await,
+    // Each provider has an identity provider of its own.
+    let script: Script = Arc::new(|mut stream: Box<dyn Stream>, _| {
+        Box::pin(async move {
+            let Some(asked) = read_request(&mut stream).await else { return };
+            let path = asked.split(' ').nth(1).unwrap_or_default().to_owned();
+            match answer(&path, SECRET) {
+                Some(bytes) => {
+                    let _ = stream.write_all(bytes.as_bytes()).await;
+                    let _ = stream.shutdown().await;
                 }
-            })
-        }),
-    )
-    .await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+                // It hangs.
+                None => std::future::pending().await,
+            }
+        })
+    });
     let origin = HttpOrigin::start(None).await;
     let dir = Arc::new(tempfile::tempdir().unwrap());
     std::fs::write(dir.path().join("secret"), SECRET).unwrap();
@@ -178,8 +174,10 @@ async fn an_endpoint_that_fails_fails_its_provider_alone_and_repeats_no_secret()
         ("closed", "token_unreachable"),
         ("good", ""),
     ];
+    let endpoints = join_all(cases.map(|_| RawOrigin::start(None, script.clone()))).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut policy = "providers:\n".to_owned();
-    for (name, _) in cases {
+    for ((name, _), endpoint) in cases.into_iter().zip(&endpoints) {
         let address = if name == "closed" { closed } else { endpoint.address };
         policy.push_str(&format!(
             "  {name}:\n    hosts: [{name}.x.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n    credential:\n      oauth2_client_credentials: {{ token_url: \"http://{address}/{name}\", client_id: \"plain:app\", client_secret: \"file:{{dir}}/secret\", auth_style: post }}\n",

@@ -88,6 +88,18 @@ async fn the_next_of_a_list_is_taken_with_the_same_body_and_then_preferred() {
     );
 }
 
+/// The provider counts both requests, so both take a token of the rate; of the attempts there is one.
+#[tokio::test]
+async fn what_is_sent_again_takes_a_rate_token_and_no_attempt() {
+    let limit =
+        "    retry: { attempts: 1 }\n    limits: [{ name: account, rate: 2/h, burst: 2, on_excess: reject }]";
+    let world = World::new("the-old-secret-1", &format!("{LIST}\n{limit}")).await;
+    assert_eq!(world.post("amount=100").await.status, 200);
+    let got = world.post("amount=200").await;
+    assert_eq!((got.status, got.header("outgate-error")), (429, Some("rate_limited")));
+    assert_eq!(world.carried(), ["the-new-secret-1", "the-old-secret-1"]);
+}
+
 #[tokio::test]
 async fn with_a_member_that_cannot_be_read_the_refused_one_is_not_sent_again() {
     let list = "    credential: { bearer: [\"file:{dir}/absent\", \"file:{dir}/new\", \"file:{dir}/old\"] }";

@@ -106,6 +106,40 @@ async fn keys_that_are_refused_are_got_again_and_the_request_is_signed_anew() {
     assert_eq!((origin.requests().len(), keys.requests().len()), (3, 2));
 }
 
+/// What S3, SES and SNS say of keys that ended, as their presets know it: one new read of the keys, one more request.
+#[tokio::test]
+async fn the_presets_of_aws_heal_keys_that_ended_and_nothing_that_other_keys_do_not_mend() {
+    const ENDED: &str = "<Error><Code>ExpiredToken</Code><Message>The security token included in the request is expired</Message></Error>";
+    const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
+    for preset in ["aws-s3", "aws-ses", "aws-sns"] {
+        let metadata = keys().await;
+        let origin = HttpOrigin::with(None, |seen: Seen| match seen.uri.path() {
+            "/skewed" => text(403, SKEWED),
+            "/never" => text(403, ENDED),
+            _ if seen.header("authorization").unwrap().contains("=AKIDOURS1/") => text(403, ENDED),
+            _ => text(200, "{}"),
+        })
+        .await;
+        let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+        std::fs::write(dir.path().join("token"), "CANARYauthorizationOfThePod\n").unwrap();
+        let policy = format!(
+            "providers:\n  api:\n    preset: {preset}\n    with: {{ region: eu-west-1 }}\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n{}",
+            origin.address,
+            credential(&metadata, "/keys", "")
+        );
+        let proxy = Proxy::start_in(dir, &policy).await;
+        let post = async |path: &str| local_request(proxy.address(), "POST", path, "", "body").await;
+        let skewed = post("/api/skewed").await;
+        assert_eq!((skewed.status, metadata.requests().len()), (403, 1), "{preset}");
+        let got = post("/api/x").await;
+        assert_eq!((got.status, origin.requests().len(), metadata.requests().len()), (200, 3, 2), "{preset}");
+        // A second one goes to the app, and no third set of keys is asked for within half a minute.
+        let got = post("/api/never").await;
+        assert_eq!((got.status, got.text().as_str()), (403, ENDED), "{preset}");
+        assert_eq!(metadata.requests().len(), 2, "{preset}");
+    }
+}
+
 #[tokio::test]
 async fn without_keys_nothing_is_sent_and_nothing_of_the_refusal_is_told() {
     let (log, _guard) = Capture::start(tracing::Level::TRACE);

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio::io::AsyncWriteExt;
+
 use super::capture::Capture;
 use super::support::ca::TestCa;
 use super::support::client::{Got, Raw, admin, local_request, over_http1, over_tls, request, sample};
-use super::support::origin::{HttpOrigin, Seen, text};
+use super::support::origin::{HttpOrigin, RawOrigin, Script, Seen, read_request, text};
 use super::support::proxy::Proxy;
 
 const TENANT: &str = "    tenant: { header: X-Tenant, required: true }\n";
@@ -77,6 +79,48 @@ async fn each_tenant_carries_its_own_secret_and_its_name_goes_no_further() {
         (&status["tenant_secrets"][0]["tenants"], &status["tenant_secrets"][0]["missing"]),
         (&2.into(), &0.into())
     );
+}
+
+/// What a provider keeps with a connection it keeps for one tenant alone.
+#[tokio::test]
+async fn two_tenants_never_share_a_connection() {
+    let carried = Arc::new(std::sync::Mutex::new(Vec::<Vec<String>>::new()));
+    let seen = carried.clone();
+    let script: Script = Arc::new(move |mut stream, number| {
+        let seen = seen.clone();
+        Box::pin(async move {
+            while let Some(request) = read_request(&mut stream).await {
+                let secret = request.split("Bearer ").nth(1).unwrap_or_default();
+                let secret = secret.split("\r\n").next().unwrap().to_owned();
+                {
+                    let mut seen = seen.lock().unwrap();
+                    let length = seen.len().max(number + 1);
+                    seen.resize_with(length, Vec::new);
+                    seen[number].push(secret);
+                }
+                if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
+                    return;
+                }
+            }
+        })
+    });
+    let origin = RawOrigin::start(None, script).await;
+    let text = format!(
+        "providers:\n  api:\n    hosts: [api.example.test]\n    upstream: {{ scheme: http, connect_to: \"{}\", plaintext_credential: allow }}\n{TENANT}{BEARER}",
+        origin.address
+    );
+    let tenants = ["acme", "globex", "initech"];
+    let proxy = Proxy::start_in(directory(&tenants), &text).await;
+    for _ in 0..4 {
+        for tenant in tenants {
+            assert_eq!(get(&proxy, tenant, "/api/x").await.status, 200);
+        }
+    }
+    let carried = carried.lock().unwrap();
+    assert!(carried.iter().all(|one| one.iter().all(|secret| *secret == one[0])), "{carried:?}");
+    assert_eq!(carried.iter().map(Vec::len).sum::<usize>(), 12);
+    // A tenant's own connection is used again, unless its next request came before it was back.
+    assert!(carried.iter().any(|one| one.len() > 1), "{carried:?}");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Bounds of the tenants, with files, on paused time.
 
+mod endpoint;
+
 use tokio_util::sync::CancellationToken;
 
 use super::*;

@@ -20,7 +20,7 @@ use super::{Issued, TokenEnv};
 use crate::message::date::rfc3339;
 use crate::message::target::{Authority, Scheme, Target};
 use crate::secret::form::{Form, UNRESERVED};
-use crate::secret::http::{ClientSettings, HttpAnswer, HttpCall, HttpClient, configured_addresses};
+use crate::secret::http::{ClientSettings, HttpAnswer, HttpCall, HttpClient, Peers, configured_addresses};
 use crate::secret::reference::SecretRef;
 use crate::secret::stores::document::Document;
 use crate::secret::stores::server::{Plaintext, StoreAddress, read_ca};
@@ -148,26 +148,31 @@ impl TokenEndpoint {
     }
 }
 
-/// A client of one token endpoint.
+/// A client of one token endpoint, for one token. What fails there is counted together with all that others ask there.
 pub struct TokenClient {
     endpoint: Option<(TokenEndpoint, HttpClient)>,
     upstream: Arc<UpstreamEnv>,
+    peers: Arc<Peers>,
+    /// Whose token it is: the token's name, and the tenant's.
+    asker: String,
 }
 
 impl TokenClient {
     /// A client; it connects when it is first used. Without an endpoint it refuses to be used. An exchange takes `total` at
-    /// most, repeats included.
+    /// most, repeats included. `tenant` is whose token it is, where it is a tenant's.
     ///
     /// # Errors
     /// TLS cannot be set up.
     pub fn new(
         endpoint: Option<&TokenEndpoint>,
-        reference: &SecretRef,
+        (reference, tenant): (&SecretRef, Option<&str>),
         total: Duration,
         env: &TokenEnv,
     ) -> Result<Self, TokenFault> {
-        let upstream = Arc::clone(&env.upstream);
-        let Some(endpoint) = endpoint else { return Ok(Self { endpoint: None, upstream }) };
+        let (upstream, peers) = (Arc::clone(&env.upstream), Arc::clone(&env.peers));
+        // No name of a token has a blank in it.
+        let asker = format!("{} {}", reference.path(), tenant.unwrap_or_default());
+        let Some(endpoint) = endpoint else { return Ok(Self { endpoint: None, upstream, peers, asker }) };
         let settings = ClientSettings {
             name: format!("tokens.{}", reference.path()).into(),
             scheme: endpoint.url.target.scheme,
@@ -177,14 +182,21 @@ impl TokenClient {
             addresses: configured_addresses(),
         };
         let client = HttpClient::new(settings, &env.upstream)
-            .map_err(|_| TokenFault::Setup("TLS to its endpoint cannot be set up"))?;
-        Ok(Self { endpoint: Some((endpoint.clone(), client)), upstream })
+            .map_err(|_| TokenFault::Setup("TLS to its endpoint cannot be set up"))?
+            .counting_in(&peers);
+        Ok(Self { endpoint: Some((endpoint.clone(), client)), upstream, peers, asker })
     }
 
     /// The way out, for grants that ask at more than one place.
     #[must_use]
     pub fn upstream(&self) -> &Arc<UpstreamEnv> {
         &self.upstream
+    }
+
+    /// Where those count what fails.
+    #[must_use]
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     /// Posts a form to the endpoint and reads the token of its answer. `repeat`: whether it may be sent again where the
@@ -242,14 +254,15 @@ impl TokenClient {
     async fn ask(&self, mut call: HttpCall) -> Result<TokenAnswer, TokenFault> {
         let (_, client) = self.endpoint()?;
         call.headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
+        call.subject = Some(self.asker.clone());
         let answer = client.send(call).await?;
         if !answer.status.is_success() {
-            return Err(refusal(&answer));
+            return Err(refused(answer));
         }
         let token = TokenAnswer::parse(&answer.body)?;
         // Some answer 200 and say in the body that it is none (Slack, GitHub).
         if token.text("access_token").is_none() && token.0.at(&["error"]).is_some() {
-            return Err(refusal(&answer));
+            return Err(refused(answer));
         }
         // GitHub's installation tokens stand in `token`.
         if token.text("access_token").or(token.text("token")).is_some_and(|token| !token.is_empty()) {
@@ -270,19 +283,28 @@ const CODES: [&str; 7] = [
     "invalid_target",
 ];
 
+/// What stands for a code that is not in the list.
+const OTHER: &str = "other";
+
 /// What Slack and GitHub say for `invalid_grant` of a refresh token.
 const GRANT_IS_OVER: [&str; 3] = ["invalid_refresh_token", "bad_refresh_token", "token_expired"];
 
-fn refusal(answer: &HttpAnswer) -> TokenFault {
+/// A refusal. One that names its reason, or says in its API's own form that who asks is not known (401, 404: GitHub), concerns who
+/// asks; any other may be the word of whatever stands before the endpoint, and counts for all.
+fn refused(answer: HttpAnswer) -> TokenFault {
     let document = Document::parse(&answer.body).ok();
     let said = document.as_ref().and_then(|document| document.text(&["error"]));
-    TokenFault::Refused { status: answer.status.as_u16(), code: code_of(said) }
+    let (status, code) = (answer.status.as_u16(), code_of(said));
+    if code != OTHER || document.is_some() && matches!(status, 401 | 404) {
+        answer.verdict.refuses();
+    }
+    TokenFault::Refused { status, code }
 }
 
 fn code_of(said: Option<&str>) -> &'static str {
     match said {
         Some(said) if GRANT_IS_OVER.contains(&said) => "invalid_grant",
-        said => said.and_then(|said| CODES.into_iter().find(|code| *code == said)).unwrap_or("other"),
+        said => said.and_then(|said| CODES.into_iter().find(|code| *code == said)).unwrap_or(OTHER),
     }
 }
 
@@ -501,7 +523,7 @@ mod tests {
                 body: body.as_bytes().to_vec().into(),
                 verdict: crate::secret::http::Verdict::of_nothing(),
             };
-            assert_eq!(refusal(&answer), TokenFault::Refused { status: 400, code });
+            assert_eq!(refused(answer), TokenFault::Refused { status: 400, code });
         }
     }
 }

@@ -42,6 +42,7 @@ use super::kinds::{
     apple, aws_sigv4, github_app, google_service_account, jwt_bearer, oauth2_client_credentials,
     oauth2_refresh_token, token_exchange,
 };
+use crate::secret::http::Peers;
 use crate::secret::reference::SecretRef;
 use crate::secret::{SecretBytes, TokenFault};
 use crate::upstream::UpstreamEnv;
@@ -119,13 +120,15 @@ pub struct TokenEnv {
     pub upstream: Arc<UpstreamEnv>,
     /// What must come to its end.
     pub unbroken: Unbroken,
+    /// The failures of the places where tokens come from.
+    pub peers: Arc<Peers>,
 }
 
 impl TokenEnv {
     /// What they need, over this way out.
     #[must_use]
     pub fn new(upstream: Arc<UpstreamEnv>) -> Self {
-        Self { upstream, unbroken: Unbroken::default() }
+        Self { upstream, unbroken: Unbroken::default(), peers: Arc::default() }
     }
 }
 

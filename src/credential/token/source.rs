@@ -60,7 +60,8 @@ impl TokenSource {
         let grant = token.settings.grant();
         let inputs = grant.inputs();
         let inputs = inputs.iter().map(|input| Bound::new(input, scope)).collect::<Result<_, _>>()?;
-        let client = TokenClient::new(grant.endpoint(), &token.reference, total(grant), scope.env);
+        let whose = (&token.reference, scope.tenant);
+        let client = TokenClient::new(grant.endpoint(), whose, total(grant), scope.env);
         Ok(Self(Arc::new(Maker::new(token, scope, inputs, client))))
     }
 }

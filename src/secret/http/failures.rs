@@ -1,14 +1,23 @@
 //! The failures of the last minute: the negative cache of a client.
 //!
-//! A peer of which nothing is good is asked ten times a minute in all. Where some of it is good, that goes on, and what failed when
+//! A peer of which nothing is good is asked ten times a minute in all. Where nobody knows whether it works, ten questions run at the
+//! same time, and further ones wait for what comes of them. Where some of it is good, that goes on, and what failed when
 //! it was last asked shares ten failures a minute: thirty broken secrets are no more questions than one.
 //!
 //! Whoever can name what is asked for, as an app can its tenants, could have everything held by ten names that the peer
 //! forbids. So the last of the ten questions is kept for what was good when it was last asked: if it still is, the peer works.
+//!
+//! What was never asked for goes before what failed: as long as nothing is good, the questions are for those of which nothing is
+//! known, and one that is there is not kept waiting by thirty that are forbidden and are asked for again and again.
+//!
+//! A refusal that concerns who asks alone, such as a tenant's grant that was revoked, shows that the peer works. It is counted for
+//! who was refused, ten times a minute, and for nobody else.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{HttpError, MAX_FAILURES, WINDOW};
@@ -16,6 +25,8 @@ use super::{HttpError, MAX_FAILURES, WINDOW};
 /// Subjects that are known apart; further ones are one, under a name that none has.
 pub(super) const MAX_SUBJECTS: usize = 256;
 const FURTHER: &str = "";
+/// For so long who was held before its first question is waited for. It comes again sooner, if anybody still wants it.
+const WAITS: Duration = Duration::from_secs(10);
 
 /// Questions of the window, the oldest first; at most [`MAX_FAILURES`].
 #[derive(Default)]
@@ -27,7 +38,7 @@ struct Count {
 impl Count {
     fn add(&mut self, failed: Option<HttpError>) {
         self.at.push_back(Instant::now());
-        self.last = failed.or(self.last);
+        self.last = failed.or(self.last.take());
         if self.at.len() > MAX_FAILURES {
             self.at.pop_front();
         }
@@ -36,13 +47,19 @@ impl Count {
     /// The last failure, if there is no room for another one. Those that run may fail too; a peer that does not fail is
     /// only bound by the permits.
     fn full(&mut self, running: usize) -> Option<HttpError> {
+        self.is_of_late();
+        self.last.clone().filter(|_| self.at.len() + running >= MAX_FAILURES)
+    }
+
+    /// Whether anything happened within the window.
+    fn is_of_late(&mut self) -> bool {
         while self.at.front().is_some_and(|at| at.elapsed() >= WINDOW) {
             self.at.pop_front();
         }
         if self.at.is_empty() {
             self.last = None;
         }
-        self.last.filter(|_| self.at.len() + running >= MAX_FAILURES)
+        !self.at.is_empty()
     }
 }
 
@@ -54,13 +71,27 @@ struct Subject {
     failed: Option<(HttpError, Instant)>,
     /// When it was good, where it was so when it was last asked for.
     good: Option<Instant>,
+    /// Refusals that concern it alone.
+    refused: Count,
+}
+
+impl Subject {
+    fn is_known(&mut self) -> bool {
+        self.running > 0 || self.failed.is_some() || self.good.is_some() || self.refused.is_of_late()
+    }
 }
 
 /// The failures of a client.
 #[derive(Default)]
 pub(super) struct Failures {
     subjects: HashMap<String, Subject>,
+    /// Who was held before its first question, and when; at most [`MAX_SUBJECTS`].
+    waiting: HashMap<String, Instant>,
     running: usize,
+    /// A question came to its end.
+    ended: Arc<Notify>,
+    /// When something showed that the peer works, if nothing has failed since.
+    good_at: Option<Instant>,
     /// All failures: they hold for what failed when it was last asked for.
     all: Count,
     /// What was asked since the last good answer: it holds for everything, once there is a failure in it.
@@ -69,17 +100,50 @@ pub(super) struct Failures {
 
 impl Failures {
     fn holds(&mut self, name: &str) -> Option<HttpError> {
+        let held = self.holds_known(name);
+        let never_asked = name != FURTHER && !self.subjects.contains_key(name);
+        if held.is_some() && never_asked && self.waiting.len() < MAX_SUBJECTS {
+            self.waiting.insert(name.to_owned(), Instant::now());
+        }
+        held
+    }
+
+    /// Whether so many questions run that all that are free would be used up if they failed, and nothing says that they will not.
+    fn is_crowded(&self) -> bool {
+        let works = self.good_at.is_some_and(|at| at.elapsed() < WINDOW);
+        self.running >= MAX_FAILURES && !works
+    }
+
+    /// Tells of the end of a question.
+    pub(super) fn ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.ended)
+    }
+
+    fn holds_known(&mut self, name: &str) -> Option<HttpError> {
         let good = |one: &Subject| one.good.is_some();
         let kept = self.subjects.values().any(good) && !self.subjects.get(name).is_some_and(good);
         if let Some(last) = self.row.full(self.running + usize::from(kept)) {
             return Some(last);
         }
-        let (failed, _) = self.subjects.get(name)?.failed?;
-        self.all.full(self.running).map(|_| failed)
+        let subject = self.subjects.get_mut(name)?;
+        if let Some(refused) = subject.refused.full(subject.running) {
+            return Some(refused);
+        }
+        let (failed, _) = subject.failed.clone()?;
+        self.waiting.retain(|_, at| at.elapsed() < WAITS);
+        let gives_way = self.good_at.is_none() && !self.waiting.is_empty();
+        (gives_way || self.all.full(self.running).is_some()).then_some(failed)
+    }
+
+    /// Whether anything is counted now: what runs, or failed within the window.
+    pub(super) fn counts(&mut self) -> bool {
+        let refused = |one: &mut Subject| one.refused.is_of_late();
+        let (all, row) = (self.all.is_of_late(), self.row.is_of_late());
+        self.running > 0 || all || row || self.subjects.values_mut().any(refused)
     }
 
     pub(super) fn fails(&self) -> Option<HttpError> {
-        self.row.last
+        self.row.last.clone()
     }
 
     /// Under which name a subject is known.
@@ -88,7 +152,7 @@ impl Failures {
             return subject.to_owned();
         }
         let of_late = |at: Instant| at.elapsed() < WINDOW;
-        let failed_of_late = |one: &Subject| one.failed.is_some_and(|(_, at)| of_late(at));
+        let failed_of_late = |one: &Subject| one.failed.as_ref().is_some_and(|(_, at)| of_late(*at));
         self.subjects.retain(|_, one| one.running > 0 || failed_of_late(one) || one.good.is_some());
         // What was good the longest ago gives way: it loses its question, and no newcomer its name.
         while self.subjects.len() >= MAX_SUBJECTS {
@@ -102,6 +166,7 @@ impl Failures {
 
     fn begin(&mut self, name: &str) {
         self.running += 1;
+        self.waiting.remove(name);
         self.subjects.entry(name.to_owned()).or_default().running += 1;
     }
 
@@ -111,11 +176,22 @@ impl Failures {
         subject.running = subject.running.saturating_sub(1);
         let now = Instant::now();
         match end {
-            End::Good => (subject.failed, subject.good) = (None, Some(now)),
-            End::Failed(error) => (subject.failed, subject.good) = (Some((error, now)), None),
+            End::Good => {
+                (subject.failed, subject.good) = (None, Some(now));
+                self.good_at = Some(now);
+            }
+            End::Failed(error) => {
+                (subject.failed, subject.good) = (Some((error, now)), None);
+                self.good_at = None;
+            }
             End::Aside => subject.failed = None,
+            End::Refused(error) => {
+                (subject.failed, subject.good) = (None, None);
+                subject.refused.add(Some(error));
+                self.good_at = Some(now);
+            }
         }
-        if subject.running == 0 && subject.failed.is_none() && subject.good.is_none() {
+        if !subject.is_known() {
             self.subjects.remove(name);
         }
     }
@@ -136,6 +212,8 @@ enum End {
     Good,
     /// It proves nothing.
     Aside,
+    /// The peer works, and refuses who asked.
+    Refused(HttpError),
     Failed(HttpError),
 }
 
@@ -147,18 +225,21 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Begins a request.
+    /// Begins a request; none where it is to wait for the end of others, which tell whether the peer works.
     ///
     /// # Errors
     /// The peer, or its subject, failed too often: the last failure.
-    pub(super) fn begin(failures: &Arc<Mutex<Failures>>, subject: &str) -> Result<Self, HttpError> {
+    pub(super) fn begin(failures: &Arc<Mutex<Failures>>, subject: &str) -> Result<Option<Self>, HttpError> {
         let mut state = lock(failures);
         let name = state.name(subject);
         if let Some(error) = state.holds(&name) {
-            return Err(error);
+            return Err(HttpError::Held(Box::new(error)));
+        }
+        if state.is_crowded() {
+            return Ok(None);
         }
         state.begin(&name);
-        Ok(Self { failures: Arc::clone(failures), name, ended: false })
+        Ok(Some(Self { failures: Arc::clone(failures), name, ended: false }))
     }
 
     pub(super) fn works(mut self) {
@@ -169,13 +250,17 @@ impl Running {
         self.end(End::Aside, |state| state.row.add(None));
     }
 
+    pub(super) fn refused(mut self, error: HttpError) {
+        self.end(End::Refused(error), |state| state.row = Count::default());
+    }
+
     pub(super) fn failed(mut self, error: HttpError) {
         self.fail(error);
     }
 
     fn fail(&mut self, error: HttpError) {
-        self.end(End::Failed(error), |state| {
-            state.all.add(Some(error));
+        self.end(End::Failed(error.clone()), |state| {
+            state.all.add(Some(error.clone()));
             state.row.add(Some(error));
         });
     }
@@ -185,6 +270,7 @@ impl Running {
         let mut state = lock(&self.failures);
         state.end(&self.name, end);
         count(&mut state);
+        state.ended.notify_waiters();
     }
 }
 

@@ -1,7 +1,9 @@
 //! The client against a scripted server.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::failures::Failures;
 use super::*;
 use crate::message::target::{Authority, Host};
 use crate::secret::fake::{FakeServer, Reply, ok, pass, upstream_env};
@@ -21,6 +23,16 @@ fn client(total: Duration) -> HttpClient {
 fn target(url: &str) -> Target {
     let Authority { host, port } = Authority::parse(url.trim_start_matches("http://")).unwrap();
     Target { scheme: Scheme::Http, host, port: port.unwrap() }
+}
+
+/// It was not asked; this is how it failed last.
+fn held(last: HttpError) -> Option<HttpError> {
+    Some(HttpError::Held(Box::new(last)))
+}
+
+/// A question that need not wait for others.
+fn begun(failures: &Arc<Mutex<Failures>>, name: &str) -> Result<Running, HttpError> {
+    Running::begin(failures, name).map(|running| running.unwrap_or_else(|| panic!("{name} has to wait")))
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -99,14 +111,14 @@ async fn a_peer_that_fails_is_asked_ten_times_a_minute() {
     let (client, target) = (client(LONG), target(&server.url));
     let calls = (0..30).map(|_| client.send(HttpCall::get(&target, "/bad".into())));
     for answer in futures_util::future::join_all(calls).await {
-        assert_eq!(answer.err(), Some(HttpError::Status(503)));
+        assert_eq!(answer.err().as_ref().map(HttpError::last), Some(&HttpError::Status(503)));
     }
     assert_eq!(server.lines().len(), MAX_FAILURES);
     // What is not asked has the last failure for an answer.
     let good = || HttpCall::get(&target, "/good".into());
-    assert_eq!(client.send(good()).await.err(), Some(HttpError::Status(503)));
+    assert_eq!(client.send(good()).await.err(), held(HttpError::Status(503)));
     pass(WINDOW - Duration::from_secs(5)).await;
-    assert_eq!(client.send(good()).await.err(), Some(HttpError::Status(503)));
+    assert_eq!(client.send(good()).await.err(), held(HttpError::Status(503)));
     pass(Duration::from_secs(10)).await;
     assert_eq!(client.send(good()).await.map(|answer| answer.status).ok(), Some(StatusCode::OK));
     assert_eq!(server.lines(), ["GET /good"]);
@@ -129,7 +141,8 @@ async fn what_fails_shares_ten_questions_a_minute_and_what_is_good_goes_on() {
     };
     for number in 0..30 {
         // Each fails when it is first asked for, three times; and is one of thirty that fail.
-        assert_eq!(ask(&format!("/{}?version={number}", number % 3)).await, Err(HttpError::Status(500)));
+        let failed = ask(&format!("/{}?version={number}", number % 3)).await;
+        assert_eq!(failed.err().as_ref().map(HttpError::last), Some(&HttpError::Status(500)));
         assert_eq!(ask(&format!("/good/{}", number % 2)).await, Ok(200));
         assert_eq!(ask(&format!("/new/{number}")).await, Ok(200));
     }
@@ -155,8 +168,11 @@ async fn what_nobody_called_good_has_failed() {
             let call = HttpCall { subject: Some(number.to_string()), ..HttpCall::get(&target, path.into()) };
             answers.push(client.send(call).await.map(|answer| drop(answer.verdict)));
         }
-        assert_eq!(answers[..MAX_FAILURES], [Ok(()); MAX_FAILURES], "{path}");
-        assert_eq!(answers[MAX_FAILURES..], [Err(error); 30 - MAX_FAILURES], "{path}");
+        assert!(answers[..MAX_FAILURES].iter().all(Result::is_ok), "{path}");
+        assert!(
+            answers[MAX_FAILURES..].iter().all(|answer| answer.clone().err() == held(error.clone())),
+            "{path}"
+        );
         assert_eq!(server.lines().len(), MAX_FAILURES, "{path}");
     }
 }
@@ -192,7 +208,7 @@ async fn a_peer_that_is_not_reached_is_left_alone_whatever_the_path() {
         assert!(client.send(HttpCall::get(&gone, format!("/{number}"))).await.is_err());
     }
     let answer = client.send(HttpCall::get(&there, "/5".into())).await;
-    assert_eq!(answer.err(), Some(HttpError::Failed(Fault::ConnectRefused)), "the tries of four calls");
+    assert_eq!(answer.err(), held(HttpError::Failed(Fault::ConnectRefused)), "the tries of four calls");
     // The last question is for what was good.
     assert!(client.send(HttpCall::get(&there, "/0".into())).await.is_ok());
 }
@@ -200,8 +216,9 @@ async fn a_peer_that_is_not_reached_is_left_alone_whatever_the_path() {
 #[test]
 fn the_subjects_that_are_known_are_bounded() {
     let failures = Arc::<Mutex<Failures>>::default();
-    let begin =
-        |name: usize| Running::begin(&failures, &name.to_string()).unwrap_or_else(|error| panic!("{error}"));
+    // One that is good of late: as many as like may run.
+    begun(&failures, "known").unwrap_or_else(|error| panic!("{error}")).works();
+    let begin = |name: usize| begun(&failures, &name.to_string()).unwrap_or_else(|error| panic!("{error}"));
     let running: Vec<_> = (0..1000).map(begin).collect();
     let known = |name: usize| lock(&failures).known(&name.to_string());
     assert_eq!((0..1000).filter(|name| known(*name)).count(), failures::MAX_SUBJECTS);
@@ -215,30 +232,123 @@ fn the_subjects_that_are_known_are_bounded() {
     assert!((0..1000).all(|name| !known(name)), "none is kept beside those that run");
 }
 
+/// One that is there, beside thirty that are forbidden and are asked for again as often as they may be.
+#[tokio::test(start_paused = true)]
+async fn what_was_never_asked_for_goes_before_what_failed() {
+    let failures = Arc::<Mutex<Failures>>::default();
+    let mut asked = Vec::new();
+    for second in 0..240 {
+        // The one that is there is the last in every round.
+        for number in 0..31 {
+            let Ok(running) = begun(&failures, &number.to_string()) else { continue };
+            asked.push((second, number));
+            match number {
+                30 => running.works(),
+                _ => running.failed(HttpError::Status(403)),
+            }
+        }
+        if asked.iter().any(|(_, number)| *number == 30) {
+            break;
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    // Ten in a minute, each of them once.
+    let numbers: Vec<_> = asked.iter().map(|(_, number)| *number).collect();
+    assert_eq!(numbers, (0..31).collect::<Vec<_>>());
+    assert_eq!(asked.last(), Some(&(180, 30)));
+}
+
+/// A tenant that was named once does not keep a place in the line.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_come_again_is_not_waited_for() {
+    let failures = Arc::<Mutex<Failures>>::default();
+    let ask = |name: &str| begun(&failures, name).map(|running| running.failed(HttpError::TimedOut));
+    let pass = async |seconds| tokio::time::advance(Duration::from_secs(seconds)).await;
+    assert!((0..9).all(|number| ask(&number.to_string()).is_ok()));
+    pass(50).await;
+    assert!(ask("0").is_ok());
+    pass(8).await;
+    assert!(ask("gone").is_err());
+    pass(3).await;
+    assert!(ask("0").is_err(), "there is room, and it is another's");
+    pass(8).await;
+    assert!(ask("0").is_ok());
+}
+
 /// Names that a peer forbids may be anybody's: they hold one another, and nothing that is good.
 #[tokio::test(start_paused = true)]
 async fn what_was_good_is_asked_for_whatever_else_fails() {
     let failures = Arc::<Mutex<Failures>>::default();
-    let begin = |name: &str| Running::begin(&failures, name);
+    let begin = |name: &str| begun(&failures, name);
     begin("own").unwrap_or_else(|error| panic!("{error}")).works();
     let forbidden = HttpError::Status(403);
     let mut asked = 0;
     for number in 0..40 {
         let Ok(running) = begin(&format!("name-{number}")) else { continue };
-        running.failed(forbidden);
+        running.failed(forbidden.clone());
         asked += 1;
     }
     assert_eq!(asked, MAX_FAILURES - 1);
     // Also one that was never asked for: nobody can tell it from the others.
-    assert_eq!(begin("new").err(), Some(forbidden));
+    assert_eq!(begin("new").err(), held(forbidden.clone()));
     begin("own").unwrap_or_else(|error| panic!("{error}")).works();
     begin("new").unwrap_or_else(|error| panic!("{error}")).works();
     // And where it is not good any more, that was the last question.
     for number in 0..40 {
-        let _ = begin(&format!("more-{number}")).map(|running| running.failed(forbidden));
+        let _ = begin(&format!("more-{number}")).map(|running| running.failed(forbidden.clone()));
     }
-    begin("own").unwrap_or_else(|error| panic!("{error}")).failed(forbidden);
-    assert_eq!((begin("own").err(), begin("new").err()), (Some(forbidden), Some(forbidden)));
+    begin("own").unwrap_or_else(|error| panic!("{error}")).failed(forbidden.clone());
+    assert_eq!((begin("own").err(), begin("new").err()), (held(forbidden.clone()), held(forbidden)));
+}
+
+/// Thirty clients that begin at the same moment, before anybody knows.
+#[tokio::test]
+async fn where_nobody_knows_whether_a_peer_works_ten_find_out_for_all() {
+    for (reply, asked) in [(503, MAX_FAILURES), (200, 30)] {
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let opened = gate.clone();
+        let server =
+            FakeServer::start(move |_| Reply::Later(opened.clone(), reply, "CANARY".to_owned())).await;
+        let (target, peers) = (target(&server.url), Arc::<Peers>::default());
+        let calls = (0..30).map(|number| {
+            let (client, target) = (client(LONG).counting_in(&peers), &target);
+            async move {
+                let subject = Some(number.to_string());
+                let call = HttpCall { subject, repeat: false, ..HttpCall::get(target, "/".into()) };
+                client.send(call).await.map(|answer| answer.verdict.works())
+            }
+        });
+        let open = async {
+            while server.asked().len() < MAX_FAILURES {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(30);
+        };
+        let (answers, ()) = tokio::join!(futures_util::future::join_all(calls), open);
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), if reply == 200 { 30 } else { 0 });
+        assert_eq!(server.asked().len(), asked);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_for_a_reason_of_its_own_is_asked_ten_times_a_minute_and_holds_nobody() {
+    let failures = Arc::<Mutex<Failures>>::default();
+    let begin = |name: &str| begun(&failures, name);
+    let refused = HttpError::Status(400);
+    for number in 0..40 {
+        let running = begin(&format!("name-{number}")).unwrap_or_else(|error| panic!("{error}"));
+        running.refused(refused.clone());
+    }
+    for _ in 1..MAX_FAILURES {
+        begin("name-0").unwrap_or_else(|error| panic!("{error}")).refused(refused.clone());
+    }
+    assert_eq!(begin("name-0").err(), held(refused));
+    begin("name-1").unwrap_or_else(|error| panic!("{error}")).works();
+    begin("new").unwrap_or_else(|error| panic!("{error}")).works();
+    tokio::time::advance(WINDOW).await;
+    begin("name-0").unwrap_or_else(|error| panic!("{error}")).works();
+    // Refusals are forgotten; what was good is remembered.
+    assert!(["name-0", "name-1", "new"].iter().all(|name| lock(&failures).known(name)));
 }
 
 #[tokio::test]
@@ -253,7 +363,7 @@ async fn a_peer_that_hangs_costs_no_more_than_the_time_that_was_given() {
     // Dropped in the middle: that is a failure too.
     let call = client.send(HttpCall::get(&target(&server.url), "/".into()));
     let _ = tokio::time::timeout(Duration::from_millis(20), call).await;
-    assert_eq!(lock(&client.failures).counted(), 2);
+    assert_eq!(lock(&client.counted.of(&target(&server.url))).counted(), 2);
 }
 
 #[tokio::test]

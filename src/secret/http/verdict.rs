@@ -30,6 +30,13 @@ impl Verdict {
         }
     }
 
+    /// The peer does its work, and refuses who asked for a reason that is its own: nobody else is held up by that.
+    pub fn refuses(mut self) {
+        if let Some((running, error)) = self.0.take() {
+            running.refused(error);
+        }
+    }
+
     /// It was no failure, and proves nothing for what was asked for: a login, or a question on the way.
     pub fn aside(mut self) {
         if let Some((running, _)) = self.0.take() {

@@ -1,16 +1,17 @@
 //! What stores have in common: a store that fails is asked ten times a minute, in whatever way it fails and however many
 //! secrets it is asked for; and a secret that is not there is not the store's failure.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
 
 use crate::secret::fake::{Asked, FakeServer, Reply, ok, pass, store_env};
-use crate::secret::{SecretError, SecretRef, SecretStore, StoreConfig};
+use crate::secret::{SecretCache, SecretError, SecretRef, SecretStore, StoreConfig, Stores};
 
 /// References that are read.
 const MANY: usize = 30;
@@ -186,6 +187,48 @@ async fn a_secret_that_is_not_there_is_no_failure_of_the_store() {
             assert_eq!((good, &*codes), (MANY - 1, &["not_found"][..]), "{written:?} {round}");
         }
     }
+}
+
+/// At the start all are asked for at once, and the one that is there comes last.
+#[tokio::test]
+async fn one_that_is_there_is_not_kept_waiting_by_thirty_that_are_forbidden() {
+    let server = FakeServer::start(|asked| match asked.body.contains("there") {
+        true => value(asked),
+        false => Reply::Answer(400, r#"{"__type":"AccessDeniedException"}"#.to_owned()),
+    })
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("token"), "token").unwrap();
+    let store = store(&STORES[3].0.replace("{url}", &server.url), directory.path());
+    let cache = Arc::new(SecretCache::new(Stores::built_in(directory.path()).with("s", store)));
+    (0..MANY).for_each(|number| drop(cache.entry(&format!("s:forbidden-{number}").parse().unwrap())));
+    cache.read_new(Duration::from_secs(20)).await;
+    let there = cache.entry(&"s:there".parse().unwrap());
+    cache.read_new(Duration::from_secs(20)).await;
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    tokio::spawn(cache.clone().run(stop));
+
+    let mut asked = vec![server.asked().len()];
+    while there.current().is_err() {
+        pass(Duration::from_secs(2)).await;
+        loop {
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            if cache.status().iter().all(|one| !one.reading) {
+                break;
+            }
+        }
+        asked.push(server.asked().len());
+        assert!(asked.len() < 110, "{asked:?}");
+    }
+    // Ten in a minute, and none of them twice.
+    let most = asked.windows(29).map(|minute| minute[28] - minute[0]).max();
+    assert!(asked[0] == 10 && most <= Some(10), "{asked:?}");
+    let bodies: Vec<_> = server.asked().into_iter().map(|asked| asked.body).collect();
+    assert_eq!(bodies.iter().collect::<HashSet<_>>().len(), bodies.len(), "{bodies:?}");
 }
 
 #[tokio::test]

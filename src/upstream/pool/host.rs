@@ -12,7 +12,7 @@ use crate::message::failure::Fault;
 
 use super::lease::{Http1, Http1Lease, Http2Lease, Lease, Made, Sender2};
 use super::place::Place;
-use super::{Discarded, Origin, Pool, Purpose, Ticket};
+use super::{Discarded, Origin, Pool, Purpose, Ticket, Wanted};
 
 /// What the host speaks, as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,9 @@ pub(super) enum Protocol {
     Http1,
     Http2,
 }
+
+/// How many different wants are looked at that cannot be served, each time something comes free.
+const MOST_UNSERVED: usize = 16;
 
 pub(super) struct Idle {
     pub(super) connection: Http1,
@@ -39,7 +42,7 @@ pub(super) struct Shared {
 
 pub(super) struct Waiter {
     pub(super) id: u64,
-    pub(super) purpose: Purpose,
+    pub(super) wanted: Wanted,
     pub(super) grant: oneshot::Sender<Ticket>,
 }
 
@@ -48,8 +51,10 @@ pub(super) struct HostConnections {
     pub(super) protocol: Protocol,
     /// Sockets, and dials that may become one.
     pub(super) open: usize,
-    /// The dial whose outcome everybody waits for.
-    pub(super) leading: Option<u64>,
+    /// Dials whose outcome others wait for, with whose they are: one for each account, and one for all while the protocol is not known.
+    leading: Vec<(u64, u64)>,
+    /// The idle connection that was closed to make room for another account's: one at a time.
+    giving_way: Option<u64>,
     pub(super) idle: Vec<Idle>,
     pub(super) shared: Vec<Shared>,
     pub(super) waiters: VecDeque<Waiter>,
@@ -61,7 +66,8 @@ impl HostConnections {
             origin,
             protocol,
             open: 0,
-            leading: None,
+            leading: Vec::new(),
+            giving_way: None,
             idle: Vec::new(),
             shared: Vec::new(),
             waiters: VecDeque::new(),
@@ -72,21 +78,22 @@ impl HostConnections {
     pub(super) fn take(
         &mut self,
         pool: &Arc<Pool>,
-        purpose: Purpose,
+        wanted: Wanted,
         version: u64,
         discarded: &mut Vec<Discarded>,
     ) -> Option<Ticket> {
-        match purpose {
+        match wanted.purpose {
             Purpose::Ordinary => {
-                if let Some(lease) = self.take_shared(pool, version, discarded) {
+                if let Some(lease) = self.take_shared(pool, wanted.account, version, discarded) {
                     return Some(Ticket::Ready(Lease::Http2(lease)));
                 }
-                if let Some(lease) = self.take_idle(pool, version, discarded) {
+                if let Some(lease) = self.take_idle(pool, wanted.account, version, discarded) {
                     return Some(Ticket::Ready(Lease::Http1(lease)));
                 }
-                if self.leading.is_some() {
+                if self.is_led(wanted.account) {
                     return None;
                 }
+                self.make_way(pool, wanted.account, discarded);
             }
             // An upgrade takes a connection out of the pool for good, so it makes its own, and an idle one gives way.
             Purpose::Upgrade if self.open >= pool.settings.max_connections && !self.idle.is_empty() => {
@@ -94,12 +101,40 @@ impl HostConnections {
             }
             Purpose::Upgrade => {}
         }
-        self.take_place(pool, purpose).map(Ticket::Dial)
+        self.take_place(pool, wanted).map(Ticket::Dial)
+    }
+
+    /// Whether who wants a connection of this account waits for a dial that runs.
+    pub(super) fn is_led(&self, account: u64) -> bool {
+        let any = self.protocol == Protocol::Unknown;
+        self.leading.iter().any(|(_, own)| any || *own == account)
+    }
+
+    /// Closes an idle connection of another account, the one that was idle the longest, where there is no other room. Its place is
+    /// free when its socket is closed.
+    fn make_way(&mut self, pool: &Arc<Pool>, account: u64, discarded: &mut Vec<Discarded>) {
+        if self.open < pool.settings.max_connections || self.giving_way.is_some() {
+            return;
+        }
+        let other = |made: &Made| made.account != account;
+        if let Some(at) = self.idle.iter().position(|idle| other(&idle.connection.made)) {
+            let Idle { connection, .. } = self.idle.remove(at);
+            self.giving_way = Some(connection.made.id);
+            discarded.push(Discarded::Http1(connection));
+            return;
+        }
+        let idle = |shared: &&Shared| shared.streams == 0 && other(&shared.made);
+        let longest = self.shared.iter().filter(idle).min_by_key(|shared| shared.since);
+        if let Some(id) = longest.map(|shared| shared.made.id) {
+            self.giving_way = Some(id);
+            self.retire(id, discarded);
+        }
     }
 
     fn take_shared(
         &mut self,
         pool: &Arc<Pool>,
+        account: u64,
         version: u64,
         discarded: &mut Vec<Discarded>,
     ) -> Option<Http2Lease> {
@@ -107,7 +142,10 @@ impl HostConnections {
             self.shared.extract_if(.., |shared| shared.sender.is_closed() || shared.made.version != version);
         discarded.extend(unusable.map(|shared| Discarded::Http2(shared.sender)));
         // Above the provider's own limit a request would wait inside the connection, where nobody counts it.
-        let free = self.shared.iter_mut().find(|own| own.streams < own.limit.load(Ordering::Relaxed))?;
+        let fits = |own: &&mut Shared| {
+            own.made.account == account && own.streams < own.limit.load(Ordering::Relaxed)
+        };
+        let free = self.shared.iter_mut().find(fits)?;
         free.streams += 1;
         Some(Http2Lease::new(pool.clone(), self.origin.clone(), free.sender.clone(), free.made, false))
     }
@@ -115,10 +153,14 @@ impl HostConnections {
     fn take_idle(
         &mut self,
         pool: &Arc<Pool>,
+        account: u64,
         version: u64,
         discarded: &mut Vec<Discarded>,
     ) -> Option<Http1Lease> {
-        while let Some(Idle { connection, since }) = self.idle.pop() {
+        // The last used first; there are at most as many as the cap allows.
+        let own = |idle: &Idle| idle.connection.made.account == account;
+        while let Some(at) = self.idle.iter().rposition(own) {
+            let Idle { connection, since } = self.idle.remove(at);
             let usable = connection.made.version == version
                 && connection.is_ready()
                 && since.elapsed() < pool.settings.idle_timeout;
@@ -130,28 +172,31 @@ impl HostConnections {
         None
     }
 
-    fn take_place(&mut self, pool: &Arc<Pool>, purpose: Purpose) -> Option<Place> {
+    fn take_place(&mut self, pool: &Arc<Pool>, Wanted { purpose, account }: Wanted) -> Option<Place> {
         if self.open >= pool.settings.max_connections {
             return None;
         }
         self.open += 1;
         let id = pool.next_id();
         if purpose == Purpose::Ordinary && self.protocol != Protocol::Http1 {
-            self.leading = Some(id);
+            self.leading.push((id, account));
         }
-        Some(Place::new(pool.clone(), self.origin.clone(), id))
+        Some(Place::new(pool.clone(), self.origin.clone(), id, account))
     }
 
-    /// Hands out what there is, in line.
+    /// Hands out what there is, in line. Who cannot be served keeps back who wants the same, and nobody else.
     pub(super) fn serve(&mut self, pool: &Arc<Pool>, version: u64, discarded: &mut Vec<Discarded>) {
+        let mut unserved: Vec<Wanted> = Vec::new();
         let mut at = 0;
-        while let Some(purpose) = self.waiters.get(at).map(|waiter| waiter.purpose) {
-            let Some(ticket) = self.take(pool, purpose, version, discarded) else {
-                // Upgrades and ordinary requests do not wait for the same things.
-                let other = self.waiters.iter().skip(at).position(|waiter| waiter.purpose != purpose);
-                match other {
-                    Some(further) if at == 0 => at = further,
-                    Some(_) | None => return,
+        while let Some(wanted) = self.waiters.get(at).map(|waiter| waiter.wanted) {
+            if unserved.contains(&wanted) {
+                at += 1;
+                continue;
+            }
+            let Some(ticket) = self.take(pool, wanted, version, discarded) else {
+                unserved.push(wanted);
+                if unserved.len() == MOST_UNSERVED {
+                    return;
                 }
                 continue;
             };
@@ -163,18 +208,20 @@ impl HostConnections {
         }
     }
 
-    /// Whether this dial was the one that everybody waited for.
+    /// Whether this dial was one that others waited for.
     pub(super) fn dial_ended(&mut self, id: u64) -> bool {
-        let led = self.leading == Some(id);
-        if led {
-            self.leading = None;
-        }
-        led
+        let before = self.leading.len();
+        self.leading.retain(|(own, _)| *own != id);
+        self.leading.len() < before
     }
 
-    pub(super) fn fail_line(&mut self, fault: Fault, discarded: &mut Vec<Discarded>) {
+    /// Who waited for the dial of this account is told how it failed.
+    pub(super) fn fail_line(&mut self, fault: Fault, account: u64, discarded: &mut Vec<Discarded>) {
+        let any = self.protocol == Protocol::Unknown;
+        let waited =
+            |wanted: Wanted| wanted.purpose == Purpose::Ordinary && (any || wanted.account == account);
         let (told, stay): (VecDeque<_>, VecDeque<_>) =
-            self.waiters.drain(..).partition(|waiter| waiter.purpose == Purpose::Ordinary);
+            self.waiters.drain(..).partition(|waiter| waited(waiter.wanted));
         self.waiters = stay;
         for waiter in told {
             if let Err(unwanted) = waiter.grant.send(Ticket::Failed(fault)) {
@@ -197,6 +244,7 @@ impl HostConnections {
 
     pub(super) fn leave(&mut self, id: u64, discarded: &mut Vec<Discarded>) {
         self.open = self.open.saturating_sub(1);
+        self.giving_way.take_if(|own| *own == id);
         self.dial_ended(id);
         self.retire(id, discarded);
         let closed = self.idle.extract_if(.., |idle| idle.connection.made.id == id);

@@ -24,6 +24,8 @@ pub type Sender2 = http2::SendRequest<UploadBody>;
 pub struct Made {
     /// Names it inside the pool.
     pub id: u64,
+    /// Whose credential it carries, and no other; 0 = none's.
+    pub account: u64,
     /// Version of the client certificate.
     pub version: u64,
     /// The address that was dialled.

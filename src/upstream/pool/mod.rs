@@ -5,6 +5,10 @@
 //! connection that comes back or the next free place. While the protocol of a host is not known, or is HTTP/2, one
 //! connection is made and the others wait for its outcome, so a cold host gets one handshake and not one per request.
 //!
+//! A connection carries one credential for its whole life, a tenant's own one as much as a provider's ([`Wanted::account`]): what a
+//! provider, or what stands before it, keeps with a connection, it keeps for that account alone. They share the cap: where it is
+//! reached, an idle connection of another account gives way.
+//!
 //! One short lock guards everything. Nothing that ends a connection is dropped under it: the end of a connection takes
 //! the lock itself. Nothing ticks: one task sweeps while something is idle, and ends when nothing is.
 //!
@@ -63,6 +67,15 @@ impl Origin {
     fn key(&self) -> Key {
         (self.host.clone(), self.port)
     }
+}
+
+/// What a connection is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it will carry.
+    pub purpose: Purpose,
+    /// Whose credential it will carry; 0 = none's.
+    pub account: u64,
 }
 
 /// What the pool hands out: a connection, the leave to make one, or the failure of the dial that was waited for.
@@ -158,11 +171,11 @@ impl Pool {
         self: &Arc<Self>,
         host: &Host,
         port: u16,
-        purpose: Purpose,
+        wanted: Wanted,
         version: u64,
     ) -> Result<Step, http::Error> {
         let mut discarded = Vec::new();
-        let step = self.acquire_locked(host, port, purpose, version, &mut discarded);
+        let step = self.acquire_locked(host, port, wanted, version, &mut discarded);
         drop(discarded);
         step
     }
@@ -171,7 +184,7 @@ impl Pool {
         self: &Arc<Self>,
         host: &Host,
         port: u16,
-        purpose: Purpose,
+        wanted: Wanted,
         version: u64,
         discarded: &mut Vec<Discarded>,
     ) -> Result<Step, http::Error> {
@@ -186,7 +199,7 @@ impl Pool {
                 state.hosts.entry(key).or_insert(HostConnections::new(origin, self.first_protocol()))
             }
         };
-        if let Some(ticket) = connections.take(self, purpose, version, discarded) {
+        if let Some(ticket) = connections.take(self, wanted, version, discarded) {
             return Ok(Step::Ticket(ticket));
         }
         if connections.waiters.len() >= MAX_WAITERS {
@@ -194,8 +207,8 @@ impl Pool {
         }
         let (grant, receiver) = tokio::sync::oneshot::channel();
         let id = self.next_id();
-        connections.waiters.push_back(Waiter { id, purpose, grant });
-        let behind_dial = purpose == Purpose::Ordinary && connections.leading.is_some();
+        connections.waiters.push_back(Waiter { id, wanted, grant });
+        let behind_dial = wanted.purpose == Purpose::Ordinary && connections.is_led(wanted.account);
         Ok(Step::Wait(Waiting::new(self.clone(), connections.origin.clone(), id, receiver, behind_dial)))
     }
 
@@ -269,7 +282,7 @@ impl Pool {
         self.dials_failed.fetch_add(1, Ordering::Relaxed);
         self.update(place.origin(), |connections, _, discarded| {
             if connections.dial_ended(place.id()) {
-                connections.fail_line(fault, discarded);
+                connections.fail_line(fault, place.account(), discarded);
             }
         });
     }

@@ -12,11 +12,12 @@ pub struct Place {
     pool: Arc<Pool>,
     origin: Arc<Origin>,
     id: u64,
+    account: u64,
 }
 
 impl Place {
-    pub(super) fn new(pool: Arc<Pool>, origin: Arc<Origin>, id: u64) -> Self {
-        Self { pool, origin, id }
+    pub(super) fn new(pool: Arc<Pool>, origin: Arc<Origin>, id: u64, account: u64) -> Self {
+        Self { pool, origin, id, account }
     }
 
     /// Where the connection goes.
@@ -27,6 +28,11 @@ impl Place {
     /// Names the connection inside the pool.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whose credential the connection will carry.
+    pub fn account(&self) -> u64 {
+        self.account
     }
 }
 

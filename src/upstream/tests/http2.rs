@@ -14,12 +14,12 @@ use crate::upstream::settings::{HttpVersion, TlsSettings};
 
 use super::*;
 
-struct Authority {
-    acceptor: TlsAcceptor,
+pub(super) struct Authority {
+    pub(super) acceptor: TlsAcceptor,
     pem: Arc<[u8]>,
 }
 
-fn authority(alpn: &[&[u8]]) -> Authority {
+pub(super) fn authority(alpn: &[&[u8]]) -> Authority {
     let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -33,21 +33,21 @@ fn authority(alpn: &[&[u8]]) -> Authority {
     Authority { acceptor: TlsAcceptor::from(Arc::new(config)), pem: made.cert.pem().into_bytes().into() }
 }
 
-fn secured(authority: &Authority) -> UpstreamSettings {
+pub(super) fn secured(authority: &Authority) -> UpstreamSettings {
     let tls = TlsSettings { ca: Some(authority.pem.clone()), ..TlsSettings::default() };
     // Handshakes are slow in a debug build on a busy machine.
     let ten = Duration::from_secs(10);
     UpstreamSettings { tls, tls_timeout: ten, connect_timeout: ten, ..settings(Scheme::Https) }
 }
 
-fn https(origin: &Origin, path: &str) -> EgressRequest {
+pub(super) fn https(origin: &Origin, path: &str) -> EgressRequest {
     request(Scheme::Https, origin.address.port(), path)
 }
 
-type Incoming2 = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
+pub(super) type Incoming2 = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
 
 /// An HTTP/2 origin; `answer` gets each request with its number, counted over all connections.
-async fn http2_origin<A>(acceptor: TlsAcceptor, answer: A) -> Origin
+pub(super) async fn http2_origin<A>(acceptor: TlsAcceptor, answer: A) -> Origin
 where
     A: Fn(Incoming2, usize) -> bool + Clone + Send + Sync + 'static,
 {
@@ -68,7 +68,7 @@ where
     .await
 }
 
-fn say_ok((_, mut respond): Incoming2) {
+pub(super) fn say_ok((_, mut respond): Incoming2) {
     let mut stream = respond.send_response(Response::new(()), false).unwrap();
     stream.send_data(Bytes::from("ok"), true).unwrap();
 }

@@ -1,5 +1,6 @@
 //! The upstream against scripted origins on loopback.
 
+mod accounts;
 mod http1;
 mod http2;
 mod reach;

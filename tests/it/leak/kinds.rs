@@ -5,6 +5,7 @@ use std::path::Path;
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::join_all;
 
 use super::super::support::ca::TestCa;
 use super::super::support::origin::RawOrigin;
@@ -81,7 +82,8 @@ struct Scene {
     origin: RawOrigin,
     /// One that wants a client certificate.
     shown: RawOrigin,
-    issuer: RawOrigin,
+    /// One for each of [`WAYS`]: who fails is asked ten times a minute by all.
+    issuers: Vec<RawOrigin>,
     keys_of_aws: RawOrigin,
     dir: tempfile::TempDir,
     /// Pieces of private keys.
@@ -97,7 +99,7 @@ impl Scene {
         Self {
             origin: RawOrigin::start(None, answering(hostile)).await,
             shown: RawOrigin::start(Some(tls), answering(hostile)).await,
-            issuer: RawOrigin::start(None, answering(hostile_issuer)).await,
+            issuers: join_all(WAYS.map(|_| RawOrigin::start(None, answering(hostile_issuer)))).await,
             keys_of_aws: RawOrigin::start(None, answering(hostile_store)).await,
             dir,
             pieces,
@@ -284,8 +286,8 @@ fn rows(scene: &Scene) -> Vec<Row> {
     };
     let mut rows: Vec<Row> =
         plain().into_iter().map(|(of, credential, code)| row(of, credential, code)).collect();
-    let url = format!("http://{}", scene.issuer.address);
-    for way in WAYS {
+    for (way, issuer) in WAYS.into_iter().zip(&scene.issuers) {
+        let url = format!("http://{}", issuer.address);
         let written = exchanged().into_iter();
         rows.extend(
             written.map(|(of, text)| row(of, text.replace("{url}", &url).replace("{way}", way), code(way))),
@@ -323,7 +325,8 @@ async fn run(program: bool) -> Vec<Row> {
         assert_without(&[REFRESH, ISSUED], "where it is kept", &kept);
     }
     // The canaries were alive: each went where it belongs.
-    let (sent, asked, keys) = (scene.origin.text(), scene.issuer.text(), scene.keys_of_aws.text());
+    let asked: String = scene.issuers.iter().map(RawOrigin::text).collect();
+    let (sent, keys) = (scene.origin.text(), scene.keys_of_aws.text());
     assert!([BEARER, HEADER, ISSUED].iter().all(|secret| sent.contains(secret)));
     assert!([CLIENT_SECRET, REFRESH, SUBJECT].iter().all(|secret| asked.contains(secret)));
     assert!(keys.contains(SUBJECT) && scene.shown.text().contains("POST /echo"));

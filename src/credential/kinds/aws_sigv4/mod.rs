@@ -197,7 +197,8 @@ impl Grant for ChainKeys {
         client: &'a TokenClient,
     ) -> BoxFuture<'a, Result<Issued, TokenFault>> {
         Box::pin(async move {
-            let chain = Chain::new(&self.config, &self.directory, client.upstream());
+            let chain =
+                Chain::new(&self.config, &self.directory, client.upstream()).counting_in(client.peers());
             let fetched = chain.fetch().await.map_err(token_fault)?;
             // Keys that have ended by our clock are over, and not without end.
             let life = fetched.ends.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());

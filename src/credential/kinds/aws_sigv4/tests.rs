@@ -1,3 +1,5 @@
+mod chain;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 

@@ -14,8 +14,10 @@ use zeroize::Zeroizing;
 
 use crate::secret::{SecretVersion, TokenFault};
 
-/// How long it may take to connect, and again how long an answer may take.
-const CALL: Duration = Duration::from_secs(1);
+/// How long it may take to connect, and again how long an answer may take. A script that the server does not know yet is three
+/// answers, and a busy machine is slow at each: what fails here fails a token. An exchange (30 s) and a write (twice this) end
+/// before the mark of who is busy loses its meaning (40 s).
+const CALL: Duration = Duration::from_secs(3);
 
 /// Writes where nothing has been written since. An empty second argument stands for a key that is not there.
 const PUT: &str = "

@@ -64,8 +64,7 @@ impl Chain {
         if let Some(token) = self.container_token(config).await? {
             call.headers.insert(http::header::AUTHORIZATION, token);
         }
-        let answer = self.send(call, rules(&address)).await?;
-        fetched(&answer)
+        fetched(self.send(call, rules(&address)).await?)
     }
 
     async fn container_endpoint(&self) -> Result<(StoreAddress, String), StoreFault> {
@@ -126,12 +125,13 @@ impl Chain {
         call.method = Method::PUT;
         call.headers.insert("x-aws-ec2-metadata-token-ttl-seconds", HeaderValue::from_static(SESSION));
         let session = self.send(call, rules(&address)).await?;
-        let session = secret_header(good(&session)?.trim_ascii())?;
+        let header = secret_header(good(&session)?.trim_ascii())?;
+        session.verdict.aside();
         let get = async |path: String| {
             let mut call = HttpCall::get(&address.target, format!("{}{path}", address.prefix));
             call.headers = HeaderMap::from_iter([(
                 http::HeaderName::from_static("x-aws-ec2-metadata-token"),
-                session.clone(),
+                header.clone(),
             )]);
             self.send(call, rules(&address)).await
         };
@@ -143,14 +143,16 @@ impl Chain {
                     return Err(StoreFault::Keys("the machine has no role"));
                 }
                 let first = good(&answer)?.split(|byte| *byte == b'\n').next().unwrap_or_default();
-                String::from_utf8_lossy(first.trim_ascii()).into_owned()
+                let role = String::from_utf8_lossy(first.trim_ascii()).into_owned();
+                answer.verdict.aside();
+                role
             }
         };
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte);
         if role.is_empty() || !role.bytes().all(fits) {
             return Err(StoreFault::Garbled("the name of the machine's role is not one"));
         }
-        fetched(&get(format!("{ROLES}{role}")).await?)
+        fetched(get(format!("{ROLES}{role}")).await?)
     }
 }
 
@@ -174,14 +176,16 @@ fn secret_header(bytes: &[u8]) -> Result<HeaderValue, StoreFault> {
 }
 
 /// The keys of an answer, and their end.
-fn fetched(answer: &HttpAnswer) -> Result<Fetched, StoreFault> {
-    let document = Document::parse(good(answer)?)?;
+fn fetched(answer: HttpAnswer) -> Result<Fetched, StoreFault> {
+    let document = Document::parse(good(&answer)?)?;
     // IMDS answers 200 also where it has none, and says so here.
     if document.text(&["Code"]).is_some_and(|code| code != "Success") {
         return Err(StoreFault::Keys("the machine's role gives no keys now"));
     }
     let keys = parse_document(&document).ok_or(StoreFault::Garbled("it holds no keys"))?;
-    Ok(Fetched { keys, ends: end(document.text(&["Expiration"]))? })
+    let ends = end(document.text(&["Expiration"]))?;
+    answer.verdict.works();
+    Ok(Fetched { keys, ends })
 }
 
 /// The end of keys. One that cannot be read is an error: keys without end would be used too long.

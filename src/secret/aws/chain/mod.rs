@@ -28,7 +28,7 @@ use serde::Deserialize;
 
 use crate::message::target::{Scheme, Target};
 use crate::secret::error::{SecretError, StoreFault};
-use crate::secret::http::{ClientSettings, HttpAnswer, HttpCall, HttpClient};
+use crate::secret::http::{ClientSettings, HttpAnswer, HttpCall, HttpClient, Peers};
 use crate::secret::reference::SecretRef;
 use crate::secret::stores::file::FileStore;
 use crate::secret::stores::server::{OwnSecrets, Plaintext, StoreAddress};
@@ -175,9 +175,11 @@ pub struct Chain {
     files: FileStore,
     directory: PathBuf,
     clients: Mutex<Vec<KeptClient>>,
+    /// Where failures are counted; by itself, each chain counts alone.
+    peers: Arc<Peers>,
 }
 
-/// One for each way to ask; kept, because it keeps the count of failures.
+/// One for each way to ask.
 struct KeptClient {
     scheme: Scheme,
     addresses: AddressRules,
@@ -195,7 +197,14 @@ impl Chain {
             files: FileStore::new(directory),
             directory: directory.to_owned(),
             clients: Mutex::default(),
+            peers: Arc::default(),
         }
+    }
+
+    /// The same, which counts failures together with all others of `peers`.
+    #[must_use]
+    pub fn counting_in(self, peers: &Arc<Peers>) -> Self {
+        Self { peers: Arc::clone(peers), ..self }
     }
 
     /// Gets keys; each call asks anew. Takes at most four times [`TOTAL`]. The future may be dropped.
@@ -294,7 +303,7 @@ impl Chain {
         };
         let client = HttpClient::new(settings, &self.upstream)
             .map_err(|_| StoreFault::Keys("TLS to their endpoint cannot be set up"))?;
-        let client = Arc::new(client);
+        let client = Arc::new(client.counting_in(&self.peers));
         clients.push(KeptClient { scheme, addresses, client: Arc::clone(&client) });
         Ok(client)
     }

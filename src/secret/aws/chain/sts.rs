@@ -22,13 +22,17 @@ impl Chain {
         let token = self.file(&file, "web_identity_token").await?;
         let form = form(&role, session.as_deref().unwrap_or("outgate"), token.trim_ascii());
         let address = self.sts(config).await?;
-        let call = form.call(&address.target, format!("{}/", address.prefix));
+        let mut call = form.call(&address.target, format!("{}/", address.prefix));
+        // Every role has the same path.
+        call.subject = Some(role.clone());
         let answer = self.send(call, configured_addresses()).await?;
         if !answer.status.is_success() {
             return Err(StoreFault::Login(Box::new(StoreFault::Status(answer.status.as_u16()))));
         }
         let text = std::str::from_utf8(&answer.body).map_err(|_| StoreFault::Garbled("it is not text"))?;
-        read(text)
+        let fetched = read(text)?;
+        answer.verdict.works();
+        Ok(fetched)
     }
 
     async fn named(&self, written: Option<&str>, variable: &str) -> Result<Option<String>, StoreFault> {

@@ -142,3 +142,27 @@ fn over_plain_http_only_metadata_services_and_loopback_are_asked() {
         assert_eq!(metadata::may_ask(&url.parse().unwrap()), allowed, "{url}");
     }
 }
+
+/// A kept chain counts what fails. A good answer is none, on whichever of the ways.
+#[tokio::test]
+async fn what_is_good_counts_as_no_failure() {
+    let server = FakeServer::start(|asked: &Asked| match &*asked.line {
+        "PUT /latest/api/token" => Reply::Answer(200, "CANARY-imds".to_owned()),
+        "GET /latest/meta-data/iam/security-credentials/" => Reply::Answer(200, "the-role\n".to_owned()),
+        "POST /" => ok(STS),
+        _ => ok(KEYS),
+    })
+    .await;
+    let directory = files();
+    for yaml in [
+        format!("instance: {{ endpoint: '{}' }}", server.url),
+        format!("container: {{ endpoint: '{}/keys', token_file: token }}", server.url),
+        format!("web_identity: {{ token_file: token, role_arn: 'arn:x', endpoint: '{}' }}", server.url),
+    ] {
+        let config: ChainConfig = serde_yaml::from_str(&yaml).unwrap();
+        let chain = Chain::new(&config, directory.path(), &upstream_env());
+        for number in 0..20 {
+            assert!(chain.fetch().await.is_ok(), "{yaml} {number}");
+        }
+    }
+}

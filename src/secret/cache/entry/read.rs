@@ -202,15 +202,19 @@ impl SecretEntry {
             book.end(read, RefreshOutcome::Failed);
             let now = Instant::now();
             book.failed_at = Some(now);
+            // Who was not asked for stands in a line, and comes again to keep its place there.
+            let held = error.is_held();
             if !book.rebound {
                 let least = self.least_wait(&mut book, &error);
+                let failures = if held { 0 } else { book.failures };
                 book.due_at = (bound.source != Source::Fixed)
-                    .then(|| now + retry_after(book.failures, least, fastrand::f64()));
+                    .then(|| now + retry_after(failures, least, fastrand::f64()));
             }
-            book.failures = book.failures.saturating_add(1);
+            book.failures = if held { book.failures.max(1) } else { book.failures.saturating_add(1) };
             book.failures_in_all += 1;
             self.remember(&book, &error);
-            book.error.replace(Arc::clone(&error)).as_ref() != Some(&error)
+            let told = held && book.error.is_some();
+            !told && book.error.replace(Arc::clone(&error)).as_ref() != Some(&error)
         };
         // A store that is down for a day is one line, and not one for each retry.
         if news && self.log.as_ref().is_none_or(|log| log.may_tell(Instant::now())) {

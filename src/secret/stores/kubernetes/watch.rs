@@ -84,7 +84,11 @@ impl KubernetesStore {
                 Ok(Some(body)) => follow(body, &mut version, &tell).await,
                 Ok(None) => End::Forgotten,
                 Err(StoreFault::Status(401 | 403 | 404 | 405) | StoreFault::NotFound) => End::Refused,
-                Err(StoreFault::Http(HttpError::Status(401 | 403 | 404 | 405))) => End::Refused,
+                Err(StoreFault::Http(error))
+                    if matches!(error.last(), HttpError::Status(401 | 403 | 404 | 405)) =>
+                {
+                    End::Refused
+                }
                 Err(_) => End::Closed { came: false },
             };
             wait = match end {
@@ -111,7 +115,7 @@ impl KubernetesStore {
     /// Opens a watch behind `version`, or of what is there now; none where that version is forgotten.
     async fn open(&self, reference: &SecretRef, version: Option<&str>) -> Result<Option<Body>, StoreFault> {
         let clients = self.clients().await?;
-        if clients.reads.fails().is_some() {
+        if clients.reads.fails(&self.address.target).is_some() {
             // Who fails is asked for no watches on top.
             return Err(StoreFault::Http(HttpError::TimedOut));
         }

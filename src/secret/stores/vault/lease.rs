@@ -91,7 +91,7 @@ impl Leases {
         }
         // It may have begun when it was asked for: the answer may have been on its way for long.
         let now = Instant::now();
-        let values = server.read(path).await.map_err(fault)?;
+        let values = server.take(path).await.map_err(fault)?;
         match lease(&values) {
             Some((id, term, renewable)) => {
                 let (values, login) = (Arc::new(values), server.login.logins());

@@ -245,7 +245,18 @@ impl Server {
         if let Some(query) = query {
             url = format!("{url}?{query}");
         }
-        let (document, verdict) = self.asked(|| HttpCall::get(&self.address.target, url.clone())).await?;
+        self.fetch(|| HttpCall::get(&self.address.target, url.clone())).await
+    }
+
+    /// Reads a path that gives something new each time. A lost answer may have left a lease behind, so it is not asked for again:
+    /// the next read takes the next one.
+    async fn take(&self, path: &str) -> Result<Document, StoreFault> {
+        let url = self.url(path);
+        self.fetch(|| HttpCall { repeat: false, ..HttpCall::get(&self.address.target, url.clone()) }).await
+    }
+
+    async fn fetch(&self, call: impl Fn() -> HttpCall) -> Result<Document, StoreFault> {
+        let (document, verdict) = self.asked(call).await?;
         holds_data(&document)?;
         verdict.works();
         Ok(document)

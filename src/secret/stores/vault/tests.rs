@@ -16,6 +16,8 @@ struct Script {
     /// How many leases were given.
     leases: Mutex<u64>,
     lease_renewed: Mutex<u64>,
+    /// Answers to leases and renewals wait for it, where it is there.
+    gate: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
 }
 
 impl Script {
@@ -26,6 +28,7 @@ impl Script {
             token: Mutex::new("s.one".into()),
             leases: Mutex::new(0),
             lease_renewed: Mutex::new(3600),
+            gate: Mutex::new(None),
         })
     }
 
@@ -36,7 +39,20 @@ impl Script {
         ))
     }
 
+    /// Answers to leases and renewals are on their way for as long as the gate is shut.
     fn answer(&self, asked: &Asked) -> Reply {
+        let gate = self.gate.lock().unwrap().clone();
+        match (self.answer_now(asked), gate) {
+            (Reply::Answer(status, body), Some(gate))
+                if asked.line.contains("GET /v1/database/creds") || asked.line.contains("leases/renew") =>
+            {
+                Reply::Later(gate, status, body)
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    fn answer_now(&self, asked: &Asked) -> Reply {
         let login = asked.line.starts_with("POST /v1/auth/") && asked.line.ends_with("/login");
         if login {
             let good = asked.body.contains(r#""role_id":"r","secret_id":"CANARY-secret-id""#)
@@ -309,6 +325,54 @@ async fn fields_of_a_lease_belong_together_and_end_with_it() {
     pass(Duration::from_secs(31)).await;
     scene.store.rejected(&user.parse().unwrap());
     assert_eq!(both().await, pair(4));
+}
+
+/// A term begins when it is asked for, not when the answer comes: Vault counted from somewhere in between.
+#[tokio::test]
+async fn a_term_is_counted_from_the_question() {
+    let scene = scene("auth: { token: file:token }\ntimeouts: { total: 60s }\n").await;
+    let user = "v:database/creds/app#username".parse().unwrap();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    for (line, before) in [("GET /v1/database/creds/app", 0), ("PUT /v1/sys/leases/renew", 2401)] {
+        *scene.script.gate.lock().unwrap() = Some(gate.clone());
+        pass(Duration::from_secs(before)).await;
+        scene.server.lines();
+        let answer = async {
+            while !scene.server.asked().iter().any(|asked| asked.line == line) {
+                tokio::task::yield_now().await;
+            }
+            pass(Duration::from_secs(40)).await;
+            gate.add_permits(1);
+        };
+        let (reading, ()) = tokio::join!(scene.store.read(&user), answer);
+        let reading = reading.unwrap_or_else(|error| panic!("{error}"));
+        let left = |at: Option<Instant>| at.unwrap().saturating_duration_since(Instant::now()).as_secs();
+        assert!((3550..=3560).contains(&left(reading.expires)), "{line} {}", left(reading.expires));
+        assert!((2350..=2360).contains(&left(reading.again)), "{line} {}", left(reading.again));
+    }
+}
+
+/// Vault may have made a user and lost the answer: to ask again would make a second one, which nobody knows of.
+#[tokio::test]
+async fn a_lost_lease_is_not_asked_for_again_at_once() {
+    for lost in [|| Reply::Close, || Reply::Answer(500, "CANARY".to_owned())] {
+        let script = Script::new();
+        let answers = script.clone();
+        let server = FakeServer::start(move |asked| match &*asked.line {
+            "GET /v1/database/creds/app" => lost(),
+            _ => answers.answer(asked),
+        })
+        .await;
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("token"), "s.one\n").unwrap();
+        let store = store(&server, directory.path(), TOKEN);
+        assert!(read(&store, "v:database/creds/app#username").await.starts_with("store_"));
+        let asked = server
+            .lines()
+            .into_iter()
+            .filter(|line| line.ends_with("creds/app") && line.starts_with("GET /v1/database"));
+        assert_eq!(asked.count(), 1);
+    }
 }
 
 #[tokio::test]
