@@ -1,6 +1,7 @@
 //! Quota: what the providers tell in their own fields, and what one quota covers.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
@@ -128,4 +129,50 @@ async fn a_quota_covers_what_the_facts_say() {
         assert_eq!(got.header("outgate-error"), Some("rate_limited"), "{name}: {got:?}");
         assert_eq!(mock.seen(name).len(), 1 + usize::from(outside.is_some()), "{name}");
     }
+}
+
+/// Which requests share a quota: one of a line is throttled, the others of the line wait, and all other lines go on.
+#[tokio::test]
+async fn requests_share_a_quota_as_the_facts_say() {
+    let (mut policy, mut cases, mut asks) = (String::new(), HashMap::new(), Vec::new());
+    for (preset, fact) in facts() {
+        let is_apart = !fact["bucket"].is_null() && fact["bucket"]["header"].is_null();
+        assert_eq!(is_apart, fact["shares"].is_array(), "{preset}: which requests share a quota");
+        for number in 0..fact["shares"].as_array().map_or(0, Vec::len) {
+            let name = format!("{preset}-{number}");
+            let keys = "    retry: { attempts: 1 }\n    limits: off\n    quota: { on_excess: reject }\n";
+            policy.push_str(&provider(&name, &preset, &fact, "none", keys));
+            let headers = vec![("retry-after".to_owned(), in_a_while("delta_s"))];
+            cases.insert(name.clone(), Case { status: 429, headers, body: "{}".to_owned() });
+            asks.push((name, number, fact["shares"].clone()));
+        }
+    }
+    assert!(asks.len() >= 50, "{}", asks.len());
+    let mock = Mock::start(cases).await;
+    let proxy = mock.proxy(&policy).await;
+    let mut wrong = String::new();
+    for (name, number, lines) in &asks {
+        let send = async |request: &str| {
+            let mut words = request.split(' ');
+            let (method, path) = (words.next().unwrap(), words.next().unwrap());
+            let body = json!({ "model": words.next().unwrap_or_default() }).to_string();
+            let json = "content-type: application/json\r\n";
+            ask(&proxy, method, name, path, name, json, &body).await
+        };
+        let lines: Vec<Vec<&str>> = lines.as_array().unwrap().iter().map(texts).collect();
+        send(lines[*number][0]).await;
+        for (line, requests) in lines.iter().enumerate() {
+            for request in requests {
+                let got = send(request).await;
+                if is_held(&got) != (line == *number) {
+                    let _ = writeln!(wrong, "{name}: after {}, {request}: {got:?}", lines[*number][0]);
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+fn texts(line: &Value) -> Vec<&str> {
+    line.as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
 }
