@@ -247,28 +247,29 @@ fn parameters_cannot_leave_their_place() {
     }
 }
 
-/// A tenant's own domain is any name, and no address.
+/// A tenant's domain is one of Auth0's, and its own is said to be: any name, and no address.
 #[test]
-fn a_domain_is_a_name() {
-    let domain = |domain: &str| {
-        compiled(&format!(
-            "version: 1\nproviders: {{ a: {{ preset: auth0, with: {{ domain: \"{domain}\" }}, credential: none }} }}"
-        ))
+fn a_domain_is_the_providers_or_said_to_be_custom() {
+    let hosts = |with: &str| {
+        let policy = format!(
+            "version: 1\nproviders: {{ a: {{ preset: auth0, with: {{ {with} }}, credential: none }} }}"
+        );
+        compiled(&policy).map(|policy| policy.providers[0].host_names.clone())
     };
-    for name in [
-        "acme.auth0.com",
-        "acme.eu.auth0.com",
-        "login.acme.co.uk",
-        "id.acme.xn--p1ai",
-        "1.acme.io",
-        "a.b.test",
-    ] {
-        assert!(domain(name).is_ok(), "{name}");
+    for name in ["acme.auth0.com", "acme.eu.auth0.com", "dev-1x.us.auth0.com"] {
+        assert_eq!(hosts(&format!("domain: \"{name}\"")), Ok(vec![name.to_owned()]));
+    }
+    for name in ["acme.example", "auth0.com", ".auth0.com", "acme.auth0.com.evil.example", "evilauth0.com"] {
+        assert!(hosts(&format!("domain: \"{name}\"")).is_err(), "{name}");
+    }
+    let custom = |name: &str| hosts(&format!("domain: acme.auth0.com, custom_domain: \"{name}\""));
+    for name in ["login.acme.co.uk", "id.acme.xn--p1ai", "1.acme.io", "a.b.test"] {
+        assert_eq!(custom(name), Ok(vec!["acme.auth0.com".to_owned(), name.to_owned()]));
     }
     for name in
         ["127.0.0.1", "169.254.169.254", "0x7f.1", "1.2.3.0x7f", "acme", "acme..com", "a.1", "acme.com."]
     {
-        assert!(domain(name).is_err(), "{name}");
+        assert!(custom(name).is_err(), "{name}");
     }
 }
 

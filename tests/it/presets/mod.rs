@@ -272,8 +272,16 @@ async fn the_credential_goes_to_its_place() {
         assert!(!at.is_empty(), "{name}: not at one of {places:?}: {seen:?}");
         // An SDK may send its key where another way of the credential stands.
         for place in &places {
-            let own = fact["passes"][*place].is_string() || !field_of(place, &seen).contains(DUMMY);
-            assert!(own, "{name}: the app's own arrives at `{place}`: {seen:?}");
+            let arrives = field_of(place, &seen).contains(DUMMY);
+            assert!(!arrives, "{name}: the app's own arrives at `{place}`: {seen:?}");
+        }
+        let passes = places.iter().filter(|place| fact["passes"][**place].is_string());
+        for place in passes.filter(|place| !at.contains(place)) {
+            let lines = lines.replace(&format!("Bearer {DUMMY}"), "Bearer of-a-user");
+            let got = ask(&proxy, "GET", name, &path, name, &lines, "").await;
+            let seen = mock.seen(name).pop().unwrap();
+            let stays = field_of(place, &seen) == "Bearer of-a-user" && stands_at(at[0], &seen);
+            assert!(got.status == 200 && stays, "{name}: {seen:?}");
         }
         for place in at {
             // Nor at the parameter that has the field's name, where nobody means another thing by it.

@@ -105,10 +105,10 @@ impl fmt::Display for Bucket {
             Self::Path => f.write_str("path"),
             Self::Header(name) => write!(f, "header {name}"),
             Self::Field(pointer) => write!(f, "field {} of the request", pointer.as_str()),
-            Self::Templates(templates) => {
-                let texts: Vec<String> = templates.iter().map(ToString::to_string).collect();
-                write!(f, "paths {}", texts.join(", "))
-            }
+            Self::Templates(templates) => match &**templates {
+                [only] => write!(f, "path {only}"),
+                all => write!(f, "path, by the first of {} templates that fits", all.len()),
+            },
         }
     }
 }
