@@ -186,8 +186,10 @@ mod tests {
     fn every_twin_of_a_header_goes() {
         let mut headers = HeaderMap::new();
         for name in ["X-Api-Key", "x_api_key", "X-API_KEY", "x-api-keys", "authorization"] {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "v".parse().unwrap());
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "w".parse().unwrap());
+            for value in ["v", "w"] {
+                let value = if name == "authorization" { "other" } else { value };
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
         }
         locations().strip_headers(&mut headers);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();

@@ -11,7 +11,7 @@ use crate::policy::diagnostic::{Diagnostic, Diagnostics};
 use crate::policy::layers::{LayerSettings, Owned, Owner};
 use crate::policy::schema::ProviderConfig;
 use crate::policy::switch::Switch;
-use crate::policy::tree::{Node, Place, PolicyPath};
+use crate::policy::tree::{Node, Place, PolicyPath, Step as PathStep};
 use crate::resilience::circuit_breaker::Fallback;
 use crate::resilience::key::Per;
 use crate::resilience::mistake::{Mistake, Mistakes, Step};
@@ -130,13 +130,31 @@ impl Compiler<'_> {
             if follows || self.mistakes.knows(place, &mistake.message) {
                 continue;
             }
-            let told = Diagnostic::new(place, below(at.path), mistake.message);
+            let told = Diagnostic::new(place, self.as_written(&below(at.path), place), mistake.message);
             self.mistakes.push(match mistake.hint {
                 Some(hint) => told.hint(hint),
                 None => told,
             });
         }
         settings
+    }
+
+    /// The path with the index that an entry of a list has where it was written: in the merged text the entries of a preset may stand
+    /// before it.
+    fn as_written(&self, path: &PolicyPath, place: Option<Place>) -> PolicyPath {
+        let steps = path.steps();
+        let Some(at) = steps.iter().rposition(|step| matches!(step, PathStep::Index(_))) else {
+            return path.clone();
+        };
+        let list = PolicyPath::from_steps(steps[..at].to_vec());
+        let items = self.tree.at(&list).map(Node::items).unwrap_or_default();
+        let Some(index) = items.iter().position(|item| place.is_some_and(|place| item.holds(place))) else {
+            return path.clone();
+        };
+        let rest = steps[at + 1..].iter().cloned();
+        PolicyPath::from_steps(
+            steps[..at].iter().cloned().chain([PathStep::Index(index)]).chain(rest).collect(),
+        )
     }
 
     /// Whether a mistake is about a value that was left out because it, or an entry of it, could not be read: that was told,

@@ -226,7 +226,7 @@ fn parameters_cannot_leave_their_place() {
             assert!(says.default.is_none() || !says.required, "{name} {parameter}");
             for value in hostile {
                 // A whole domain is a host of its own; it is the only one with dots.
-                let domain = parameter == "domain" && ["a.evil.test", "a..b"].contains(&value);
+                let domain = parameter == "custom_domain" && ["a.evil.test", "a..b"].contains(&value);
                 assert!(domain || !says.allows(value), "{name} {parameter}: {value}");
             }
             for value in says.sample.iter().chain(&says.default) {
@@ -338,7 +338,11 @@ fn the_clients_own_paths_go_by_their_routes() {
     for (preset, method, path, route) in [
         ("stripe", "POST", "/v1/files", "files"),
         ("stripe", "GET", "/v1/customers/search", "search"),
+        ("stripe", "POST", "/v1/billing/meter_events", "meter-events"),
         ("onesignal", "POST", "/notifications", "notifications"),
+        ("onesignal", "DELETE", "/notifications/n1", "notifications"),
+        ("github", "POST", "/graphql", "graphql"),
+        ("google-gemini", "POST", "/v1beta/openai/chat/completions", "openai"),
         ("github", "POST", "/repos/o/r/releases/1/assets", "uploads"),
         ("sentry", "POST", "/api/1/envelope/", "ingest"),
         ("posthog", "POST", "/api/projects/1/query/", "queries"),
@@ -534,6 +538,14 @@ fn mistakes_are_told_in_the_policys_own_file() {
             "providers.p.limits[0].rate: a limit of zero",
         ),
         (
+            "preset: stripe, limits: [{ name: more, rate: 5/s }, { name: most, rate: 0/s }]",
+            "p.yaml:3:80: providers.p.limits[1].rate: a limit of zero",
+        ),
+        (
+            "preset: stripe, routes: [{ match: {}, limits: [{ name: more, rate: 0/s }] }]",
+            "p.yaml:3:75: providers.p.routes[0].limits[0].rate: a limit of zero",
+        ),
+        (
             "preset: stripe, routes: [{ name: \"preset:files\", match: {} }]",
             "another route of this provider has the same name",
         ),
@@ -543,6 +555,23 @@ fn mistakes_are_told_in_the_policys_own_file() {
         assert!(error.contains(told), "{provider}\n{error}");
         assert!(!error.contains("sk_live_") && !error.contains("preset stripe:"), "{error}");
         assert_eq!(error.matches("p.yaml").count(), 1, "one mistake, told once: {error}");
+    }
+    // A wrong parameter hides nothing else, and what a sample stands for is nobody's host.
+    for parameter in ["subdomain: a.b", "sub: b"] {
+        let wrong = format!(
+            "preset: zendesk, with: {{ {parameter} }}, retry: {{ attempts: 0 }}, credential: {{ secrt: env:K }}"
+        );
+        let text = format!("version: 1\nproviders:\n  p: {{ {wrong} }}\n  q: {{ {wrong} }}\n");
+        let error = compiled(&text).map(|_| ()).unwrap_err();
+        for told in [
+            "providers.p.with",
+            "providers.p.retry.attempts",
+            "providers.q.retry.attempts",
+            "credential.secrt",
+        ] {
+            assert!(error.contains(told), "{told}\n{error}");
+        }
+        assert!(!error.contains("host") && !error.contains("acme.zendesk"), "{error}");
     }
     let error = compiled("version: 1\ndefaults: { preset: stripe }\nproviders: {}").map(|_| ()).unwrap_err();
     assert!(error.contains("`preset` belongs to one provider"), "{error}");

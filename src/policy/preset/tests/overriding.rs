@@ -90,3 +90,22 @@ fn retry_of_a_route_over_a_provider_that_has_none_keeps_the_presets_hint() {
     assert_eq!(hint("{ attempts: 4, hint: null }"), None);
     assert_eq!(hint("{ hint: { header: x-own } }"), Some((3, "x-own".to_owned())));
 }
+
+/// A route's limit of the same name takes the place of the account's, and follows the account's parameter.
+#[test]
+fn meter_events_have_a_rate_of_their_own() {
+    let limits = |with: &str, path: &str| {
+        let policy = format!(
+            "version: 1\nproviders: {{ p: {{ preset: stripe, credential: none, with: {{ {with} }} }} }}"
+        );
+        let policy = compiled(&policy).unwrap();
+        let chosen = policy.route(0, &http::Method::POST, path).unwrap();
+        let limits = chosen.settings.settings.layers.limits.iter();
+        limits.map(|limit| format!("{} {}", limit.settings.name, limit.settings.rate)).collect::<Vec<_>>()
+    };
+    let events = "/v1/billing/meter_events";
+    assert_eq!(limits("", events), ["account 1000/s"]);
+    assert_eq!(limits("", "/v1/charges"), ["account 100/s"]);
+    assert_eq!(limits("mode: sandbox", events), ["account 25/s"]);
+    assert_eq!(limits("mode: sandbox, meter_events: live", events), ["account 1000/s"]);
+}
