@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use http::{HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value as Json, json};
 
 use super::explain_layers::{BUILT_IN, Origin, layers};
@@ -343,12 +343,17 @@ fn describe(location: &Location) -> String {
 
 /// Which of the given headers would be taken out.
 fn stripped(locations: &Locations, headers: &[String]) -> Vec<String> {
-    headers
-        .iter()
-        .filter_map(|line| HeaderName::from_bytes(line.split(':').next()?.trim().as_bytes()).ok())
-        .filter(|name| locations.owns_header(name))
-        .map(|name| name.to_string())
-        .collect()
+    let mut sent = HeaderMap::new();
+    for line in headers {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let name = HeaderName::from_bytes(name.trim().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value.trim())) {
+            sent.append(name, value);
+        }
+    }
+    let names: Vec<HeaderName> = sent.keys().cloned().collect();
+    locations.strip_headers(&mut sent);
+    names.iter().filter(|name| !sent.contains_key(*name)).map(ToString::to_string).collect()
 }
 
 /// Where the value of a key comes from: a line of the policy, or built in.
@@ -362,15 +367,8 @@ fn at_path(policy: &CompiledPolicy, effective: &Node, path: &PolicyPath) -> Stri
 
 /// A line of the policy, of its `defaults`, or of a preset, which has a name of its own.
 fn source(policy: &CompiledPolicy, at: Place) -> String {
-    let in_defaults = policy.source.tree.get("defaults").is_some_and(|defaults| holds(defaults, at));
+    let in_defaults = policy.source.tree.get("defaults").is_some_and(|defaults| defaults.holds(at));
     format!("{}{}", if in_defaults { "defaults " } else { "" }, place(policy, at))
-}
-
-/// Whether a value at this place is below the node.
-fn holds(node: &Node, at: Place) -> bool {
-    node.place == at
-        || node.items().iter().any(|item| holds(item, at))
-        || node.entries().iter().any(|entry| holds(&entry.value, at))
 }
 
 fn place(policy: &CompiledPolicy, place: Place) -> String {
@@ -383,10 +381,10 @@ fn for_people(explanation: &Json) -> String {
     let decision = text("decision");
     let shown = if decision == "denied" { style.bad(&decision) } else { style.good(&decision) };
     let mut out = format!("{} {}\n", style.bold(&shown), text("target"));
+    let mut lines: Vec<(String, String, String)> = Vec::new();
     let mut line = |name: &str, value: String, from: String| {
         if !value.is_empty() {
-            let from = if from.is_empty() { String::new() } else { format!("  {}", style.faint(&from)) };
-            out.push_str(&format!("  {name:<22} {value}{from}\n"));
+            lines.push((name.to_owned(), value, from));
         }
     };
     line("reason", text("reason"), text("at"));
@@ -402,8 +400,18 @@ fn for_people(explanation: &Json) -> String {
         line("  and the preset's", text("preset_route"), String::new());
         details(explanation, &mut line);
     }
+    // Few names are very long, and those stand out.
+    let names = lines.iter().map(|(name, ..)| name.len()).filter(|length| *length <= WIDEST);
+    let width = names.max().unwrap_or_default();
+    for (name, value, from) in lines {
+        let from = if from.is_empty() { String::new() } else { format!("  {}", style.faint(&from)) };
+        out.push_str(&format!("  {name:<width$} {value}{from}\n"));
+    }
     out
 }
+
+/// The widest column of names, in characters.
+const WIDEST: usize = 32;
 
 fn details(explanation: &Json, line: &mut impl FnMut(&str, String, String)) {
     let list = |value: Option<&Json>| {

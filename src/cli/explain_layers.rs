@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::policy::compiled::Route;
 use crate::policy::layers::{LayerSettings, Owned, Owner};
-use crate::policy::tree::{Node, Place, PolicyPath, Value};
+use crate::policy::tree::{Entry, Node, Place, PolicyPath, Value};
 use crate::resilience::circuit_breaker::{BreakerSettings, Fallback};
 use crate::resilience::fleet::FleetSettings;
 use crate::resilience::rate_limit::LimitSettings;
@@ -53,6 +53,25 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The fields that tell a quota, one set or several: each is written by somebody, key by key.
+    fn fields(&mut self, headers: Option<&Node>) {
+        let sets: Vec<(String, &[Entry])> = match headers.map(|headers| &headers.value) {
+            Some(Value::Mapping(keys)) => vec![("headers".to_owned(), keys)],
+            Some(Value::Sequence(sets)) => {
+                sets.iter().enumerate().map(|(at, set)| (format!("headers.{at}"), set.entries())).collect()
+            }
+            _ => Vec::new(),
+        };
+        if sets.is_empty() {
+            self.say("headers", "the IETF fields and Retry-After");
+        }
+        for (at, keys) in sets {
+            for key in keys {
+                self.say(&format!("{at}.{}", key.key), flow(&key.value));
+            }
+        }
+    }
+
     fn span(&mut self, key: &str, duration: Duration) {
         self.say(key, humantime::format_duration(duration).to_string());
     }
@@ -89,7 +108,7 @@ pub fn layers(
         let name = section.at.to_string();
         all.insert(name, Json::Object(section.values));
     };
-    add(quota(settings, origin));
+    add(quota(route, origin));
     add(concurrency(settings, origin));
     add(breaker(settings, origin));
     add(cache(settings, origin));
@@ -150,16 +169,14 @@ fn snake(value: &impl std::fmt::Debug) -> String {
     text
 }
 
-fn quota<'a>(settings: &LayerSettings, origin: Origin<'a>) -> Section<'a> {
+fn quota<'a>(route: &Route, origin: Origin<'a>) -> Section<'a> {
+    let settings = &route.settings.layers;
     let Some(quota) = settings.quota.as_ref().filter(|quota| quota.learn) else {
         return off("quota", origin);
     };
     let mut section = Section::new("quota", origin);
     section.say("reserve", quota.reserve.to_string());
-    let fields: Vec<String> = quota.fields.iter().map(ToString::to_string).collect();
-    let fields =
-        if fields.is_empty() { "the IETF fields and Retry-After".to_owned() } else { fields.join("; ") };
-    section.say("headers", fields);
+    section.fields(route.effective.get("quota").and_then(|quota| quota.get("headers")));
     section.say("bucket", quota.bucket.to_string());
     section.say("on_excess", word(&quota.on_excess));
     section.span("max_wait", quota.max_wait);
@@ -239,11 +256,11 @@ fn off<'a>(key: &str, origin: Origin<'a>) -> Section<'a> {
 fn retry<'a>(route: &Route, origin: Origin<'a>, source: &dyn Fn(Place) -> String) -> Section<'a> {
     let Some(retry) = &route.settings.layers.retry else { return off("retry", origin) };
     // Nothing is sent again, and what the provider calls its hint is still told to the app.
-    if let (Some(place), Some(hint)) = (route.hint_place, &retry.settings.hint) {
+    let kept = route.hint_place.zip(retry.settings.hint.as_ref());
+    let kept = kept.map(|(place, hint)| json!({ "value": hint.as_str(), "from": source(place) }));
+    if let (Some(hint), true) = (&kept, is_off(route, "retry")) {
         let mut section = off("retry", origin);
-        section
-            .values
-            .insert("hint.header".to_owned(), json!({ "value": hint.as_str(), "from": source(place) }));
+        section.values.insert("hint.header".to_owned(), hint.clone());
         return section;
     }
     let RetrySettings { attempts, on, methods, backoff, max_retry_after, budget, replay_buffer, hint } =
@@ -263,8 +280,12 @@ fn retry<'a>(route: &Route, origin: Origin<'a>, source: &dyn Fn(Place) -> String
     section.say("budget.ratio", budget.ratio.to_string());
     section.say("budget.min_per_second", budget.min_per_second.to_string());
     section.say("replay_buffer", format!("{replay_buffer} bytes"));
-    if let Some(hint) = hint {
-        section.say("hint.header", hint.as_str());
+    match (hint, kept) {
+        (_, Some(kept)) => {
+            section.values.insert("hint.header".to_owned(), kept);
+        }
+        (Some(hint), None) => section.say("hint.header", hint.as_str()),
+        (None, None) => section.say("hint", "none"),
     }
     section
 }

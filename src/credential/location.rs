@@ -2,11 +2,12 @@
 //!
 //! Removal covers the twins by which a server could still read the client's value: other letter case, underscore for
 //! hyphen (CGI servers see them as one), trailers; a query parameter in another case, percent-encoded, or as PHP and Rails
-//! read names (`api_key[]`, `api.key`, `api[key`); and beside a field such as `X-Api-Key` the parameter of its name.
+//! read names (`api_key[]`, `api.key`, `api[key`); and beside a field such as `X-Api-Key` the parameter of its name. What the client sent
+//! at the place and once more in `Authorization` (clients of Supabase do) is a dummy there too, and goes.
 
 use std::borrow::Cow;
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 
@@ -58,6 +59,9 @@ impl Locations {
 
     /// Takes out of the header section what the client sent at these places.
     pub fn strip_headers(&self, headers: &mut HeaderMap) {
+        if self.is_repeated(headers) {
+            headers.remove(AUTHORIZATION);
+        }
         for location in &self.0 {
             let Location::Header(owned) = location else { continue };
             headers.remove(owned);
@@ -69,6 +73,13 @@ impl Locations {
                 }
             }
         }
+    }
+
+    /// Whether what stands at one of these places stands in `Authorization` too, with or without the name of a scheme.
+    fn is_repeated(&self, headers: &HeaderMap) -> bool {
+        let Some(sent) = headers.get(AUTHORIZATION).map(without_scheme) else { return false };
+        let others = headers.iter().filter(|(name, _)| **name != AUTHORIZATION && self.owns_header(name));
+        others.into_iter().any(|(_, value)| !sent.is_empty() && without_scheme(value) == sent)
     }
 
     /// Whether a field of this name belongs to outgate; for trailers.
@@ -90,6 +101,11 @@ impl Locations {
         // The parts come from a valid target, so the shorter one is valid too.
         PathAndQuery::try_from(text).unwrap_or(target)
     }
+}
+
+/// What stands behind the name of a scheme (`Bearer`), or the whole.
+fn without_scheme(value: &HeaderValue) -> &[u8] {
+    value.as_bytes().rsplit(|byte| *byte == b' ').next().unwrap_or_default()
 }
 
 /// A query or form without the pairs that are `owned`; nothing where there are none.
@@ -170,14 +186,37 @@ mod tests {
     fn every_twin_of_a_header_goes() {
         let mut headers = HeaderMap::new();
         for name in ["X-Api-Key", "x_api_key", "X-API_KEY", "x-api-keys", "authorization"] {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "v".parse().unwrap());
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), "w".parse().unwrap());
+            for value in ["v", "w"] {
+                let value = if name == "authorization" { "other" } else { value };
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
         }
         locations().strip_headers(&mut headers);
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "x-api-keys"]);
         assert!(locations().owns_header(&HeaderName::from_static("x_api_key")));
+    }
+
+    #[test]
+    fn what_stands_in_authorization_too_goes_there_and_a_users_token_stays() {
+        let owned = Locations::new([Location::Header(HeaderName::from_static("apikey"))]);
+        for (key, authorization, stays) in [
+            ("dummy", "Bearer dummy", false),
+            ("dummy", "bearer  dummy", false),
+            ("dummy", "dummy", false),
+            ("dummy", "Bearer dummy-2", true),
+            ("dummy", "Bearer eyJ.user.token", true),
+            ("", "Bearer ", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("ApiKey".parse::<HeaderName>().unwrap(), key.parse().unwrap());
+            headers.insert(AUTHORIZATION, authorization.parse().unwrap());
+            headers.insert("x-other", key.parse().unwrap());
+            owned.strip_headers(&mut headers);
+            assert_eq!(headers.contains_key(AUTHORIZATION), stays, "{key} {authorization}");
+            assert!(!headers.contains_key("apikey") && headers.contains_key("x-other"));
+        }
     }
 
     #[test]

@@ -44,10 +44,17 @@ pub fn merge(base: &Node, over: &Node) -> Node {
     merge_nodes(base, over, Rules { lists: &LISTS, inside: &[("redact", &REDACT)] })
 }
 
-/// A preset laid over `defaults`: what the team has taken out of all requests is taken out of these too.
+/// A preset laid over `defaults`: what the team has taken out of all requests is taken out of these too. Keys for repetitions are
+/// no habit of a team: a preset says whether its provider honours them, and one that says nothing has a provider that does not.
 pub fn merge_preset(defaults: &Node, preset: &Node) -> Node {
     let inside = &[("redact", &REDACT as &[_]), ("headers", &REMOVE), ("query", &REMOVE)];
-    merge_nodes(defaults, preset, Rules { lists: &LISTS, inside })
+    merge_nodes(&without(defaults, "idempotency"), preset, Rules { lists: &LISTS, inside })
+}
+
+fn without(node: &Node, key: &str) -> Node {
+    let Value::Mapping(entries) = &node.value else { return node.clone() };
+    let kept = entries.iter().filter(|entry| entry.key != key).cloned();
+    Node { value: Value::Mapping(kept.collect()), place: node.place }
 }
 
 fn merge_nodes(base: &Node, over: &Node, lists: Rules) -> Node {
@@ -73,8 +80,8 @@ fn merge_entries(lower: &[Entry], upper: &[Entry], lists: Rules) -> Vec<Entry> {
 }
 
 fn merge_values(base: &Node, over: &Entry, rules: Rules) -> Node {
-    // A credential is one thing: a `bearer` over a `basic` is not both.
-    if over.key == "credential" {
+    // These are one thing: a `bearer` over a `basic` is not both, and neither is a bucket of a field over one of paths.
+    if matches!(over.key.as_str(), "credential" | "bucket") {
         return over.value.clone();
     }
     let rule = rules.lists.iter().find(|(key, _)| *key == over.key).map(|(_, rule)| *rule);
@@ -160,6 +167,7 @@ mod tests {
                 "{redact={path=[/a/* /b/*] query=[k]}}",
             ),
             ("redact: {path: [a]}", "redact: null", "{redact=null}"),
+            ("quota: {bucket: {paths: [a]}}", "quota: {bucket: {field: b}}", "{quota={bucket={field=b}}}"),
             ("headers: {remove: [a]}", "headers: {remove: [b]}", "{headers={remove=[b]}}"),
             // Only at the top: what lies deeper under the same name is another key.
             ("with: {limits: [a]}", "with: {limits: [b]}", "{with={limits=[b]}}"),
@@ -180,6 +188,8 @@ mod tests {
             ("query: {remove: [a]}", "query: {remove: [b]}", "{query={remove=[a b]}}"),
             ("redact: {path: [/a/*]}", "redact: {path: [/b/*]}", "{redact={path=[/a/* /b/*]}}"),
             ("headers: {set: {a: b}}", "headers: {set: {a: c}}", "{headers={set={a=c}}}"),
+            ("idempotency: {header: a}", "hosts: [b]", "{hosts=[b]}"),
+            ("idempotency: {header: a}", "idempotency: {field: /b}", "{idempotency={field=/b}}"),
         ] {
             assert_eq!(plain(&merge_preset(&read(defaults), &read(preset))), merged, "{defaults} | {preset}");
         }

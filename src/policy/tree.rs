@@ -123,6 +123,13 @@ impl Node {
         }
     }
 
+    /// Whether a value at this place is this one or lies below it.
+    pub fn holds(&self, place: Place) -> bool {
+        self.place == place
+            || self.items().iter().any(|item| item.holds(place))
+            || self.entries().iter().any(|entry| entry.value.holds(place))
+    }
+
     /// The elements of a list; none where the node is no list.
     pub fn items(&self) -> &[Node] {
         match &self.value {

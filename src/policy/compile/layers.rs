@@ -11,7 +11,7 @@ use crate::policy::diagnostic::{Diagnostic, Diagnostics};
 use crate::policy::layers::{LayerSettings, Owned, Owner};
 use crate::policy::schema::ProviderConfig;
 use crate::policy::switch::Switch;
-use crate::policy::tree::{Node, Place, PolicyPath};
+use crate::policy::tree::{Node, Place, PolicyPath, Step as PathStep};
 use crate::resilience::circuit_breaker::Fallback;
 use crate::resilience::key::Per;
 use crate::resilience::mistake::{Mistake, Mistakes, Step};
@@ -131,13 +131,31 @@ impl Compiler<'_> {
             if follows || self.mistakes.knows(place, &mistake.message) {
                 continue;
             }
-            let told = Diagnostic::new(place, below(at.path), mistake.message);
+            let told = Diagnostic::new(place, self.as_written(&below(at.path), place), mistake.message);
             self.mistakes.push(match mistake.hint {
                 Some(hint) => told.hint(hint),
                 None => told,
             });
         }
         settings
+    }
+
+    /// The path with the index that an entry of a list has where it was written: in the merged text the entries of a preset may stand
+    /// before it.
+    fn as_written(&self, path: &PolicyPath, place: Option<Place>) -> PolicyPath {
+        let steps = path.steps();
+        let Some(at) = steps.iter().rposition(|step| matches!(step, PathStep::Index(_))) else {
+            return path.clone();
+        };
+        let list = PolicyPath::from_steps(steps[..at].to_vec());
+        let items = self.tree.at(&list).map(Node::items).unwrap_or_default();
+        let Some(index) = items.iter().position(|item| place.is_some_and(|place| item.holds(place))) else {
+            return path.clone();
+        };
+        let rest = steps[at + 1..].iter().cloned();
+        PolicyPath::from_steps(
+            steps[..at].iter().cloned().chain([PathStep::Index(index)]).chain(rest).collect(),
+        )
     }
 
     /// Whether a mistake is about a value that was left out because it, or an entry of it, could not be read: that was told,
@@ -154,10 +172,11 @@ impl Compiler<'_> {
     fn retry(&mut self, config: &ProviderConfig, at: At<'_>) -> Option<RetrySettings> {
         match &config.retry {
             None => Some(self.told(at, "retry", |mistakes| RetryConfig::default().compile(mistakes))),
-            Some(Switch::Off) => hint_alone(at.written.below),
-            Some(switch) => {
-                self.layer(Some(switch), at, "retry", |config, mistakes| config.compile(mistakes))
-            }
+            Some(Switch::Off) => hint_alone(at.written),
+            Some(switch) => self.layer(Some(switch), at, "retry", |config, mistakes| {
+                let hint = hint_below(at.written).and_then(read_retry).and_then(|below| below.hint);
+                RetryConfig { hint: hint.or_else(|| config.hint.clone()), ..config.clone() }.compile(mistakes)
+            }),
         }
     }
 
@@ -347,17 +366,28 @@ fn burst_for(cost: u32, rate: u32) -> String {
 
 /// Where the hint stands that counts though `retry: off` was written above it.
 pub(super) fn place_of_hint(written: Written<'_>) -> Option<Place> {
-    let off = written.effective.get("retry")?.as_str() == Some("off");
-    let hint = written.below.iter().find_map(|node| node.get("retry")?.get("hint"));
-    hint.filter(|_| off).map(|hint| hint.get("header").unwrap_or(hint).place)
+    let hint = hint_below(written)?.get("hint")?;
+    Some(hint.get("header").unwrap_or(hint).place)
+}
+
+/// The `retry` below whose hint counts, because the one that counts says nothing of it: `retry: off` was written between, by the one that
+/// counts or below it. `hint: null` says something.
+fn hint_below<'a>(written: Written<'a>) -> Option<&'a Node> {
+    if written.effective.get("retry")?.get("hint").is_some() {
+        return None;
+    }
+    written.below.iter().filter_map(|node| node.get("retry")).find(|retry| retry.get("hint").is_some())
+}
+
+/// What is wrong there is told where it is written.
+fn read_retry(retry: &Node) -> Option<RetryConfig> {
+    salvage::<RetryConfig>(retry, &PolicyPath::root(), &mut Diagnostics::new())
 }
 
 /// `retry: off` sends nothing again. Where what lies below knows the provider's hint, one attempt is left of it all: the app's
 /// SDK has to hear all the same that it must not repeat what may have acted.
-fn hint_alone(below: &[&Node]) -> Option<RetrySettings> {
-    let told = below.iter().filter_map(|node| node.get("retry")).find(|retry| retry.get("hint").is_some())?;
-    // What is wrong there is told where it is written.
-    let config = salvage::<RetryConfig>(told, &PolicyPath::root(), &mut Diagnostics::new())?;
+fn hint_alone(written: Written<'_>) -> Option<RetrySettings> {
+    let config = hint_below(written).and_then(read_retry)?;
     let settings = RetryConfig { attempts: Some(1), ..config }.compile(&mut Mistakes::default());
     settings.hint.is_some().then_some(settings)
 }

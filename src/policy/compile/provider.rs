@@ -79,8 +79,10 @@ impl Compiler<'_> {
             // One whose preset was refused has been told, and lacks what it would have from it.
             let Ok(preset) = presets.of(&entry.key) else { continue };
             let text = Texts::of(defaults, preset, &entry.value);
-            if let Some(provider) = self.provider(entry, &text, &path, addresses) {
-                providers.push(Arc::new(provider));
+            let provider = self.provider(entry, &text, &path, addresses);
+            // What a sample came to has hosts that nobody meant, and only what is wrong with the rest was asked for.
+            if preset.is_none_or(|preset| !preset.of_samples) {
+                providers.extend(provider.map(Arc::new));
             }
         }
         providers

@@ -20,6 +20,9 @@ pub struct Applied {
     pub routes: Vec<Node>,
     /// How the credential may be written, where the provider wants one and the policy gives none.
     pub credential_hint: Option<String>,
+    /// Samples stand for parameters that are missing or wrong, which was told: so that what else is wrong with the provider is told
+    /// with it. Nobody may use what it comes to.
+    pub of_samples: bool,
 }
 
 /// What the presets of a policy come to.
@@ -132,7 +135,9 @@ impl Provider<'_> {
         };
         let source = self.sources.add(title(name));
         let preset = Preset::read(text, source, self.mistakes)?;
-        let fillings = self.parameters(&preset)?;
+        let before = self.mistakes.len();
+        let fillings = self.parameters(&preset);
+        let of_samples = self.mistakes.len() > before;
         let mut base = fill(&preset.base, &fillings)?;
         let removal = Removal::of(&base, self.defaults, self.value);
         removal.in_base(&mut base);
@@ -142,7 +147,7 @@ impl Provider<'_> {
         let credential_hint =
             preset.credential_forms(false).first().filter(|_| wants).map(|(form, _)| format!("`{form}`"));
         let own = removal.in_own(self.value);
-        Some((own, credentials, Applied { name: name.to_owned(), base, routes, credential_hint }))
+        Some((own, credentials, Applied { name: name.to_owned(), base, routes, credential_hint, of_samples }))
     }
 
     fn credentials(&mut self, preset: &Preset, fillings: &Fillings) -> Credentials {
@@ -176,9 +181,8 @@ impl Provider<'_> {
         }
     }
 
-    /// The values of the preset's parameters; none where one is wrong or missing.
-    fn parameters(&mut self, preset: &Preset) -> Option<Fillings> {
-        let before = self.mistakes.len();
+    /// The values of the preset's parameters; a sample where one is wrong or missing, which is told.
+    fn parameters(&mut self, preset: &Preset) -> Fillings {
         let parameters = &preset.header.parameters;
         let with = self.value.get("with").filter(|node| !matches!(node.value, Value::Null));
         let path = self.path.key("with");
@@ -197,17 +201,17 @@ impl Provider<'_> {
                     Some(text) => {
                         words.insert(name.as_str(), text.to_owned());
                     }
-                    None => self.tell(
-                        Some(given),
-                        &path.key(name),
-                        "not a value of this parameter",
-                        parameter.looks_like(),
-                    ),
+                    None => {
+                        let hint = parameter.looks_like();
+                        self.tell(Some(given), &path.key(name), "not a value of this parameter", hint);
+                        words.extend(parameter.any_value().map(|word| (name.as_str(), word)));
+                    }
                 },
                 None if parameter.required => {
                     let sample = parameter.sample.as_deref().unwrap_or("...");
                     let message = format!("the preset needs `{name}`: {}", parameter.description);
                     self.tell(with, &path, &message, format!("`with: {{ {name}: {sample} }}`"));
+                    words.extend(parameter.any_value().map(|word| (name.as_str(), word)));
                 }
                 None => {
                     words.extend(parameter.default.clone().map(|word| (name.as_str(), word)));
@@ -220,8 +224,7 @@ impl Provider<'_> {
                 words.insert(name, word);
             }
         }
-        let fillings = self.meanings(parameters, &words);
-        (self.mistakes.len() == before).then_some(fillings)
+        self.meanings(parameters, &words)
     }
 
     /// What the words mean. A meaning may name other parameters, which then must have a value.
@@ -247,7 +250,7 @@ impl Provider<'_> {
                     if value.is_none() {
                         missing = Some(other.to_owned());
                     }
-                    value
+                    value.or_else(|| parameters.get(other)?.any_value())
                 })
             };
             let filling = match meaning {
@@ -297,6 +300,12 @@ impl Parameter {
             Some(pattern) => pattern.matches(value),
             None => self.values.contains_key(value),
         }
+    }
+
+    /// Some value that may be given.
+    fn any_value(&self) -> Option<String> {
+        let word = self.default.as_ref().or(self.sample.as_ref()).or_else(|| self.values.keys().next());
+        word.cloned()
     }
 
     /// What a value looks like, for people.

@@ -158,10 +158,10 @@ async fn run(
     }
 }
 
-/// The method and the first three segments of the path: as deep as APIs name what they count.
+/// The first three segments of the path: as deep as most APIs name what they count.
 fn beginning(request: &EgressRequest) -> String {
     let segments = request.path_and_query.path().split('/').skip(1).take(3);
-    segments.fold(request.method.as_str().to_owned(), |text, segment| text + "/" + segment)
+    segments.fold(String::new(), |text, segment| text + "/" + segment)
 }
 
 impl Route {
@@ -178,11 +178,11 @@ impl Route {
                 let names = [credential, tenant, host, "route", &self.source.route];
                 (self.entry_of_route(request, names, now), None)
             }
-            Bucket::Path => {
-                // Hashed, because its name is shown, and a path may hold a secret.
-                let part = format!("{:016x}", stable_hash(&beginning(request)));
-                let names = [credential, tenant, host, "path", &part];
-                (self.entry(Key::of(&names), names, now), None)
+            Bucket::Path => (self.entry_of_path(beginning(request), request, now), None),
+            Bucket::Templates(templates) => {
+                let path = request.path_and_query.path();
+                let name = templates.iter().find_map(|template| template.name(path));
+                (self.entry_of_path(name.unwrap_or_else(|| beginning(request)), request, now), None)
             }
             Bucket::Field(_) => {
                 let part = request.exchange.bucket().map_or("", |name| name);
@@ -220,6 +220,14 @@ impl Route {
         let key = Key::of(&names);
         self.recent.store(Some(Arc::new(Recent { choice, host: host.clone(), key })));
         self.entry(key, names, now)
+    }
+
+    /// The entry of a method and a name of paths. Hashed, because it is shown, and a path may hold a secret.
+    fn entry_of_path(&self, name: String, request: &EgressRequest, now: Instant) -> Arc<Entry> {
+        let [credential, tenant] = self.source.credential_names(request);
+        let part = format!("{:016x}", stable_hash(&(name + request.method.as_str())));
+        let names = [credential, tenant, request.target.host.as_str(), "path", &part];
+        self.entry(Key::of(&names), names, now)
     }
 
     /// The entry of credential, tenant, host, and the part of the host that the quota covers.

@@ -50,10 +50,17 @@ fn places_of(yaml: &Value) -> BTreeSet<String> {
                 fields.into_iter().map(|field| format!("header {}", lower(&field["name"]))).collect()
             }
             "query" => vec![format!("query {}", spec["name"].as_str().unwrap())],
-            "body" => vec![format!("body {}", spec["field"].as_str().unwrap())],
+            "body" => fields_of(spec).into_iter().map(|field| format!("body {field}")).collect(),
             _ => vec![kind.clone()],
         })
         .collect()
+}
+
+/// The fields that a way writes into bodies.
+fn fields_of(body: &Value) -> Vec<&str> {
+    let all = body["fields"].as_array().cloned().unwrap_or_default().len();
+    let many = (0..all).filter_map(|at| body["fields"][at]["field"].as_str());
+    body["field"].as_str().into_iter().chain(many).collect()
 }
 
 #[test]
@@ -73,7 +80,7 @@ fn fields_of_what_is_posted_are_those_of_the_facts() {
         for body in bodies.clone() {
             check("posted", body["methods"] == serde_json::json!(["POST"]));
         }
-        let own = bodies.map(|body| body["field"].as_str().unwrap().to_owned()).collect();
+        let own = bodies.flat_map(fields_of).map(str::to_owned).collect();
         same_sets("posted", own, set(fact, "posted"), check);
     });
 }

@@ -81,3 +81,35 @@ async fn what_a_preset_masks_is_not_in_the_log() {
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
+
+/// Keys of the app's own that stand in fields are not in the log either, and reach the provider: it is the app that encrypts with them.
+#[tokio::test]
+async fn keys_that_encrypt_are_not_in_the_log() {
+    const KEY: &str = "c2hvd24tdG8tbm9ib2R5LTI=";
+    let named = [
+        ("aws-s3", "x-amz-server-side-encryption-customer-key"),
+        ("aws-s3", "x-amz-copy-source-server-side-encryption-customer-key"),
+        ("google-cloud-storage", "x-goog-encryption-key"),
+    ];
+    let facts = facts();
+    for (preset, field) in named {
+        let elsewhere = list(&facts[preset], "secrets_elsewhere").join(" ");
+        assert!(elsewhere.contains(field) || elsewhere.contains("its copy-source twin"), "{elsewhere}");
+    }
+    let mock = Mock::start(HashMap::new()).await;
+    let presets: BTreeSet<&str> = named.iter().map(|(preset, _)| *preset).collect();
+    let policy: String =
+        presets.iter().map(|preset| provider(preset, preset, &facts[*preset], "none", "")).collect();
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let policy = format!("telemetry: {{ query: redacted }}\nproviders:\n{policy}")
+        .replace("{origin}", &mock.origin.address.to_string());
+    let proxy = crate::support::proxy::Proxy::start_in(dir, &policy).await;
+    for (preset, field) in named {
+        let path = format!("/b/o?X-Amz-Security-Token={KEY}&x=shown");
+        let got = ask(&proxy, "GET", preset, &path, field, &format!("{field}: {KEY}\r\n"), "").await;
+        assert_eq!(got.status, 200, "{field}: {got:?}");
+        assert_eq!(mock.seen(field)[0].header(field), Some(KEY));
+    }
+    let log = format!("{:?}", proxy.records(named.len()).await);
+    assert!(!log.contains(KEY) && log.contains("x=shown"), "{log}");
+}

@@ -6,12 +6,15 @@
 
 mod answers;
 mod at_a_time;
+mod bodies;
 mod compare;
 mod data;
 mod masked;
 mod quota;
+mod refused;
 mod rows;
 mod tokens;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -23,6 +26,7 @@ use outgate::pipeline::reload::read;
 use outgate::policy::preset::{Preset, names};
 use serde_json::{Map, Value};
 
+use self::ways::{KEY_ID, Way};
 use crate::support::CANARY;
 use crate::support::client::{Got, local_request};
 use crate::support::origin::{Answer, HttpOrigin, Seen, text};
@@ -30,6 +34,8 @@ use crate::support::proxy::Proxy;
 
 /// What the app sends where its credential would stand.
 const DUMMY: &str = "app-dummy-credential";
+/// What the mock answers to a request that lacks its credential.
+const NO_CREDENTIAL: &str = "the mock wants its credential";
 /// How long the mock asks to wait.
 const WAIT: u64 = 60;
 
@@ -85,12 +91,14 @@ fn provider(name: &str, preset: &str, fact: &Value, credential: &str, keys: &str
     )
 }
 
-/// One case: what the provider answers first, and what was asked of it.
+/// One case: what the provider answers first to a request with its credential.
 #[derive(Clone, Default)]
 struct Case {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
+    /// The credential that it wants.
+    way: Option<Way>,
 }
 
 /// The mock.
@@ -104,13 +112,17 @@ impl Mock {
         let cases = Arc::new(cases);
         let origin = HttpOrigin::with(None, move |seen: Seen| {
             let case = seen.header("x-case").unwrap_or_default().to_owned();
+            let known = cases.get(&case);
+            if known.is_some_and(|case| case.way.as_ref().is_some_and(|way| !way.is_borne_by(&seen))) {
+                return text(401, NO_CREDENTIAL);
+            }
             let first = {
                 let mut asked = asked.lock().unwrap();
                 let count = asked.entry(case.clone()).or_default();
                 *count += 1;
                 *count == 1
             };
-            match cases.get(&case).filter(|_| first) {
+            match known.filter(|_| first) {
                 Some(case) => case.answer(),
                 None => text(200, "{}"),
             }
@@ -127,7 +139,9 @@ impl Mock {
     /// outgate in front of it.
     async fn proxy(&self, providers: &str) -> Proxy {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("secret"), CANARY).unwrap();
+        for (file, text) in [("secret", CANARY), ("stale", "the-stale-key-of-before"), ("id", KEY_ID)] {
+            std::fs::write(dir.path().join(file), text).unwrap();
+        }
         let policy = format!("providers:\n{providers}").replace("{origin}", &self.origin.address.to_string());
         Proxy::start_in(Arc::new(dir), &policy).await
     }
@@ -147,17 +161,32 @@ impl Case {
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             headers.push(("content-type".to_owned(), "application/json".to_owned()));
         }
-        Self { status: u16::try_from(row["status"].as_u64().unwrap()).unwrap(), headers, body }
+        let status = u16::try_from(row["status"].as_u64().unwrap()).unwrap();
+        Self { status, headers, body, way: None }
+    }
+
+    /// The same of a provider that wants this credential.
+    fn wants(self, way: &Way) -> Self {
+        Self { way: Some(way.clone()), ..self }
     }
 
     fn answer(&self) -> Answer {
         let mut answer = text(self.status, &self.body.clone());
         for (name, value) in &self.headers {
+            let value = value.strip_prefix(IN_A_WHILE).map_or_else(|| value.clone(), in_a_while);
             let name = http::HeaderName::from_bytes(name.as_bytes()).unwrap();
             answer.headers_mut().insert(name, value.parse().unwrap());
         }
         answer
     }
+}
+
+/// What stands for a time [`WAIT`] seconds after the answer, before the name of its format.
+const IN_A_WHILE: &str = "in a while: ";
+
+/// A field's value that says so when the answer is sent.
+fn told_later(format: &str) -> String {
+    format!("{IN_A_WHILE}{format}")
 }
 
 /// "In [`WAIT`] seconds", as a provider writes it.
@@ -201,6 +230,9 @@ fn path_of<'a>(fact: &'a Value, row: &'a Value) -> &'a str {
 fn is_low(fact: &Value) -> bool {
     fact["confidence"] == "low"
 }
+
+/// The fields of a request with a JSON body.
+const JSON: &str = "content-type: application/json\r\n";
 
 /// Whether an answer that means this proves that nothing was done.
 fn acted(row: &Value) -> bool {
@@ -272,8 +304,16 @@ async fn the_credential_goes_to_its_place() {
         assert!(!at.is_empty(), "{name}: not at one of {places:?}: {seen:?}");
         // An SDK may send its key where another way of the credential stands.
         for place in &places {
-            let own = fact["passes"][*place].is_string() || !field_of(place, &seen).contains(DUMMY);
-            assert!(own, "{name}: the app's own arrives at `{place}`: {seen:?}");
+            let arrives = field_of(place, &seen).contains(DUMMY);
+            assert!(!arrives, "{name}: the app's own arrives at `{place}`: {seen:?}");
+        }
+        let passes = places.iter().filter(|place| fact["passes"][**place].is_string());
+        for place in passes.filter(|place| !at.contains(place)) {
+            let lines = lines.replace(&format!("Bearer {DUMMY}"), "Bearer of-a-user");
+            let got = ask(&proxy, "GET", name, &path, name, &lines, "").await;
+            let seen = mock.seen(name).pop().unwrap();
+            let stays = field_of(place, &seen) == "Bearer of-a-user" && stands_at(at[0], &seen);
+            assert!(got.status == 200 && stays, "{name}: {seen:?}");
         }
         for place in at {
             // Nor at the parameter that has the field's name, where nobody means another thing by it.

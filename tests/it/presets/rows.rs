@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{acted, facts, list, path_of};
 
 /// A row's place in a preset: the route's name, empty for the preset as a whole, and the row's number.
-type Place = (String, usize);
+pub(super) type Place = (String, usize);
 
 /// What one row was seen to be met by.
 #[derive(Default)]
@@ -150,13 +150,16 @@ fn all_rows(yaml: &Value) -> Vec<(Place, Value)> {
 
 /// The rows that a request's answer is held against, in their order: those of the first route that it matches stand before
 /// the preset's.
-fn rows_of(yaml: &Value, method: &str, path: &str) -> Vec<(Place, Value)> {
-    let route = routes(yaml).find(|route| {
-        let methods = list(&route["match"], "methods");
-        (methods.is_empty() || methods.contains(&method)) && is_at(route["match"]["path"].as_str(), path)
-    });
+pub(super) fn rows_of(yaml: &Value, method: &str, path: &str) -> Vec<(Place, Value)> {
+    let route = routes(yaml).find(|route| is_for(route, method, path));
     let own = route.map(|route| rows_in(route, route["name"].as_str().unwrap()));
     own.into_iter().flatten().chain(rows_in(yaml, "")).collect()
+}
+
+/// Whether a route is for a request.
+pub(super) fn is_for(route: &Value, method: &str, path: &str) -> bool {
+    let methods = list(&route["match"], "methods");
+    (methods.is_empty() || methods.contains(&method)) && is_at(route["match"]["path"].as_str(), path)
 }
 
 /// Whether a path is one of a pattern's: `*` is a segment, `/**` at the end whatever follows.
@@ -182,7 +185,7 @@ fn is_in(status: u64, wanted: &Value) -> bool {
 }
 
 /// Whether an answer is what a row is about.
-fn meets(when: &Value, answer: &Value) -> bool {
+pub(super) fn meets(when: &Value, answer: &Value) -> bool {
     let status = answer["status"].as_u64().unwrap();
     let body = match &answer["body"] {
         Value::Null => String::new(),

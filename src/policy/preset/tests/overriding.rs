@@ -50,3 +50,62 @@ fn every_preset_gives_way_key_by_key() {
         }
     }
 }
+
+/// Keys in `defaults` are for providers without a preset: whether they are honoured is what a preset knows.
+#[test]
+fn keys_of_defaults_make_nothing_repeatable_where_a_preset_knows_better() {
+    let defaults = "defaults: { idempotency: { header: Idempotency-Key, methods: [POST], add: true } }\n";
+    for (name, preset) in all() {
+        let with = &with_each(&preset)[0];
+        let routes = |defaults: &str| {
+            let policy = format!(
+                "version: 1\n{defaults}providers:\n  p: {{ preset: {name}, with: {{ {with} }}, credential: none }}\n"
+            );
+            let provider =
+                compiled(&policy).unwrap_or_else(|told| panic!("{name}: {told}")).providers.remove(0);
+            provider.routes.iter().map(|route| route.settings.layers.idempotency.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(routes(defaults), routes(""), "{name}");
+    }
+    let own = "providers: { p: { hosts: [a.example] } }\n";
+    let policy = compiled(&format!("version: 1\n{defaults}{own}")).unwrap();
+    assert!(policy.providers[0].routes[0].settings.layers.idempotency.is_some(), "without a preset");
+}
+
+/// What says no to a repetition is not lost behind a switch.
+#[test]
+fn retry_of_a_route_over_a_provider_that_has_none_keeps_the_presets_hint() {
+    let hint = |retry: &str| {
+        let policy = format!(
+            "version: 1\nproviders:\n  p:\n    preset: stripe\n    credential: none\n    retry: off\n    routes: [{{ match: {{ path: /a }}, retry: {retry} }}]\n"
+        );
+        let policy = compiled(&policy).unwrap();
+        let chosen = policy.route(0, &http::Method::GET, "/a").unwrap();
+        let retry = chosen.settings.settings.layers.retry.clone();
+        retry.and_then(|retry| retry.settings.hint.map(|hint| (retry.settings.attempts, hint.to_string())))
+    };
+    let stripe = |attempts| Some((attempts, "stripe-should-retry".to_owned()));
+    assert_eq!(hint("{ attempts: 4 }"), stripe(4));
+    assert_eq!(hint("off"), stripe(1));
+    assert_eq!(hint("{ attempts: 4, hint: null }"), None);
+    assert_eq!(hint("{ hint: { header: x-own } }"), Some((3, "x-own".to_owned())));
+}
+
+/// A route's limit of the same name takes the place of the account's, and follows the account's parameter.
+#[test]
+fn meter_events_have_a_rate_of_their_own() {
+    let limits = |with: &str, path: &str| {
+        let policy = format!(
+            "version: 1\nproviders: {{ p: {{ preset: stripe, credential: none, with: {{ {with} }} }} }}"
+        );
+        let policy = compiled(&policy).unwrap();
+        let chosen = policy.route(0, &http::Method::POST, path).unwrap();
+        let limits = chosen.settings.settings.layers.limits.iter();
+        limits.map(|limit| format!("{} {}", limit.settings.name, limit.settings.rate)).collect::<Vec<_>>()
+    };
+    let events = "/v1/billing/meter_events";
+    assert_eq!(limits("", events), ["account 1000/s"]);
+    assert_eq!(limits("", "/v1/charges"), ["account 100/s"]);
+    assert_eq!(limits("mode: sandbox", events), ["account 25/s"]);
+    assert_eq!(limits("mode: sandbox, meter_events: live", events), ["account 1000/s"]);
+}

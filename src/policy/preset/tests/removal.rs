@@ -132,3 +132,26 @@ fn what_defaults_take_out_stays_out_on_every_route() {
     let own = format!("{without}    headers: {{ remove: [x-own] }}\n");
     assert_eq!(removed(&own, "retry: off").0, "cookie sid x-own");
 }
+
+/// `null` takes a preset's list back as it does with every other key; an empty list adds nothing to it.
+#[test]
+fn null_takes_back_what_a_preset_takes_out() {
+    let removed = |provider: &str, route: &str| {
+        let policy = format!(
+            "version: 1\nproviders:\n  d:\n    preset: datadog\n    credential: {{ api_key: env:K }}\n{provider}    routes: [{{ name: r, match: {{ path: /x }}, {route} }}]\n"
+        );
+        let provider = compiled(&policy).unwrap().providers.remove(0);
+        let of = |name: &str| {
+            let settings = &provider.routes.iter().find(|route| &*route.name == name).unwrap().settings;
+            (settings.headers.remove.len(), settings.query_remove.len())
+        };
+        (of("r"), of("default"))
+    };
+    let (_, (fields, parameters)) = removed("", "retry: off");
+    assert!(fields > 0 && parameters > 0);
+    let null = "    headers: { remove: null }\n    query: { remove: null }\n";
+    assert_eq!(removed(null, "retry: off"), ((0, 0), (0, 0)));
+    assert_eq!(removed("", "headers: { remove: null }"), ((0, parameters), (fields, parameters)));
+    let empty = "    headers: { remove: [] }\n    query: { remove: [] }\n";
+    assert_eq!(removed(empty, "retry: off").1, (fields, parameters));
+}

@@ -7,13 +7,15 @@ use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
+use super::template::Template;
 use crate::resilience::mistake::Mistakes;
 use crate::resilience::pointer::Pointer;
 use crate::resilience::responses::config::header_name;
 
 /// What `bucket` may be.
-const BUCKETS: &str =
-    "`host`, `route`, `path`, `{ header: X-RateLimit-Resource }`, or `{ field: /model }` of the request";
+const BUCKETS: &str = "`host`, `route`, `path`, `{ header: X-RateLimit-Resource }`, `{ field: /model }` of the request, or `{ paths: [\"/users/*/{part}\"] }`";
+/// Templates of one provider or route: each is compared with every request.
+const MOST_TEMPLATES: usize = 64;
 
 /// `bucket:` what one quota covers.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ pub enum BucketConfig {
     Named(BucketName),
 }
 
-/// What names a bucket; one of the two.
+/// What names a bucket; one of the three.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BucketName {
@@ -37,6 +39,10 @@ pub struct BucketName {
     /// The text in the JSON body of the request that names it, as a JSON Pointer through maps (`/model`). It is looked for in the
     /// first 64 KiB, and shown in `/status` and metrics. Without one the request is of the host's bucket. Default: none.
     pub field: Option<String>,
+    /// Templates of paths, of which the first that fits names it, with the method: `*` is a segment that does not count (an id),
+    /// `{word}` one that does, `{word}:*` one that counts up to its last colon, and `/**` at the end is whatever follows:
+    /// `["/users/*/{part}/**"]`. A path that none fits is named by its first three segments. Default: none.
+    pub paths: Option<Vec<String>>,
 }
 
 impl<'de> Deserialize<'de> for BucketConfig {
@@ -87,6 +93,8 @@ pub enum Bucket {
     Header(HeaderName),
     /// Named by a text in the JSON body of the request.
     Field(Pointer),
+    /// One for each method and name that a template makes of a path.
+    Templates(Box<[Template]>),
 }
 
 impl fmt::Display for Bucket {
@@ -97,6 +105,10 @@ impl fmt::Display for Bucket {
             Self::Path => f.write_str("path"),
             Self::Header(name) => write!(f, "header {name}"),
             Self::Field(pointer) => write!(f, "field {} of the request", pointer.as_str()),
+            Self::Templates(templates) => match &**templates {
+                [only] => write!(f, "path {only}"),
+                all => write!(f, "path, by the first of {} templates that fits", all.len()),
+            },
         }
     }
 }
@@ -114,9 +126,9 @@ impl BucketConfig {
 
 impl BucketName {
     fn compile(&self, mistakes: &mut Mistakes) -> Option<Bucket> {
-        match (&self.header, &self.field) {
-            (Some(name), None) => header_name(name, "bucket.header", mistakes).map(Bucket::Header),
-            (None, Some(text)) => {
+        match (&self.header, &self.field, &self.paths) {
+            (Some(name), None, None) => header_name(name, "bucket.header", mistakes).map(Bucket::Header),
+            (None, Some(text), None) => {
                 let pointer = Pointer::parse(text).filter(|pointer| pointer.keys().is_some());
                 if pointer.is_none() {
                     let message = "not a JSON Pointer (RFC 6901) that leads through maps to one place";
@@ -124,13 +136,38 @@ impl BucketName {
                 }
                 pointer.map(Bucket::Field)
             }
-            (header, _) => {
-                let both = "a bucket is named by the answers or by the request, not by both";
-                let none = "nothing says what names the bucket";
-                let message = if header.is_some() { both } else { none };
-                mistakes.hint("bucket", message, "`header` or `field`");
+            (None, None, Some(texts)) => Some(Bucket::Templates(templates(texts, mistakes))),
+            (None, None, None) => {
+                mistakes.hint("bucket", "nothing says what names the bucket", "`header`, `field` or `paths`");
+                None
+            }
+            _ => {
+                let message = "a bucket is named by the answers, by the request's body or by its path, not by two of them";
+                mistakes.hint("bucket", message, "`header`, `field` or `paths`");
                 None
             }
         }
     }
+}
+
+fn templates(texts: &[String], mistakes: &mut Mistakes) -> Box<[Template]> {
+    if texts.is_empty() || texts.len() > MOST_TEMPLATES {
+        let hint = "`bucket: path` needs none";
+        mistakes.hint("bucket.paths", format!("one to {MOST_TEMPLATES} templates"), hint);
+    }
+    let mut templates = Vec::with_capacity(texts.len().min(MOST_TEMPLATES));
+    for (index, text) in texts.iter().enumerate().take(MOST_TEMPLATES) {
+        let at = format!("bucket.paths[{index}]");
+        match Template::parse(text) {
+            Ok(template) if templates.contains(&template) => {
+                mistakes.add(&at, "in the list already");
+            }
+            Ok(template) => templates.push(template),
+            Err(fault) => {
+                let hint = "such as `/users/*/{part}/**`";
+                mistakes.hint(&at, fault.to_string(), hint);
+            }
+        }
+    }
+    templates.into()
 }

@@ -3,6 +3,7 @@
 mod bucket;
 mod field_set;
 mod reserve;
+mod template;
 
 pub use bucket::{Bucket, BucketConfig};
 pub use field_set::{FieldSet, HeadersConfig, LeftField, ResetField};
@@ -34,7 +35,8 @@ pub struct QuotaConfig {
     /// Default: none; the IETF `RateLimit` fields and `Retry-After` are always read.
     pub headers: Option<HeadersConfig>,
     /// What one quota covers, with the credential: `host`, `route`, `path` (the method and the first three segments of the
-    /// path), `{ header: X-RateLimit-Resource }`, or `{ field: /model }` of a JSON request. Default: `host`.
+    /// path), `{ header: X-RateLimit-Resource }`, `{ field: /model }` of a JSON request, or templates of paths
+    /// (`{ paths: ["/users/*/{part}"] }`). Default: `host`.
     pub bucket: Option<BucketConfig>,
     /// What happens to a request while the quota is held: `wait` or `reject` (429). Default: `wait`.
     pub on_excess: Option<QuotaExcess>,
@@ -238,8 +240,13 @@ mode: shadow
             ("bucket: { field: model }", "not a JSON Pointer"),
             ("bucket: { field: '' }", "not a JSON Pointer"),
             ("bucket: { field: '/messages/*/role' }", "not a JSON Pointer"),
-            ("bucket: { header: X-A, field: /model }", "not by both"),
+            ("bucket: { header: X-A, field: /model }", "not by two"),
             ("bucket: {}", "nothing says"),
+            ("bucket: { paths: [/a], field: /model }", "not by two"),
+            ("bucket: { paths: [] }", "one to 64"),
+            ("bucket: { paths: [/a, a] }", "begins with"),
+            ("bucket: { paths: ['/v*'] }", "a segment is"),
+            ("bucket: { paths: ['/a/{x}', '/a/{y}'] }", "in the list already"),
         ] {
             let (_, mistakes) = compiled(yaml);
             assert!(mistakes.iter().any(|mistake| mistake.contains(message)), "{yaml}: {mistakes:?}");

@@ -12,9 +12,10 @@ use tower::service_fn;
 
 use super::*;
 use crate::message::failure::Fault;
+use crate::resilience::mistake::Mistakes;
 use crate::resilience::mode::Mode;
 use crate::resilience::pointer::Pointer;
-use crate::resilience::quota::config::{FieldSet, LeftField, ReserveConfig, ResetField};
+use crate::resilience::quota::config::{FieldSet, LeftField, QuotaConfig, ReserveConfig, ResetField};
 use crate::resilience::quota::fields;
 use crate::resilience::quota::key_state::Answer;
 use crate::resilience::quota::{MOST_KEYS, OnThrottle};
@@ -386,6 +387,36 @@ async fn the_request_names_the_bucket_and_what_has_no_name_shares_one() {
     let mut buckets: Vec<_> = paused.iter().map(|key| key.bucket.as_str()).collect();
     buckets.sort_unstable();
     assert_eq!(buckets, ["api.example", "api.example/field:a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn templates_name_the_bucket_and_what_fits_none_its_beginning() {
+    let mut mistakes = Mistakes::default();
+    let config: QuotaConfig =
+        serde_yaml::from_str("bucket: { paths: [/users/*, '/users/*/{part}/**'] }").unwrap();
+    let settings = QuotaSettings { on_excess: QuotaExcess::Reject, ..config.compile(&mut mistakes) };
+    assert!(mistakes.into_vec().is_empty());
+    let throttled = (429, wait("30"));
+    let (origin, _) = origin(&[throttled.clone(), throttled.clone(), throttled, (200, vec![])]);
+    let (mut layer, _) = layer(origin, settings);
+    let mut ask = async |method: http::Method, path: &str| {
+        let mut request = request(path);
+        request.method = method;
+        layer.call(request).await.is_ok()
+    };
+    let (get, put) = (http::Method::GET, http::Method::PUT);
+    for (method, path, passes) in [
+        (&get, "/users/1/mails/7", true),
+        (&get, "/users/2/mails", false),
+        (&get, "/users/2", true),
+        (&get, "/users/3/", false),
+        (&get, "/a/b/c/d", true),
+        (&get, "/a/b/c/e", false),
+        (&get, "/a/b/d", true),
+        (&put, "/users/2/mails", true),
+    ] {
+        assert_eq!(ask(method.clone(), path).await, passes, "{method} {path}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
