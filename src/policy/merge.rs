@@ -44,11 +44,21 @@ pub fn merge(base: &Node, over: &Node) -> Node {
     merge_nodes(base, over, Rules { lists: &LISTS, inside: &[("redact", &REDACT)] })
 }
 
-/// A preset laid over `defaults`: what the team has taken out of all requests is taken out of these too. Keys for repetitions are
-/// no habit of a team: a preset says whether its provider honours them, and one that says nothing has a provider that does not.
+/// A preset laid over `defaults`: what the team has taken out of all requests is taken out of these too. What may be repeated is no
+/// habit of a team (`idempotency`, `retry.methods`): a preset knows it of its provider, and where it says nothing nothing more may be.
 pub fn merge_preset(defaults: &Node, preset: &Node) -> Node {
     let inside = &[("redact", &REDACT as &[_]), ("headers", &REMOVE), ("query", &REMOVE)];
-    merge_nodes(&without(defaults, "idempotency"), preset, Rules { lists: &LISTS, inside })
+    merge_nodes(&without_repetitions(defaults), preset, Rules { lists: &LISTS, inside })
+}
+
+fn without_repetitions(defaults: &Node) -> Node {
+    let mut kept = without(defaults, "idempotency");
+    if let Value::Mapping(entries) = &mut kept.value {
+        for retry in entries.iter_mut().filter(|entry| entry.key == "retry") {
+            retry.value = without(&retry.value, "methods");
+        }
+    }
+    kept
 }
 
 fn without(node: &Node, key: &str) -> Node {
@@ -190,6 +200,8 @@ mod tests {
             ("headers: {set: {a: b}}", "headers: {set: {a: c}}", "{headers={set={a=c}}}"),
             ("idempotency: {header: a}", "hosts: [b]", "{hosts=[b]}"),
             ("idempotency: {header: a}", "idempotency: {field: /b}", "{idempotency={field=/b}}"),
+            ("retry: {methods: [POST], attempts: 2}", "hosts: [b]", "{retry={attempts=2} hosts=[b]}"),
+            ("retry: {methods: [POST]}", "retry: {methods: [GET]}", "{retry={methods=[GET]}}"),
         ] {
             assert_eq!(plain(&merge_preset(&read(defaults), &read(preset))), merged, "{defaults} | {preset}");
         }

@@ -32,12 +32,15 @@ impl IdempotencySettings {
         if !self.methods.contains(method) || self.field.is_some() {
             return Ok(Keyed::No);
         }
-        // An empty field is no key; a provider may take it for one that all such requests share.
-        if headers.get_all(&self.header).iter().any(|value| !value.as_bytes().trim_ascii().is_empty()) {
-            return Ok(Keyed::ByApp);
-        }
-        if !self.add {
-            return Ok(Keyed::No);
+        // An empty field is no key; a provider may take it for one that all such requests share. Beside one that is a key nobody
+        // knows which of them the provider reads.
+        let (blank, keys): (Vec<_>, Vec<_>) =
+            headers.get_all(&self.header).iter().partition(|value| value.as_bytes().trim_ascii().is_empty());
+        match (keys.is_empty(), blank.is_empty()) {
+            (false, true) => return Ok(Keyed::ByApp),
+            (false, false) => return Ok(Keyed::No),
+            (true, _) if !self.add => return Ok(Keyed::No),
+            (true, _) => {}
         }
         let key = HeaderValue::from_str(&make()?).map_err(|_| KeyFault)?;
         headers.insert(self.header.clone(), key);
@@ -98,6 +101,23 @@ mod tests {
             let before = headers.clone();
             assert_eq!(settings(add).ensure(&method, &mut headers), Ok(keyed), "{method} {sent:?} {add}");
             assert_eq!(headers == before, keyed != Keyed::ByOutgate, "{method} {sent:?} {add}");
+        }
+    }
+
+    #[test]
+    fn an_empty_field_beside_a_key_is_none_that_counts() {
+        for (fields, keyed) in [
+            (&["", "app-1"][..], Keyed::No),
+            (&["app-1", " "], Keyed::No),
+            (&["app-1", "app-1"], Keyed::ByApp),
+            (&["", " "], Keyed::ByOutgate),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in fields {
+                headers.append(KEY, value.parse().unwrap());
+            }
+            assert_eq!(settings(true).ensure(&Method::POST, &mut headers), Ok(keyed), "{fields:?}");
+            assert_eq!(headers.get_all(KEY).iter().count(), if keyed == Keyed::ByOutgate { 1 } else { 2 });
         }
     }
 

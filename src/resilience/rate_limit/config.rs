@@ -83,12 +83,12 @@ impl LimitsConfig {
             let Some(limit) = limit else { continue };
             if let Some((other, line)) = made_idle_by(&limits, origins, place) {
                 let why = if limit.rate == other.rate {
-                    "counts the same by the same rate, so one of the two is never reached"
+                    "counts the same by the same rate: one limit says it"
                 } else {
                     "lets no more of the same through, so this limit is never reached"
                 };
                 let message = format!("overlaps `{}` of line {line}, which {why}", other.name);
-                wrong.at("rate", message, "remove one of the two");
+                wrong.at("rate", message, "remove one of the two, or give one of them another rate");
             }
         }
         limits.into_iter().flatten().collect()

@@ -92,7 +92,8 @@ impl LimitSettings {
     /// Whether one author who wrote both, the one beside the other, made a mistake: they count the same, and this one is never
     /// reached or says the same rate once more.
     pub fn is_idle_beside(&self, other: &Self, first: bool) -> bool {
-        let counts = |limit: &Self| (limit.unit, limit.per);
+        // Beside a fleet's limit one of the pod alone holds while Redis is away.
+        let counts = |limit: &Self| (limit.unit, limit.per, limit.scope);
         let shadow = self.mode.is_shadow() || other.mode.is_shadow();
         let again = self.rate == other.rate && !first && !shadow;
         counts(self) == counts(other) && (again || self.is_never_reached(other, first))

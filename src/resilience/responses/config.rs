@@ -59,8 +59,8 @@ pub struct WhenConfig {
     /// Fields of the head with their values: exact, or with `*` for any run of characters. Default: any.
     pub header: Option<BTreeMap<String, ScalarConfig>>,
     /// JSON Pointers (RFC 6901; a step `*` is any element of a list) into the body with their values: a number, `true`,
-    /// `false`, or a text, in which `*` is any run of characters; `"*"` alone is any value but null. The body is looked at only
-    /// up to a bound. Default: any.
+    /// `false`, or a text, in which `*` is any run of characters; `"*"` alone is any value but null and an empty map or list. The
+    /// body is looked at only up to a bound. Default: any.
     pub json: Option<BTreeMap<String, ScalarConfig>>,
     /// The body as text (XML, plain text, JSON), with `*` for any run of characters: `"*<Code>SlowDown</Code>*"`. It is looked
     /// at only up to a bound. Default: any.

@@ -64,7 +64,7 @@ pub(super) struct Field {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Value {
-    /// Anything but null.
+    /// Anything but null, and a map or list that holds nothing.
     Any,
     Text(Glob),
     Number(serde_json::Number),
@@ -123,6 +123,8 @@ impl Row {
 impl Value {
     fn matches(&self, found: &serde_json::Value) -> bool {
         match (self, found) {
+            (Self::Any, serde_json::Value::Object(map)) => !map.is_empty(),
+            (Self::Any, serde_json::Value::Array(list)) => !list.is_empty(),
             (Self::Any, found) => !found.is_null(),
             (Self::Text(glob), serde_json::Value::String(text)) => glob.matches(text.as_bytes()),
             (Self::Bool(value), serde_json::Value::Bool(found)) => value == found,

@@ -217,13 +217,18 @@ pub(super) fn meets(when: &Value, answer: &Value) -> bool {
 fn leads_to(value: &Value, steps: &[&str], wanted: &Value) -> bool {
     let Some((step, rest)) = steps.split_first() else {
         return match wanted {
-            Value::String(any) if any == "*" => !value.is_null(),
+            Value::String(any) if any == "*" => {
+                !value.is_null() && *value != serde_json::json!({}) && *value != serde_json::json!([])
+            }
             Value::String(text) => value.as_str().is_some_and(|found| is_like(text, found)),
             other => value == other,
         };
     };
     match value {
         Value::Array(all) if *step == "*" => all.iter().any(|one| leads_to(one, rest, wanted)),
+        Value::Array(all) => {
+            step.parse().ok().and_then(|at: usize| all.get(at)).is_some_and(|one| leads_to(one, rest, wanted))
+        }
         Value::Object(map) => map.get(*step).is_some_and(|one| leads_to(one, rest, wanted)),
         _ => false,
     }

@@ -51,10 +51,10 @@ fn every_preset_gives_way_key_by_key() {
     }
 }
 
-/// Keys in `defaults` are for providers without a preset: whether they are honoured is what a preset knows.
+/// Keys and methods in `defaults` are for providers without a preset: what may be repeated is what a preset knows.
 #[test]
-fn keys_of_defaults_make_nothing_repeatable_where_a_preset_knows_better() {
-    let defaults = "defaults: { idempotency: { header: Idempotency-Key, methods: [POST], add: true } }\n";
+fn defaults_make_nothing_repeatable_where_a_preset_knows_better() {
+    let defaults = "defaults: { idempotency: { header: Idempotency-Key, methods: [POST], add: true }, retry: { methods: [POST] } }\n";
     for (name, preset) in all() {
         let with = &with_each(&preset)[0];
         let routes = |defaults: &str| {
@@ -63,7 +63,13 @@ fn keys_of_defaults_make_nothing_repeatable_where_a_preset_knows_better() {
             );
             let provider =
                 compiled(&policy).unwrap_or_else(|told| panic!("{name}: {told}")).providers.remove(0);
-            provider.routes.iter().map(|route| route.settings.layers.idempotency.clone()).collect::<Vec<_>>()
+            let layers = provider.routes.iter().map(|route| &route.settings.layers);
+            layers
+                .map(|layers| {
+                    let methods = layers.retry.as_ref().map(|retry| retry.settings.methods.clone());
+                    (layers.idempotency.clone(), methods)
+                })
+                .collect::<Vec<_>>()
         };
         assert_eq!(routes(defaults), routes(""), "{name}");
     }
