@@ -212,11 +212,13 @@ async fn a_provider_that_answers_503_under_a_full_queue_is_probed_and_no_more() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the machine for itself: `make test` runs it alone"]
 async fn retries_probe_a_provider_that_answers_503_no_more_often() {
     dies_and_recovers(Death::Unavailable, Retries::On).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the machine for itself: `make test` runs it alone"]
 async fn retries_probe_a_provider_that_closes_connections_no_more_often() {
     dies_and_recovers(Death::Closes, Retries::On).await;
 }
