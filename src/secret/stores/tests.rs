@@ -224,10 +224,12 @@ async fn one_that_is_there_is_not_kept_waiting_by_thirty_that_are_forbidden() {
         asked.push(server.asked().len());
         assert!(asked.len() < 110, "{asked:?}");
     }
-    // Ten in a minute, and none of them twice.
-    let most = asked.windows(29).map(|minute| minute[28] - minute[0]).max();
+    // Until then ten in a minute, and none of them twice. With the first good answer the others go on.
+    let before = &asked[..asked.len() - 1];
+    let most = before.windows(29).map(|minute| minute[28] - minute[0]).max();
     assert!(asked[0] == 10 && most <= Some(10), "{asked:?}");
-    let bodies: Vec<_> = server.asked().into_iter().map(|asked| asked.body).collect();
+    let questions = server.asked().into_iter().take(before[before.len() - 1]);
+    let bodies: Vec<_> = questions.map(|question| question.body).collect();
     assert_eq!(bodies.iter().collect::<HashSet<_>>().len(), bodies.len(), "{bodies:?}");
 }
 

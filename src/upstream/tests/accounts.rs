@@ -14,7 +14,9 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn capped(max_connections: usize) -> Arc<Upstream> {
     let pool = PoolSettings { max_connections, idle_timeout: Duration::from_secs(60) };
-    upstream(UpstreamSettings { pool, ..settings(Scheme::Http) })
+    // A line of many takes its time on a busy machine.
+    let connect_timeout = Duration::from_secs(20);
+    upstream(UpstreamSettings { pool, connect_timeout, ..settings(Scheme::Http) })
 }
 
 /// A request whose path says whose it is.
