@@ -74,6 +74,8 @@ pub enum Fault {
     HeadTooLarge,
     /// The provider switched protocols without having been asked, or did not when it had to.
     Upgrade,
+    /// An attempt may have acted, and the provider's last answer would have the app repeat it under another key.
+    Withheld,
     /// `timeouts.response` passed.
     ResponseTimeout,
     /// `timeouts.idle` passed while the request body was being taken.

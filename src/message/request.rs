@@ -107,14 +107,42 @@ pub struct Leave {
     /// How often leave was taken back from all who had it; grows only.
     recalls: Arc<AtomicU32>,
     given_at: u32,
+    /// The number in the order in which leave was given: whoever is called back keeps it.
+    number: u64,
     /// The leave that was given further out, which must hold as well.
     outer: Option<Arc<Leave>>,
+    /// What the request had further in, when it was called back from there.
+    further_in: Option<Number>,
+}
+
+/// A number in the order of one giver of leaves.
+#[derive(Clone, Debug)]
+pub struct Number {
+    giver: Arc<AtomicU32>,
+    number: u64,
 }
 
 impl Leave {
-    /// Leave that holds until `recalls` is another number than `given_at`, and as long as `outer` does.
-    pub fn new(recalls: Arc<AtomicU32>, given_at: u32, outer: Option<Arc<Leave>>) -> Self {
-        Self { recalls, given_at, outer }
+    /// Leave that holds until `recalls` is another number than `given_at`, and as long as `outer` does. `number` is its place in
+    /// the order of the giver.
+    pub fn new(recalls: Arc<AtomicU32>, given_at: u32, number: u64, outer: Option<Arc<Leave>>) -> Self {
+        Self { recalls, given_at, number, outer, further_in: None }
+    }
+
+    /// Takes along what the request had further in.
+    pub fn with_number(mut self, further_in: Option<Number>) -> Self {
+        self.further_in = further_in;
+        self
+    }
+
+    /// Its number, and whose.
+    pub fn number(&self) -> Number {
+        Number { giver: self.recalls.clone(), number: self.number }
+    }
+
+    /// The number that the request had before, if this giver gave it.
+    pub fn number_of(&self, giver: &Arc<AtomicU32>) -> Option<u64> {
+        self.further_in.as_ref().filter(|had| Arc::ptr_eq(&had.giver, giver)).map(|had| had.number)
     }
 
     /// Whether it was not taken back.

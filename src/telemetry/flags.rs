@@ -53,6 +53,7 @@ flags! {
     Loop "LD" "outgate was reached through itself",
     Internal "IE" "a mistake in outgate",
     Drained "DR" "ended because outgate was shutting down",
+    UpstreamFailed "URX" "the upstream failed all attempts that were made, and may have acted on one",
 }
 
 impl Flag {
@@ -95,6 +96,6 @@ mod tests {
     #[test]
     fn the_codes_are_stable() {
         let codes: Vec<_> = Flag::ALL.iter().map(|flag| flag.as_str()).collect();
-        assert_eq!(codes.join(" "), "NR AD DPE DT PA RL UO OM CU DF UF US UT UC UPE DC NC LD IE DR");
+        assert_eq!(codes.join(" "), "NR AD DPE DT PA RL UO OM CU DF UF US UT UC UPE DC NC LD IE DR URX");
     }
 }

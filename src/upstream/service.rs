@@ -307,6 +307,7 @@ fn dial_result(fault: Fault) -> DialResult {
         | Fault::Protocol
         | Fault::HeadTooLarge
         | Fault::Upgrade
+        | Fault::Withheld
         | Fault::ResponseTimeout
         | Fault::IdleTimeout
         | Fault::Deadline

@@ -1,7 +1,11 @@
 //! Written limits over the whole proxy: what an app is told that comes too soon, and how long it waits.
 
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt;
+
 use super::support::client::{admin, local_request, sample};
-use super::support::origin::{HttpOrigin, RawOrigin, text};
+use super::support::origin::{HttpOrigin, RawOrigin, read_request, text};
 use super::support::proxy::Proxy;
 
 async fn limited(keys: &str) -> (HttpOrigin, Proxy) {
@@ -155,4 +159,74 @@ async fn an_attempt_that_finds_no_room_is_no_invitation_to_do_again_what_may_hav
         assert!(got.header("retry-after").is_some());
         assert_eq!(origin.connections(), 1);
     }
+}
+
+/// The provider takes the payment and breaks, and then asks to come again: under another key that would be a second payment.
+#[tokio::test]
+async fn no_refusal_of_the_provider_invites_to_do_again_what_may_have_been_done() {
+    let keys = "idempotency: { header: Idempotency-Key, methods: [POST], add: true }";
+    let hint = "retry: { hint: { header: x-should-retry } }";
+    let apps = "Idempotency-Key: app-1\r\n";
+    for (own, more, status, code, told) in [
+        ("", "", 502, Some("upstream_reset"), (Some("maybe"), None, None)),
+        ("", hint, 429, None, (None, Some("100"), Some("false"))),
+        (apps, "", 429, None, (None, Some("100"), None)),
+    ] {
+        let origin = RawOrigin::start(
+            None,
+            Arc::new(|mut stream, number| {
+                Box::pin(async move {
+                    if read_request(&mut stream).await.is_some() && number > 0 {
+                        let answer = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 100\r\ncontent-length: 2\r\n\r\n{}";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                    let _ = stream.shutdown().await;
+                })
+            }),
+        )
+        .await;
+        let proxy = Proxy::start(&format!(
+            "providers:\n  api:\n    hosts: [api.example.test]\n    upstream: {{ scheme: http, connect_to: \"{}\" }}\n    {keys}\n    {more}\n",
+            origin.address
+        ))
+        .await;
+        let got = local_request(proxy.address(), "POST", "/api/pay", own, "{}").await;
+        assert_eq!((got.status, got.header("outgate-error")), (status, code));
+        let fields = ["outgate-sent", "retry-after", "x-should-retry"].map(|name| got.header(name));
+        assert_eq!(fields, [told.0, told.1, told.2]);
+        let record = proxy.records(1).await.remove(0);
+        assert_eq!(
+            record["outgate.retry.reason"],
+            serde_json::json!(["reset", "not_repeated:retry_after"]),
+            "{record}"
+        );
+        assert_eq!(origin.connections(), 2);
+    }
+}
+
+/// An answer may have acted as well as a failure.
+#[tokio::test]
+async fn a_provider_that_fails_all_attempts_of_a_keyed_request_does_not_invite_either() {
+    let origin = HttpOrigin::with(None, |_| text(503, "{}")).await;
+    let proxy = Proxy::start(&format!(
+        "providers:\n  api:\n    hosts: [api.example.test]\n    upstream: {{ scheme: http, connect_to: \"{}\" }}\n    idempotency: {{}}\n    retry: {{ backoff: {{ base: 1ms }} }}\n",
+        origin.address
+    ))
+    .await;
+    let got = local_request(proxy.address(), "POST", "/api/pay", "", "{}").await;
+    assert_eq!((got.status, got.header("outgate-error")), (502, Some("upstream_failed")));
+    assert_eq!((got.header("outgate-sent"), got.header("retry-after")), (Some("maybe"), None));
+    let keys: Vec<_> = origin.requests().iter().map(|seen| seen.headers["idempotency-key"].clone()).collect();
+    assert_eq!(keys.len(), 3);
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    let record = proxy.records(1).await.remove(0);
+    assert_eq!(
+        (&record["outgate.flag"], &record["outgate.sent"]),
+        (&"URX".into(), &"maybe".into()),
+        "{record}"
+    );
+    assert_eq!(
+        record["outgate.retry.reason"],
+        serde_json::json!(["unavailable", "unavailable", "not_repeated:attempts"])
+    );
 }

@@ -221,6 +221,10 @@ fn fault(fault: Fault) -> Answer {
         Fault::Upgrade => {
             protocol("http_upgrade_failed", "the provider switched protocols unasked, or not as asked")
         }
+        Fault::Withheld => {
+            let title = "the provider failed the request, and may have acted on it; it is not to be sent again under another key";
+            row(502, "upstream_failed", "destination_unavailable", Flag::UpstreamFailed, title)
+        }
         Fault::ResponseTimeout => timeout("the provider did not answer in time (`timeouts.response`)"),
         Fault::IdleTimeout => timeout("the provider took no byte of the request in time (`timeouts.idle`)"),
         Fault::Deadline => {

@@ -324,6 +324,7 @@ const fn is_bridged(fault: Fault) -> bool {
         | Fault::Reset
         | Fault::Protocol
         | Fault::HeadTooLarge
+        | Fault::Withheld
         | Fault::ResponseTimeout
         | Fault::IdleTimeout
         | Fault::Deadline

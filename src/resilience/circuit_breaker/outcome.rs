@@ -73,6 +73,7 @@ fn blames_provider(fault: Fault) -> bool {
         | Fault::Protocol
         | Fault::HeadTooLarge
         | Fault::Upgrade
+        | Fault::Withheld
         | Fault::ResponseTimeout
         | Fault::IdleTimeout => true,
         Fault::AddressDenied

@@ -86,9 +86,14 @@ impl Entry {
         Self { names, inner: Mutex::new(inner), recalls: Arc::default() }
     }
 
-    /// What a request with this pass is asked about again before it is sent.
-    pub(super) fn leave(&self, pass: &Pass, outer: Option<Arc<Leave>>) -> Leave {
-        Leave::new(self.recalls.clone(), pass.recalls(), outer)
+    /// What a request with this pass is asked about again before it is sent. `number` is that of the pass that it had first.
+    pub(super) fn leave(&self, pass: &Pass, number: u64, outer: Option<Arc<Leave>>) -> Leave {
+        Leave::new(self.recalls.clone(), pass.recalls(), number, outer)
+    }
+
+    /// The number of the pass that a request had here first, where a layer further out has called it back.
+    pub(super) fn number_of(&self, leave: &Leave) -> Option<u64> {
+        leave.number_of(&self.recalls)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -135,7 +140,8 @@ impl Entry {
     fn queue_up(&self, patience: Patience) -> Result<Place<'_>, Refusal> {
         let now = Instant::now();
         let mut inner = self.lock();
-        if inner.queue.len() >= patience.max_queue as usize {
+        // Who was called back had its turn already; the queues that it comes from have bounds of their own.
+        if patience.back.is_none() && inner.queue.len() >= patience.max_queue as usize {
             drop(inner);
             return Err(Refusal { fault: Fault::QueueFull, ..self.refusal(now, patience.reserve) });
         }

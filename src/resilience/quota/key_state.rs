@@ -235,18 +235,18 @@ impl KeyState {
         Learned { absurd: learned.absurd + cut, ..learned }
     }
 
-    /// The meters learn. Returns of how many new ones the reserve is above the limit.
+    /// The meters learn. Returns of how many new ones the reserve is above the limit, and how many told what cannot be meant.
     fn told(&mut self, now: Instant, pass: Pass, answer: &Answer<'_>, reserve: ReserveConfig) -> u32 {
-        let mut cut = 0;
+        let mut absurd = 0;
         let known = self.meters.iter().filter(|meter| !meter.is_unknown()).count();
         for reading in &answer.readings.list {
             if let Some(meter) = self.meters.iter_mut().find(|meter| **meter.name() == *reading.name) {
                 // Ends the window if it has passed, before what is told of the next one counts.
                 meter.gate(now, self.seq, reserve);
-                meter.told(reading, now, pass.seq, self.seq);
+                absurd += u32::from(meter.told(reading, now, pass.seq, self.seq));
             } else if self.meters.len() < MOST_METERS {
                 let meter = Meter::new(reading, now, pass.seq, self.seq, self.on_the_way);
-                cut += u32::from(meter.is_reserve_absurd(reserve));
+                absurd += u32::from(meter.is_reserve_absurd(reserve));
                 // Most keys have one; there may be many keys.
                 self.meters.reserve_exact(1);
                 self.meters.push(meter);
@@ -259,7 +259,7 @@ impl KeyState {
         if self.meters.iter().any(|meter| meter.is_overdrawn(now, reserve)) {
             self.recall();
         }
-        cut
+        absurd
     }
 
     /// Those that were let through and are not sent yet have to ask again.

@@ -107,17 +107,11 @@ impl<S: Inner> Service<EgressRequest> for QuotaLayer<S> {
         let started = Instant::now();
         let (entry, named) = route.entry_of(&request, started);
         let exchange = request.exchange.clone();
-        let pass = route.pass_at_once(&entry, &exchange, started, None);
-        let mut ticket = Ticket {
-            route,
-            entry,
-            named,
-            pass,
-            exchange,
-            outer: request.leave.take().map(Arc::new),
-            recalls: 0,
-            first_pass: None,
-        };
+        let outer = request.leave.take().map(Arc::new);
+        let first_pass = outer.as_ref().and_then(|leave| entry.number_of(leave));
+        let pass = route.pass_at_once(&entry, &exchange, started, first_pass);
+        let mut ticket =
+            Ticket { route, entry, named, pass, exchange, outer, recalls: 0, first_pass, further_in: None };
         if ticket.pass.is_none() {
             return Box::pin(run(self.inner.clone(), ticket, request));
         }

@@ -28,6 +28,9 @@ const TOLERANCE: Duration = Duration::from_millis(250);
 /// How often the number used must double, and the time per unit stay, until it is a token bucket.
 const VOTES: u8 = 3;
 
+/// What is left does not become so much less from one window to the next: the number before was none.
+const MOST_FALL: u64 = 100;
+
 /// What a meter says to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
@@ -55,8 +58,10 @@ pub(super) struct Meter {
     /// What is left; none: unknown since the window ended, one request asks.
     remaining: Option<u64>,
     limit: Option<u64>,
-    /// The most that was told as left; less by a quarter with each window that was seen to begin with less.
+    /// The most that was told as left; less where windows were seen to begin with less ([`Meter::lower`]).
     most: u64,
+    /// The reserve that held the window which ended last.
+    low: u64,
     /// The latest end of the window; none: it has passed, and no answer has come since.
     reset_at: Option<Instant>,
     /// The longest reset that was told: about the window's length.
@@ -94,6 +99,7 @@ impl Meter {
             remaining: None,
             limit: None,
             most: 0,
+            low: 0,
             reset_at: None,
             window: Duration::ZERO,
             told_at: now,
@@ -229,6 +235,7 @@ impl Meter {
             return;
         }
         self.test = true;
+        self.low = low;
         self.since_at = now;
         self.sent = 0;
         match (self.trust, self.limit) {
@@ -265,12 +272,14 @@ impl Meter {
     }
 
     /// The answer to request `seq` tells how the meter stands; `next` is the number of the next request. Comes after
-    /// [`Meter::back`].
-    pub(super) fn told(&mut self, reading: &Reading<'_>, now: Instant, seq: u64, next: u64) {
+    /// [`Meter::back`]. Says whether the most that was left until now cannot have been meant.
+    pub(super) fn told(&mut self, reading: &Reading<'_>, now: Instant, seq: u64, next: u64) -> bool {
         let remaining = self.least_of(reading, now, seq);
         self.most = self.most.max(reading.remaining);
+        let most = self.most;
         self.read(&Reading { remaining, ..*reading }, now, seq);
         self.newer = next;
+        self.limit.is_none() && self.most > 0 && most / MOST_FALL > self.most
     }
 
     /// Answers of one window that were on their way together may have been counted in any order: the least counts, also of
@@ -330,10 +339,7 @@ impl Meter {
             let far = reading.reset.least * 2 + reading.reset.step > self.window;
             let whole = far && self.limit.is_some_and(|limit| full >= limit);
             self.trust = if whole && !self.moves { Trust::Whole } else { Trust::Asks };
-            if far {
-                // A window that begins with less may be of a smaller limit, or others took from it already.
-                self.most = reading.remaining.max(self.most - self.most.div_ceil(4));
-            }
+            self.lower(reading.remaining, far);
         }
         self.moves = false;
         // One that was on its way with the last may have been counted before it.
@@ -344,6 +350,17 @@ impl Meter {
         self.told_by = seq;
         self.first = reading.remaining.min(most);
         self.sent = u64::from(self.out);
+    }
+
+    /// A window that was used up is followed by one that begins with `remaining`: of a smaller limit, or others took from it
+    /// already. One that begins below the reserve would let nothing through but what asks, and so would all after it; if it was
+    /// the others, a later one tells more. Where windows slide, one begins at the reserve, for what came back is what asks.
+    fn lower(&mut self, remaining: u64, far: bool) {
+        if remaining < self.low {
+            self.most = remaining;
+        } else if far {
+            self.most = remaining.max(self.most - self.most.div_ceil(4));
+        }
     }
 
     /// In a bucket that fills, the answer with the latest reset is the newest.
@@ -533,6 +550,74 @@ mod tests {
         assert!(meter.is_reserve_absurd(ReserveConfig::Count(10)));
     }
 
+    /// Uses up a window that begins at `now` with `limit`; how many passed, and how many values were absurd.
+    fn use_up(
+        meter: &mut Meter,
+        now: Instant,
+        seq: &mut u64,
+        (limit, reset): (u64, f64),
+        reserve: ReserveConfig,
+    ) -> (u64, u32) {
+        let (mut passed, mut absurd) = (0, 0);
+        while passed < limit && meter.gate(now, *seq, reserve) == Gate::Open {
+            meter.sent();
+            meter.back(*seq, false);
+            passed += 1;
+            let told = Reading { limit: None, ..reading(limit - passed, reset) };
+            absurd += u32::from(meter.told(&told, now, *seq, *seq + 1));
+            *seq += 1;
+        }
+        (passed, absurd)
+    }
+
+    #[test]
+    fn a_most_that_was_too_high_holds_no_more_than_two_windows() {
+        let tenth = ReserveConfig::Share(crate::message::quantity::Ratio::from_percent(10));
+        // What was left once, with its reset; then each window. Of a longer window, of one as long, and none that can be meant.
+        for ((first, long), then, counted) in [
+            ((999, 8.0), (50, 2.0), 0),
+            ((999, 8.0), (95, 2.0), 0),
+            ((999, 8.0), (50, 8.0), 0),
+            ((1_000_000_000_000, 2.0), (50, 2.0), 1),
+            ((1_000_000_000_000, 60.0), (50, 2.0), 1),
+        ] {
+            let mut now = Instant::now();
+            let told = Reading { limit: None, ..reading(first, long) };
+            let mut meter = Meter::new(&told, now, 0, 1, 0);
+            let (mut seq, mut used, mut absurd) = (1, vec![], 0);
+            for _ in 0..6 {
+                now = meter.reset_at().unwrap() + secs(0.001);
+                let (passed, strange) = use_up(&mut meter, now, &mut seq, then, tenth);
+                used.push(passed);
+                absurd += strange;
+            }
+            // The last tenth is kept back.
+            let whole = then.0 * 9 / 10 - 1;
+            assert!(used[2..].iter().all(|passed| *passed >= whole), "{first} {then:?}: {used:?}");
+            assert_eq!(absurd, counted, "{first} {then:?}");
+        }
+    }
+
+    #[test]
+    fn where_windows_slide_the_reserve_is_kept() {
+        let tenth = ReserveConfig::Share(crate::message::quantity::Ratio::from_percent(10));
+        let without = |remaining, reset| Reading { limit: None, ..reading(remaining, reset) };
+        let mut now = Instant::now();
+        let mut meter = Meter::new(&without(99, 60.0), now, 0, 1, 0);
+        meter.told(&without(10, 1.0), now, 1, 2);
+        now += secs(61.0);
+        meter.told(&without(10, 1.0), now, 2, 3);
+        for seq in 3..40 {
+            // One came back, and is what asks.
+            now = meter.reset_at().unwrap();
+            assert_eq!(meter.gate(now, seq, tenth), Gate::Open);
+            meter.sent();
+            meter.back(seq, false);
+            meter.told(&without(10, 1.0), now, seq, seq + 1);
+            assert_eq!(meter.reserve(tenth), 10);
+        }
+    }
+
     #[test]
     fn a_part_of_a_limit_that_is_never_told_is_of_the_most_that_was_left() {
         let without = |remaining| Reading { limit: None, ..reading(remaining, 10.0) };
@@ -556,7 +641,7 @@ mod tests {
             meter.told(&without(7), now, seq, seq + 1);
         }
         assert_eq!(meter.gate(now, 20, tenth), Gate::Open);
-        assert_eq!(meter.reserve(tenth), 6, "no less than it takes until something passes");
+        assert_eq!(meter.reserve(tenth), 1, "a tenth of what there is now");
         // One answer that is missing the limit takes nothing away from one that is known.
         meter.told(&Reading { limit: Some(1_000), ..without(7) }, now, 20, 21);
         meter.told(&without(6), now, 21, 22);

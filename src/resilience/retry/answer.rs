@@ -100,7 +100,7 @@ fn is_document(status: StatusCode, headers: &HeaderMap) -> bool {
 }
 
 /// Statuses after which SDKs send a request again by themselves.
-fn looks_repeatable(status: StatusCode) -> bool {
+pub(super) fn looks_repeatable(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429)
 }
 

@@ -1,12 +1,13 @@
 //! The retry budget of a provider: retries add at most a part of the load that there is anyway, or the retries of a failing
 //! provider's clients become what keeps it failing.
 //!
-//! Kept twice, for the provider as a whole and for each of its hosts: what a healthy host is asked pays for no retries of one that
-//! fails. A provider with more than sixteen hosts has some of them counted together.
+//! Kept twice, for the provider as a whole and for each of its hosts: the deposits of a healthy host pay for no retries of one that
+//! fails. Hosts have sixteen places by their hash; those that share one are counted together, and two may share one.
 //!
 //! Each first attempt deposits `ratio` of a retry, each retry withdraws one, and what was deposited is good for ten seconds:
 //! a long quiet time cannot save up for a storm. So that single requests may be repeated where there is little traffic,
-//! `min_per_second` retries in each second are granted without a deposit; they count as withdrawn as well.
+//! `min_per_second` retries of the provider are granted in each second without a deposit. They count as withdrawn for the host that
+//! took them, and not for the provider, where they would be paid for with the deposits of the other hosts.
 //!
 //! No locks: counters of single seconds, each of which names its second. A deposit is one atomic update.
 
@@ -39,6 +40,8 @@ const HOSTS: usize = 16;
 pub struct Budget {
     settings: BudgetSettings,
     started: Instant,
+    /// What was granted without a deposit.
+    floor: Seconds,
     all: Account,
     hosts: [Account; HOSTS],
     granted: AtomicU64,
@@ -74,6 +77,7 @@ impl Budget {
         Self {
             settings,
             started: Instant::now(),
+            floor: Seconds::default(),
             all: Account::default(),
             hosts: Default::default(),
             granted: AtomicU64::new(0),
@@ -91,10 +95,13 @@ impl Budget {
 
     /// A retry wants to be made, to this host; says whether it may.
     pub fn withdraw(&self, host: HostPlace) -> bool {
-        let now = self.now();
-        // Where the provider refuses what its host would grant, the host has counted one too many: on the safe side.
-        let granted =
-            self.hosts[host.0].withdraw(self.settings, now) && self.all.withdraw(self.settings, now);
+        let (now, host) = (self.now(), &self.hosts[host.0]);
+        let granted = if self.floor.add_below(now, u64::from(self.settings.min_per_second)) {
+            host.retries.add_below(now, u64::MAX)
+        } else {
+            // Where the provider refuses what its host would grant, the host has counted one too many: on the safe side.
+            host.withdraw(self.settings, now) && self.all.withdraw(self.settings, now)
+        };
         let counter = if granted { &self.granted } else { &self.refused };
         counter.fetch_add(1, Ordering::Relaxed);
         granted
@@ -121,14 +128,10 @@ impl Budget {
 struct Account {
     firsts: Seconds,
     retries: Seconds,
-    floor: Seconds,
 }
 
 impl Account {
     fn withdraw(&self, settings: BudgetSettings, now: u32) -> bool {
-        if self.floor.add_below(now, u64::from(settings.min_per_second)) {
-            return self.retries.add_below(now, u64::MAX);
-        }
         let left = self.deposited(settings, now).saturating_sub(self.spent_before(now));
         self.retries.add_below(now, left)
     }
@@ -269,6 +272,30 @@ mod tests {
         assert_eq!((0..200).filter(|_| budget.withdraw(failing)).count(), 10, "a fifth of its own");
         assert_eq!((0..500).filter(|_| budget.withdraw(healthy)).count(), 200);
         assert_eq!(budget.status().balance, 0, "a fifth of both together");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failing_hosts_have_without_a_deposit_costs_a_healthy_one_nothing() {
+        let (healthy, failing) = (host(0), host(1));
+        let other = (2..).map(host).find(|place| ![healthy, failing].contains(place)).unwrap();
+        for failing in [&[failing][..], &[failing, other]] {
+            let budget = budget(20, 3);
+            let (mut of_failing, mut of_healthy) = (0, 0);
+            for _ in 0..30 {
+                for place in failing {
+                    (0..6).for_each(|_| budget.deposit(*place));
+                    of_failing += (0..6).filter(|_| budget.withdraw(*place)).count();
+                }
+                (0..5).for_each(|_| budget.deposit(healthy));
+                of_healthy += (0..5).filter(|_| budget.withdraw(healthy)).count();
+                pass(1000).await;
+            }
+            // A fifth of 150; the oldest second counts whole, so a little less.
+            assert!((25..=30).contains(&of_healthy), "{of_healthy} beside {}", failing.len());
+            // Those have what needs no deposit, and a fifth of their own.
+            let most = 3 * 30 + 36 * failing.len();
+            assert!((3 * 30..=most).contains(&of_failing), "{of_failing} of {}", failing.len());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
+use super::aside::Aside;
 use super::backoff::Jitter;
 use super::budget::HostPlace;
 use super::decide::{Decision, Outcome, Situation, Why, decide, ground};
@@ -13,7 +14,7 @@ use super::layer::Plan;
 use super::settings::RetrySettings;
 use super::{REASON_UNAUTHORIZED, answer};
 use crate::message::body::Body;
-use crate::message::failure::{Failure, Progress};
+use crate::message::failure::{Failure, Fault, Progress};
 use crate::message::media::{Media, media};
 use crate::message::request::{EgressParts, EgressRequest, Exchange};
 use crate::resilience::Inner;
@@ -28,6 +29,8 @@ pub(super) struct Course {
     /// Absent where nothing is ever sent again.
     replay: Option<Replay>,
     has_key: bool,
+    /// The key is outgate's own, and the method is none that may act twice: the app cannot send it again without harm.
+    only_here: bool,
     /// Its body is one in which a key can stand.
     json: bool,
     host: HostPlace,
@@ -44,16 +47,6 @@ pub(super) struct Course {
     tenant: Option<Arc<str>>,
     healing: Healing,
     aside: Aside,
-}
-
-/// What stands of the attempts so far, if outgate has no room for another one.
-enum Aside {
-    /// None was made that counts, or its answer is lost.
-    Nothing,
-    /// The last answer that was not handed on, where it was short.
-    Answer(Response<Body>),
-    /// How an attempt ended that the provider may have acted on.
-    Failure(Failure),
 }
 
 /// What became of the credential of one request.
@@ -86,6 +79,7 @@ impl Course {
             exchange: request.exchange.clone(),
             replay: None,
             has_key: keyed != Keyed::No,
+            only_here: keyed == Keyed::ByOutgate && !method_listed,
             json: plan.keys_in_bodies() && media(&request.headers) == Media::Json,
             host: HostPlace::of(&request.target),
             method: request.method.clone(),
@@ -100,7 +94,7 @@ impl Course {
                 .map_or(request.credential_choice, |heal| heal.preferred(request.tenant.as_deref())),
             tenant: request.tenant.clone(),
             healing: Healing::Unneeded,
-            aside: Aside::Nothing,
+            aside: Aside::default(),
             plan,
         };
         if course.plan.may_repeat() {
@@ -317,11 +311,7 @@ impl Course {
         // A healed request does not wait; letting its answer go is no queue.
         let _waiting =
             (!after.is_zero()).then(|| Waiting { exchange: &self.exchange, since: Instant::now() });
-        match outcome {
-            Ok(answer) => self.aside = answer::set_aside(answer).await.map_or(Aside::Nothing, Aside::Answer),
-            Err(failure) if failure.progress != Progress::NotSent => self.aside = Aside::Failure(failure),
-            Err(_) => {}
-        }
+        self.aside.keep(outcome).await;
         if !after.is_zero() {
             tokio::time::sleep_until(until).await;
         }
@@ -331,11 +321,28 @@ impl Course {
     /// the app to send again what may have been done; but that a credential was refused, and is healed by now, is nothing
     /// that the app should see.
     fn stands(&mut self, refusal: Failure) -> Result<Response<Body>, Failure> {
-        match std::mem::replace(&mut self.aside, Aside::Nothing) {
-            Aside::Answer(answer) if self.healing == Healing::Unneeded => Ok(answer),
-            Aside::Failure(failure) => Err(failure),
-            Aside::Answer(_) | Aside::Nothing => Err(refusal),
+        match self.aside.take_answer() {
+            Some(answer) if self.healing == Healing::Unneeded && !self.invites(&answer) => Ok(answer),
+            _ => Err(self.aside.take_failure().unwrap_or(refusal)),
         }
+    }
+
+    /// Whether an answer would have the app send again, under another key, what an attempt before may have done. Where the
+    /// provider has a field against that, the answer bears it and may be handed on.
+    fn invites(&self, answer: &Response<Body>) -> bool {
+        self.only_here
+            && self.exchange.acted_earlier()
+            && self.exchange.hint().is_none()
+            && answer::looks_repeatable(answer.status())
+    }
+
+    /// What is told instead of an answer that [invites](Self::invites): how the attempt ended that may have acted, or that
+    /// there was one, if it was answered too.
+    fn withheld(&mut self, ended: Outcome) -> Failure {
+        if ended.is_unjudged() {
+            let _ = self.stop(Why::MayHaveActed);
+        }
+        self.aside.take_failure().unwrap_or_else(|| Failure::sent(Fault::Withheld))
     }
 
     /// What the app gets.
@@ -348,6 +355,7 @@ impl Course {
             Err(failure) if failure.fault.is_for_load() && failure.progress == Progress::NotSent => {
                 self.stands(failure)
             }
+            Ok(answer) if self.invites(&answer) => Err(self.withheld(ended)),
             outcome => outcome,
         };
         let acted = self.exchange.acted_earlier()

@@ -230,6 +230,11 @@ impl Outcome {
         self.was_not_sent() && matches!(trigger(self), Err(Why::Refused | Why::Downstream))
     }
 
+    /// Whether no row has judged it, so that nothing was decided either.
+    pub(super) fn is_unjudged(&self) -> bool {
+        matches!(self, Self::Answered { verdict: Verdict { class: Class::Success, .. }, .. })
+    }
+
     fn hint(&self) -> Option<bool> {
         match self {
             Self::Failed { .. } => None,
@@ -293,7 +298,7 @@ fn trigger_of_failure(fault: Fault, progress: Progress) -> Result<Trigger, Why> 
         },
         Fault::ResponseTimeout | Fault::IdleTimeout => Ok(Trigger::Timeout),
         // A certificate that is not valid now is a matter of trust, and not of trying; the others would come again as well.
-        Fault::TlsCertificate | Fault::HeadTooLarge | Fault::Upgrade => Err(Why::Final),
+        Fault::TlsCertificate | Fault::HeadTooLarge | Fault::Upgrade | Fault::Withheld => Err(Why::Final),
         Fault::AddressDenied
         | Fault::OwnListener
         | Fault::RateLimited

@@ -26,6 +26,10 @@
 //! length; without one, of a type that is of use only as a whole (JSON, XML, forms), or an error. Streams are not held back.
 //! It waits no longer than `timeouts.idle` for a byte, and at the deadline what is there is handed on.
 //!
+//! Without such a field an answer that SDKs repeat would invite the app to send again, under another key, what went out under a key
+//! that outgate made. Where an attempt before it may have acted, the app gets the error of that attempt instead: an answer of
+//! outgate's own with `Outgate-Sent: maybe`.
+//!
 //! **Healing**: after an answer of class `unauthorized` the credential is re-read, or the next of a list is taken, and the
 //! request is sent again under ground (2). Once per request, outside `attempts` and the budget.
 //!
@@ -36,6 +40,7 @@
 use futures_util::future::BoxFuture;
 
 mod answer;
+mod aside;
 pub mod backoff;
 pub mod budget;
 pub mod config;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{MOST_RECALLS, Named, Route, UNTOLD};
 use crate::message::body::Body;
 use crate::message::failure::{Failure, Progress};
-use crate::message::request::{EgressRequest, Exchange, Leave};
+use crate::message::request::{EgressRequest, Exchange, Leave, Number};
 use crate::resilience::key::Key;
 use crate::resilience::quota::entry::Entry;
 use crate::resilience::quota::fields;
@@ -30,6 +30,8 @@ pub(super) struct Ticket {
     pub(super) recalls: u32,
     /// The number of the first pass that was taken back: it stays ahead of those who came later.
     pub(super) first_pass: Option<u64>,
+    /// What a request that came back had further in.
+    pub(super) further_in: Option<Number>,
 }
 
 impl Ticket {
@@ -48,7 +50,11 @@ impl Ticket {
     pub(super) fn leave(&self) -> Option<Leave> {
         let asked = self.route.rechecked && self.route.shadow.is_none() && self.recalls < MOST_RECALLS;
         match self.pass.as_ref().filter(|_| asked) {
-            Some(pass) => Some(self.entry.leave(pass, self.outer.clone())),
+            Some(pass) => {
+                let number = self.first_pass.unwrap_or(pass.seq());
+                let leave = self.entry.leave(pass, number, self.outer.clone());
+                Some(leave.with_number(self.further_in.clone()))
+            }
             None => self.outer.as_deref().cloned(),
         }
     }
@@ -70,7 +76,9 @@ impl Ticket {
         self.first_pass = self.first_pass.or(self.pass.map(|pass| pass.seq()));
         self.give_back(false);
         self.pass = self.route.pass_at_once(&self.entry, &self.exchange, Instant::now(), self.first_pass);
-        Err(unsent.into_request())
+        let request = unsent.into_request();
+        self.further_in = request.leave.as_ref().map(Leave::number);
+        Err(request)
     }
 
     /// Learns from what the request came to.

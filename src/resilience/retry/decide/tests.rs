@@ -11,7 +11,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const BACKOFF: Duration = Duration::from_millis(250);
 
 /// Every fault there is; a new one fails to compile in `trigger_of_failure` and is added here.
-const FAULTS: [Fault; 37] = [
+const FAULTS: [Fault; 38] = [
     Fault::AddressDenied,
     Fault::OwnListener,
     Fault::Dns,
@@ -35,6 +35,7 @@ const FAULTS: [Fault; 37] = [
     Fault::Protocol,
     Fault::HeadTooLarge,
     Fault::Upgrade,
+    Fault::Withheld,
     Fault::ResponseTimeout,
     Fault::IdleTimeout,
     Fault::Deadline,
@@ -142,6 +143,7 @@ fn failures() {
         (TlsCertificate, NotSent, ["Final"; 3]),
         (HeadTooLarge, Sent, ["Final"; 3]),
         (Upgrade, HeadReceived, ["Final"; 3]),
+        (Withheld, Sent, ["Final"; 3]),
         (AddressDenied, NotSent, ["Refused"; 3]),
         (OwnListener, NotSent, ["Refused"; 3]),
         (RateLimited, NotSent, ["Refused"; 3]),

@@ -26,6 +26,7 @@ mod bodies;
 mod healing;
 mod hints;
 mod never_twice;
+mod own_keys;
 mod repeating;
 
 const HINT: HeaderName = HeaderName::from_static("x-should-retry");

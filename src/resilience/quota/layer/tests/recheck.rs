@@ -154,3 +154,25 @@ async fn who_is_called_back_goes_before_those_who_came_later() {
     let order: Vec<_> = queued.reached.lock().unwrap().iter().map(|(_, path)| path.clone()).collect();
     assert_eq!(order, ["/a", "/b", "/c", "/d", "/e", "/f"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_called_back_is_not_refused_for_those_who_came_later() {
+    let two = QuotaSettings { max_queue: 2, ..patient() };
+    let queued = Queued::limited(&[(429, wait("30"))], two, None, "60/m", 1);
+    let early = ["/a", "/b", "/c", "/d"].map(|path| queued.one(Duration::ZERO, path));
+    // These fill the queue; there is no room for one more.
+    let late = ["/e", "/f"].map(|path| queued.one(SECOND / 2, path));
+    let refused = async {
+        sleep(SECOND * 3 / 4).await;
+        queued.stack.send(request("/g")).await.map(drop).unwrap_err().fault
+    };
+    let (_, _, refused) = futures_util::join!(
+        futures_util::future::join_all(early),
+        futures_util::future::join_all(late),
+        refused
+    );
+    assert_eq!(refused, Fault::QueueFull);
+    assert_eq!((queued.quota.status().recalled, queued.quota.status().refused), (3, 1));
+    let order: Vec<_> = queued.reached.lock().unwrap().iter().map(|(_, path)| path.clone()).collect();
+    assert_eq!(order, ["/a", "/b", "/c", "/d", "/e", "/f"]);
+}

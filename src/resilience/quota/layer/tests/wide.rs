@@ -84,6 +84,52 @@ async fn what_waits_further_in_is_called_back_for_the_sake_of_another_bucket() {
     assert_eq!((status.recalled, status.throttled, status.waiting, permits.status().running), (2, 1, 0, 0));
 }
 
+/// The whole host calls it back from the queue for a permit, and meanwhile its bucket is paused and its queue is full.
+#[tokio::test(start_paused = true)]
+async fn who_is_called_back_for_the_whole_host_keeps_its_place_in_its_bucket() {
+    let rows = "[{ when: { status: 403 }, is: throttle, pauses: host }]";
+    let rows: Vec<RowConfig> = serde_yaml::from_str(rows).unwrap();
+    let table = Arc::new(Table::new(compile(&rows, &mut Mistakes::default()), Arc::default()));
+    let (answers, seen) = origin(&[(403, wait("5"))]);
+    let slow = service_fn(move |request: EgressRequest| {
+        let mut answers = answers.clone();
+        async move {
+            tokio::time::sleep(SECOND).await;
+            answers.call(request).await
+        }
+    });
+    let one = ConcurrencySettings { max: 1, max_wait: 10 * SECOND, max_queue: 100, shadow: false };
+    let quota = Arc::new(Quota::new("p"));
+    let settings = QuotaSettings { bucket: Bucket::Path, max_queue: 1, ..patient() };
+    let stack = RouteService::new(Recheck::new(RouteService::new(Judge::new(slow, table))));
+    let stack = RouteService::new(Concurrency::new(stack, Arc::new(Permits::new(one)), None));
+    let buckets = QuotaLayer::new(stack, quota.clone(), settings.clone(), source(), None, true);
+    let (entry, _) = buckets.route.entry_of(&request("/a"), Instant::now());
+    let stack = QuotaLayer::wide(RouteService::new(buckets), quota.clone(), settings, source(), None, true);
+    let stack = RouteService::new(stack);
+    let ask = async |after: Duration, path: &str| {
+        sleep(after).await;
+        stack
+            .send(request(path))
+            .await
+            .map(|answer| answer.status().as_u16())
+            .map_err(|failure| failure.fault)
+    };
+    let pause = async {
+        sleep(SECOND / 2).await;
+        entry.pause(Instant::now(), 20 * SECOND);
+    };
+    let answers = tokio::join!(
+        ask(Duration::ZERO, "/b"),
+        ask(SECOND / 10, "/a?1"),
+        pause,
+        ask(SECOND * 6 / 10, "/a?2"),
+        ask(SECOND * 7 / 10, "/a?3")
+    );
+    assert_eq!(answers, (Ok(403), Ok(200), (), Ok(200), Err(Fault::QueueFull)));
+    assert_eq!(*seen.lock().unwrap(), ["/b", "/a?1", "/a?2"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_pause_of_a_bucket_and_that_of_another_host_hold_nobody_else() {
     let (mut layer, quota, _) = layers(&[(429, wait("20")), (403, wait("20"))], patient(), None);
