@@ -54,6 +54,8 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 const MAX_CONCURRENT: usize = 4;
 /// Tries of one request, the first included.
 const TRIES: u32 = 3;
+/// For so long a question that must not be repeated waits for others; the rest of its time is its answer's.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(5);
 /// Wait before the second try, half to one and a half of it; twice that before the third.
 const BACKOFF: Duration = Duration::from_millis(150);
 
@@ -319,6 +321,11 @@ impl HttpClient {
     /// Begins a question, as soon as others show whether the peer works where nobody knows.
     async fn begin(&self, call: &Call, deadline: Instant) -> Result<Running, HttpError> {
         let failures = self.counted.of(&call.call.target);
+        let repeat = call.call.repeat;
+        let until = if repeat { deadline } else { deadline.min(Instant::now() + WAIT_FOR_OTHERS) };
+        // It was not asked, so nothing is used up.
+        let late =
+            || if repeat { HttpError::TimedOut } else { HttpError::Held(Box::new(HttpError::TimedOut)) };
         loop {
             let ended = lock(&failures).ended();
             let mut ended = std::pin::pin!(ended.notified());
@@ -327,7 +334,7 @@ impl HttpClient {
             if let Some(running) = Running::begin(&failures, call.call.subject())? {
                 return Ok(running);
             }
-            timeout_at(deadline, ended).await.map_err(|_| HttpError::TimedOut)?;
+            timeout_at(until, ended).await.map_err(|_| late())?;
         }
     }
 

@@ -289,13 +289,14 @@ const OTHER: &str = "other";
 /// What Slack and GitHub say for `invalid_grant` of a refresh token.
 const GRANT_IS_OVER: [&str; 3] = ["invalid_refresh_token", "bad_refresh_token", "token_expired"];
 
-/// A refusal. One that names its reason, or says in its API's own form that who asks is not known (401, 404: GitHub), concerns who
-/// asks; any other may be the word of whatever stands before the endpoint, and counts for all.
+/// A refusal. One that names its reason (in a 4xx: any, for providers have codes of their own), or says in its API's own form that
+/// who asks is not known (401, 404: GitHub), concerns who asks; any other may be the word of whatever stands before the endpoint, and counts for all.
 fn refused(answer: HttpAnswer) -> TokenFault {
     let document = Document::parse(&answer.body).ok();
     let said = document.as_ref().and_then(|document| document.text(&["error"]));
     let (status, code) = (answer.status.as_u16(), code_of(said));
-    if code != OTHER || document.is_some() && matches!(status, 401 | 404) {
+    let names_reason = code != OTHER || said.is_some() && answer.status.is_client_error();
+    if names_reason || document.is_some() && matches!(status, 401 | 404) {
         answer.verdict.refuses();
     }
     TokenFault::Refused { status, code }

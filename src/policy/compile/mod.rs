@@ -23,6 +23,8 @@ mod layers;
 mod listeners;
 mod provider;
 mod route;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 /// What the parts of the compiler share: where mistakes go, and which secrets were named.
@@ -166,6 +168,9 @@ pub fn compile(mut loaded: LoadedPolicy, directory: &Path) -> Result<CompiledPol
     let config = salvage::<PolicyConfig>(&tree, &PolicyPath::root(), &mut compiler.mistakes);
     compiler.typed = applied && compiler.mistakes.len() == before;
     compiler.of_types = compiler.mistakes.len();
+    // One that cannot be read is a mistake by itself, and not the lack of one.
+    let fleet = config.as_ref().and_then(|config| config.fleet.as_ref());
+    compiler.fleet = fleet.map_or(compiler.fleet, |fleet| fleet.on().is_some());
     let parts = config.map(|config| compiler.parts(&config));
     let Compiler { mistakes, warnings, secrets, stores, files, .. } = compiler;
     match parts {

@@ -5,7 +5,9 @@
 //! it was last asked shares ten failures a minute: thirty broken secrets are no more questions than one.
 //!
 //! Whoever can name what is asked for, as an app can its tenants, could have everything held by ten names that the peer
-//! forbids. So the last of the ten questions is kept for what was good when it was last asked: if it still is, the peer works.
+//! forbids. So the last of the ten questions is kept for what was good when it was last asked: if it still is, the peer works. It
+//! is not held by what others failed with; only where something that was good failed too, the peer is down for all. What was last
+//! asked for while the peer was away may have that question as well: nothing is known against it.
 //!
 //! What was never asked for goes before what failed: as long as nothing is good, the questions are for those of which nothing is
 //! known, and one that is there is not kept waiting by thirty that are forbidden and are asked for again and again.
@@ -76,6 +78,20 @@ struct Subject {
 }
 
 impl Subject {
+    /// Whether its last answer was a good one.
+    fn is_good(&self) -> bool {
+        self.good.is_some()
+    }
+
+    /// Whether it failed because the peer was away, which says nothing of it.
+    fn missed(&self) -> bool {
+        self.failed.as_ref().is_some_and(|(error, _)| match error {
+            HttpError::Failed(_) | HttpError::TimedOut => true,
+            HttpError::Status(status) => *status == 429 || *status >= 500,
+            HttpError::TooLarge | HttpError::Garbled | HttpError::Request | HttpError::Held(_) => false,
+        })
+    }
+
     fn is_known(&mut self) -> bool {
         self.running > 0 || self.failed.is_some() || self.good.is_some() || self.refused.is_of_late()
     }
@@ -85,9 +101,13 @@ impl Subject {
 #[derive(Default)]
 pub(super) struct Failures {
     subjects: HashMap<String, Subject>,
-    /// Who was held before its first question, and when; at most [`MAX_SUBJECTS`].
+    /// Who was held before its first question, or its first since the peer was away, and when; at most [`MAX_SUBJECTS`].
     waiting: HashMap<String, Instant>,
     running: usize,
+    /// Those of them whose subject was not good when they began.
+    doubtful: usize,
+    /// When something that was good failed, if nothing was good since.
+    fell: Option<Instant>,
     /// A question came to its end.
     ended: Arc<Notify>,
     /// When something showed that the peer works, if nothing has failed since.
@@ -101,17 +121,36 @@ pub(super) struct Failures {
 impl Failures {
     fn holds(&mut self, name: &str) -> Option<HttpError> {
         let held = self.holds_known(name);
-        let never_asked = name != FURTHER && !self.subjects.contains_key(name);
-        if held.is_some() && never_asked && self.waiting.len() < MAX_SUBJECTS {
+        let unknown = name != FURTHER && self.subjects.get(name).is_none_or(Subject::missed);
+        if held.is_some() && unknown && self.waiting.len() < MAX_SUBJECTS {
             self.waiting.insert(name.to_owned(), Instant::now());
         }
         held
     }
 
     /// Whether so many questions run that all that are free would be used up if they failed, and nothing says that they will not.
-    fn is_crowded(&self) -> bool {
+    fn is_crowded(&mut self, name: &str) -> bool {
+        if !self.is_good(name) {
+            return self.doubtful + usize::from(self.keeps(name)) >= MAX_FAILURES || self.is_first_crowd();
+        }
+        // One that was good finds out for all, where the others have used up the questions.
+        let good = self.running.saturating_sub(self.doubtful);
+        self.is_first_crowd() || good > 0 && self.row.full(self.running).is_some()
+    }
+
+    fn is_first_crowd(&self) -> bool {
         let works = self.good_at.is_some_and(|at| at.elapsed() < WINDOW);
         self.running >= MAX_FAILURES && !works
+    }
+
+    fn is_good(&self, name: &str) -> bool {
+        self.subjects.get(name).is_some_and(Subject::is_good)
+    }
+
+    /// Whether the last question is kept for another subject than this one.
+    fn keeps(&self, name: &str) -> bool {
+        let spared = |one: &Subject| one.is_good() || one.missed();
+        !self.subjects.get(name).is_some_and(spared) && self.subjects.values().any(spared)
     }
 
     /// Tells of the end of a question.
@@ -120,9 +159,12 @@ impl Failures {
     }
 
     fn holds_known(&mut self, name: &str) -> Option<HttpError> {
-        let good = |one: &Subject| one.good.is_some();
-        let kept = self.subjects.values().any(good) && !self.subjects.get(name).is_some_and(good);
-        if let Some(last) = self.row.full(self.running + usize::from(kept)) {
+        let kept = usize::from(self.keeps(name));
+        if self.is_good(name) {
+            let down = self.fell.is_some_and(|at| at.elapsed() < WINDOW);
+            return self.row.full(0).filter(|_| down);
+        }
+        if let Some(last) = self.row.full(self.doubtful + kept) {
             return Some(last);
         }
         let subject = self.subjects.get_mut(name)?;
@@ -131,8 +173,8 @@ impl Failures {
         }
         let (failed, _) = subject.failed.clone()?;
         self.waiting.retain(|_, at| at.elapsed() < WAITS);
-        let gives_way = self.good_at.is_none() && !self.waiting.is_empty();
-        (gives_way || self.all.full(self.running).is_some()).then_some(failed)
+        let gives_way = self.good_at.is_none() && !subject.missed() && !self.waiting.is_empty();
+        (gives_way || self.all.full(self.doubtful + kept).is_some()).then_some(failed)
     }
 
     /// Whether anything is counted now: what runs, or failed within the window.
@@ -164,23 +206,28 @@ impl Failures {
         if self.subjects.len() < MAX_SUBJECTS { subject.to_owned() } else { FURTHER.to_owned() }
     }
 
-    fn begin(&mut self, name: &str) {
+    fn begin(&mut self, name: &str, good: bool) {
         self.running += 1;
+        self.doubtful += usize::from(!good);
         self.waiting.remove(name);
         self.subjects.entry(name.to_owned()).or_default().running += 1;
     }
 
-    fn end(&mut self, name: &str, end: End) {
+    fn end(&mut self, name: &str, good: bool, end: End) {
         self.running = self.running.saturating_sub(1);
+        self.doubtful = self.doubtful.saturating_sub(usize::from(!good));
         let Some(subject) = self.subjects.get_mut(name) else { return };
         subject.running = subject.running.saturating_sub(1);
         let now = Instant::now();
         match end {
             End::Good => {
                 (subject.failed, subject.good) = (None, Some(now));
-                self.good_at = Some(now);
+                (self.good_at, self.fell) = (Some(now), None);
             }
             End::Failed(error) => {
+                if subject.good.is_some() {
+                    self.fell = Some(now);
+                }
                 (subject.failed, subject.good) = (Some((error, now)), None);
                 self.good_at = None;
             }
@@ -188,7 +235,7 @@ impl Failures {
             End::Refused(error) => {
                 (subject.failed, subject.good) = (None, None);
                 subject.refused.add(Some(error));
-                self.good_at = Some(now);
+                (self.good_at, self.fell) = (Some(now), None);
             }
         }
         if !subject.is_known() {
@@ -221,6 +268,8 @@ enum End {
 pub(super) struct Running {
     failures: Arc<Mutex<Failures>>,
     name: String,
+    /// Whether its subject was good when it began.
+    good: bool,
     ended: bool,
 }
 
@@ -235,11 +284,12 @@ impl Running {
         if let Some(error) = state.holds(&name) {
             return Err(HttpError::Held(Box::new(error)));
         }
-        if state.is_crowded() {
+        if state.is_crowded(&name) {
             return Ok(None);
         }
-        state.begin(&name);
-        Ok(Some(Self { failures: Arc::clone(failures), name, ended: false }))
+        let good = state.is_good(&name);
+        state.begin(&name, good);
+        Ok(Some(Self { failures: Arc::clone(failures), name, good, ended: false }))
     }
 
     pub(super) fn works(mut self) {
@@ -268,7 +318,7 @@ impl Running {
     fn end(&mut self, end: End, count: impl FnOnce(&mut Failures)) {
         self.ended = true;
         let mut state = lock(&self.failures);
-        state.end(&self.name, end);
+        state.end(&self.name, self.good, end);
         count(&mut state);
         state.ended.notify_waiters();
     }

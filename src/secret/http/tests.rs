@@ -219,17 +219,80 @@ fn the_subjects_that_are_known_are_bounded() {
     // One that is good of late: as many as like may run.
     begun(&failures, "known").unwrap_or_else(|error| panic!("{error}")).works();
     let begin = |name: usize| begun(&failures, &name.to_string()).unwrap_or_else(|error| panic!("{error}"));
-    let running: Vec<_> = (0..1000).map(begin).collect();
+    (0..1000).for_each(|name| begin(name).works());
     let known = |name: usize| lock(&failures).known(&name.to_string());
-    assert_eq!((0..1000).filter(|name| known(*name)).count(), failures::MAX_SUBJECTS);
-    assert!(lock(&failures).known(""), "those beyond are one");
+    let good: Vec<_> = (0..1000).filter(|name| known(*name)).collect();
+    assert_eq!(good.len(), failures::MAX_SUBJECTS);
+    let running: Vec<_> = good.into_iter().map(begin).collect();
+    let further = begin(1000);
+    assert!(lock(&failures).known("") && !known(1000), "those beyond are one");
+    further.works();
     running.into_iter().for_each(Running::works);
     // Those that were good give way to newcomers, one for each.
     let next = begin(1000);
     assert!(known(1000) && (0..=1000).filter(|name| known(*name)).count() < failures::MAX_SUBJECTS + 1);
     next.works();
-    drop((1001..1400).map(begin).collect::<Vec<_>>());
-    assert!((0..1000).all(|name| !known(name)), "none is kept beside those that run");
+}
+
+/// Thirty that fail at the same moment, beside one that was good a moment ago.
+#[tokio::test(start_paused = true)]
+async fn ten_that_fail_hold_nothing_that_was_good() {
+    let failures = Arc::<Mutex<Failures>>::default();
+    let forbidden = HttpError::Status(403);
+    let good = || begun(&failures, "good").unwrap_or_else(|error| panic!("{error}"));
+    good().works();
+    for round in 0..20 {
+        let name = |number: usize| format!("{round}-{number}");
+        let all: Vec<_> = (0..30).map(|number| Running::begin(&failures, &name(number))).collect();
+        let running: Vec<_> = all.into_iter().filter_map(|one| one.ok().flatten()).collect();
+        assert_eq!(running.len(), if round == 0 { MAX_FAILURES - 1 } else { 0 }, "{round}");
+        running.into_iter().for_each(|one| one.failed(forbidden.clone()));
+        // Two of it at a time would be one too many, as long as nobody knows.
+        let first = good();
+        assert!(Running::begin(&failures, "good").is_ok_and(|second| second.is_none()));
+        first.aside();
+    }
+    // Where it fails as well, the peer is down for all.
+    good().failed(HttpError::TimedOut);
+    assert!(begun(&failures, "good").is_err());
+}
+
+/// One that was asked for while the peer was away, and names that the peer forbids ever since.
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_in_an_outage_does_not_wait_behind_what_is_forbidden() {
+    let failures = Arc::<Mutex<Failures>>::default();
+    let ask = |name: &str| begun(&failures, name);
+    for _ in 0..MAX_FAILURES {
+        ask("own").unwrap_or_else(|error| panic!("{error}")).failed(HttpError::Status(503));
+    }
+    for second in 0..75 {
+        for number in 0..30 {
+            let name = format!("{second}-{number}");
+            let _ = ask(&name).map(|running| running.failed(HttpError::Status(403)));
+        }
+        // It comes last, and seldom.
+        if second % 10 == 9
+            && let Ok(running) = ask("own")
+        {
+            return running.works();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    panic!("it was not asked for");
+}
+
+/// Who must not be asked twice keeps most of its time for the answer.
+#[tokio::test(start_paused = true)]
+async fn what_uses_something_up_waits_a_little_for_others_and_is_not_asked() {
+    let (client, target) = (client(LONG), target("http://127.0.0.1:1"));
+    let failures = client.counted.of(&target);
+    let _running: Vec<_> = (0..MAX_FAILURES).map(|number| begun(&failures, &number.to_string())).collect();
+    let began = Instant::now();
+    let call = HttpCall { repeat: false, ..HttpCall::get(&target, "/".into()) };
+    assert_eq!(client.send(call).await.err(), held(HttpError::TimedOut));
+    assert_eq!(began.elapsed().as_secs(), 5);
+    let call = HttpCall::get(&target, "/".into());
+    assert_eq!(client.send(call).await.err(), Some(HttpError::TimedOut));
 }
 
 /// One that is there, beside thirty that are forbidden and are asked for again as often as they may be.
@@ -262,7 +325,7 @@ async fn what_was_never_asked_for_goes_before_what_failed() {
 #[tokio::test(start_paused = true)]
 async fn who_does_not_come_again_is_not_waited_for() {
     let failures = Arc::<Mutex<Failures>>::default();
-    let ask = |name: &str| begun(&failures, name).map(|running| running.failed(HttpError::TimedOut));
+    let ask = |name: &str| begun(&failures, name).map(|running| running.failed(HttpError::Status(403)));
     let pass = async |seconds| tokio::time::advance(Duration::from_secs(seconds)).await;
     assert!((0..9).all(|number| ask(&number.to_string()).is_ok()));
     pass(50).await;

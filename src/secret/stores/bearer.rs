@@ -47,6 +47,8 @@ impl BearerApi {
         let token = self.token.get(|_| login()).await?;
         let mut answer = self.ask(path, &token).await?;
         if answer.status == StatusCode::UNAUTHORIZED && token.born.elapsed() > YOUNG {
+            // Before the login: as long as it counts as running, others wait for it, and with them who logs in.
+            answer.verdict.aside();
             self.token.forget(&token);
             let token = self.token.get(|_| login()).await?;
             answer = self.ask(path, &token).await?;

@@ -225,4 +225,49 @@ mod tests {
         assert_eq!(read("g:stripe").await, "CANARY");
         assert_eq!(logins(server.lines()), 1, "at two thirds of its life");
     }
+
+    /// Twelve, of which each finds out for itself that the token was revoked, long after anything was good.
+    #[tokio::test]
+    async fn all_who_meet_a_revoked_token_read_with_the_next_one() {
+        let gate = Arc::new(tokio::sync::Semaphore::new(1));
+        let logins = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (opened, count) = (gate.clone(), logins.clone());
+        let server = FakeServer::start(move |asked| {
+            if asked.line.contains("computeMetadata") {
+                let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let body = format!(r#"{{"access_token":"t{number}","expires_in":3599}}"#);
+                return Reply::Later(opened.clone(), 200, body);
+            }
+            let last = count.load(std::sync::atomic::Ordering::SeqCst) - 1;
+            match asked.header("authorization") == format!("Bearer t{last}") {
+                true => ok(r#"{"payload":{"data":"Q0FOQVJZ"}}"#),
+                false => Reply::Answer(401, "CANARY".into()),
+            }
+        })
+        .await;
+        let settings = format!("project: acme\naddress: {0}\nmetadata: {0}", server.url);
+        let config: GcpConfig = serde_yaml::from_str(&settings).unwrap();
+        let store = GcpStore::new("g", &config, None, &store_env(std::path::Path::new("/"))).unwrap();
+        let read = async |number: usize| {
+            let reference = format!("g:s{number}").parse().unwrap();
+            store.read(&reference).await.map(|reading| reading.bytes.to_vec())
+        };
+        assert!(read(0).await.is_ok());
+        pass(Duration::from_secs(61)).await;
+        // From now on the server takes the token of the next login alone.
+        logins.store(2, std::sync::atomic::Ordering::SeqCst);
+        server.lines();
+        let open = async {
+            while server.asked().iter().filter(|asked| asked.line.contains("/secrets/")).count() < 10 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(12);
+        };
+        let (all, ()) = tokio::join!(futures_util::future::join_all((0..12).map(read)), open);
+        for read in all {
+            assert_eq!(read.unwrap_or_else(|error| panic!("{error}")), b"CANARY");
+        }
+        let lines = server.lines();
+        assert_eq!(lines.iter().filter(|line| line.contains("computeMetadata")).count(), 1);
+    }
 }

@@ -1,6 +1,6 @@
 //! What the pool knows about one host and port. Plain state: everything here runs under the pool's lock.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,6 +26,9 @@ pub(super) enum Protocol {
 /// How many different wants are looked at that cannot be served, each time something comes free.
 const MOST_UNSERVED: usize = 16;
 
+/// For so long one that gives way is waited for: a socket that closes slowly holds up no other account.
+const GIVES_WAY: Duration = Duration::from_secs(1);
+
 pub(super) struct Idle {
     pub(super) connection: Http1,
     pub(super) since: Instant,
@@ -49,12 +52,12 @@ pub(super) struct Waiter {
 pub(super) struct HostConnections {
     pub(super) origin: Arc<Origin>,
     pub(super) protocol: Protocol,
-    /// Sockets, and dials that may become one.
-    pub(super) open: usize,
+    /// Sockets, and dials that may become one, by their ids; at most `max_connections`.
+    pub(super) open: HashSet<u64, foldhash::fast::RandomState>,
     /// Dials whose outcome others wait for, with whose they are: one for each account, and one for all while the protocol is not known.
     leading: Vec<(u64, u64)>,
-    /// The idle connection that was closed to make room for another account's: one at a time.
-    giving_way: Option<u64>,
+    /// When an idle connection was closed to make room for another account's: one at a time, until a place is free.
+    giving_way: Option<Instant>,
     pub(super) idle: Vec<Idle>,
     pub(super) shared: Vec<Shared>,
     pub(super) waiters: VecDeque<Waiter>,
@@ -65,7 +68,7 @@ impl HostConnections {
         Self {
             origin,
             protocol,
-            open: 0,
+            open: HashSet::default(),
             leading: Vec::new(),
             giving_way: None,
             idle: Vec::new(),
@@ -96,7 +99,7 @@ impl HostConnections {
                 self.make_way(pool, wanted.account, discarded);
             }
             // An upgrade takes a connection out of the pool for good, so it makes its own, and an idle one gives way.
-            Purpose::Upgrade if self.open >= pool.settings.max_connections && !self.idle.is_empty() => {
+            Purpose::Upgrade if self.open.len() >= pool.settings.max_connections && !self.idle.is_empty() => {
                 discarded.push(Discarded::Http1(self.idle.remove(0).connection));
             }
             Purpose::Upgrade => {}
@@ -113,20 +116,21 @@ impl HostConnections {
     /// Closes an idle connection of another account, the one that was idle the longest, where there is no other room. Its place is
     /// free when its socket is closed.
     fn make_way(&mut self, pool: &Arc<Pool>, account: u64, discarded: &mut Vec<Discarded>) {
-        if self.open < pool.settings.max_connections || self.giving_way.is_some() {
+        let waits = self.giving_way.is_some_and(|since| since.elapsed() < GIVES_WAY);
+        if self.open.len() < pool.settings.max_connections || waits {
             return;
         }
         let other = |made: &Made| made.account != account;
         if let Some(at) = self.idle.iter().position(|idle| other(&idle.connection.made)) {
             let Idle { connection, .. } = self.idle.remove(at);
-            self.giving_way = Some(connection.made.id);
+            self.giving_way = Some(Instant::now());
             discarded.push(Discarded::Http1(connection));
             return;
         }
         let idle = |shared: &&Shared| shared.streams == 0 && other(&shared.made);
         let longest = self.shared.iter().filter(idle).min_by_key(|shared| shared.since);
         if let Some(id) = longest.map(|shared| shared.made.id) {
-            self.giving_way = Some(id);
+            self.giving_way = Some(Instant::now());
             self.retire(id, discarded);
         }
     }
@@ -173,11 +177,11 @@ impl HostConnections {
     }
 
     fn take_place(&mut self, pool: &Arc<Pool>, Wanted { purpose, account }: Wanted) -> Option<Place> {
-        if self.open >= pool.settings.max_connections {
+        if self.open.len() >= pool.settings.max_connections {
             return None;
         }
-        self.open += 1;
         let id = pool.next_id();
+        self.open.insert(id);
         if purpose == Purpose::Ordinary && self.protocol != Protocol::Http1 {
             self.leading.push((id, account));
         }
@@ -243,8 +247,8 @@ impl HostConnections {
     }
 
     pub(super) fn leave(&mut self, id: u64, discarded: &mut Vec<Discarded>) {
-        self.open = self.open.saturating_sub(1);
-        self.giving_way.take_if(|own| *own == id);
+        self.open.remove(&id);
+        self.giving_way = None;
         self.dial_ended(id);
         self.retire(id, discarded);
         let closed = self.idle.extract_if(.., |idle| idle.connection.made.id == id);
@@ -280,6 +284,6 @@ impl HostConnections {
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.open == 0 && self.waiters.is_empty()
+        self.open.is_empty() && self.waiters.is_empty()
     }
 }

@@ -5,8 +5,9 @@
 //! connection that comes back or the next free place. While the protocol of a host is not known, or is HTTP/2, one
 //! connection is made and the others wait for its outcome, so a cold host gets one handshake and not one per request.
 //!
-//! A connection carries one credential for its whole life, a tenant's own one as much as a provider's ([`Wanted::account`]): what a
-//! provider, or what stands before it, keeps with a connection, it keeps for that account alone. They share the cap: where it is
+//! A connection carries the credential of one account for its whole life, a tenant's own one as much as a provider's
+//! ([`Wanted::account`]; the keys of an overlap are one account): what a provider, or what stands before it, keeps with a
+//! connection, it keeps for that account alone. They share the cap: where it is
 //! reached, an idle connection of another account gives way.
 //!
 //! One short lock guards everything. Nothing that ends a connection is dropped under it: the end of a connection takes
@@ -18,6 +19,8 @@
 mod host;
 mod lease;
 mod place;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -265,7 +268,10 @@ impl Pool {
         self.update(origin, |connections, _, _| {
             // Its dial goes on leading until the provider has told how many streams it takes: who waits does so for that.
             connections.protocol = Protocol::Http2;
-            connections.shared.push(Shared { sender, made, streams: 1, limit, since: Instant::now() });
+            // Where its socket was closed meanwhile, nothing would take it out again.
+            if connections.open.contains(&made.id) {
+                connections.shared.push(Shared { sender, made, streams: 1, limit, since: Instant::now() });
+            }
         });
         lease
     }
@@ -290,10 +296,12 @@ impl Pool {
     /// An HTTP/1.1 connection is ready for its next request.
     fn put_back(self: &Arc<Self>, connection: Http1) {
         let origin = connection.origin.clone();
-        // Of another identity, or returned to a pool that was closed: dropped here, after the lock.
+        // Of another identity, closed meanwhile, or returned to a pool that was closed: dropped here, after the lock.
         let mut returned = Some(connection);
         self.update(&origin, |connections, version, _| {
-            if let Some(connection) = returned.take_if(|own| own.made.version == version) {
+            let usable =
+                |own: &mut Http1| own.made.version == version && connections.open.contains(&own.made.id);
+            if let Some(connection) = returned.take_if(usable) {
                 connections.idle.push(Idle { connection, since: Instant::now() });
             }
         });
@@ -358,7 +366,7 @@ impl Pool {
             ..PoolStats::default()
         };
         for connections in state.hosts.values() {
-            stats.open += connections.open;
+            stats.open += connections.open.len();
             stats.idle += connections.idle_count();
             stats.waiting += connections.waiters.len();
             stats.http2 += connections.shared.len();
