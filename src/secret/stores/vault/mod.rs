@@ -291,8 +291,6 @@ impl Server {
             && self.may_log_in_again()
             && !self.login.is_accepted(self, &token).await
         {
-            // It is the token's end, and nothing that the login has to wait for.
-            answer.verdict.aside();
             self.login.forget(&token);
             let token = self.login.token(self).await?;
             answer = self.send(call(), Some(&token.header)).await?;
