@@ -271,7 +271,8 @@ fn record_unread(proxy: &Arc<Proxy>, context: &ConnectionContext, error: &hyper:
         return;
     } else if error.is_incomplete_message() {
         (Flag::DownstreamGone, None)
-    } else if context.activity.has_begun_head() {
+    } else if context.intercepted.is_none() && context.activity.has_begun_head() {
+        // Inside TLS the bytes may have been an alert that says goodbye, which is no head.
         (if is_timeout(error) { Flag::DownstreamTimeout } else { Flag::DownstreamGone }, None)
     } else {
         return;
